@@ -1,0 +1,105 @@
+"""Writing files so that nothing half-written is ever left behind, and where caches live."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from millijoule.errors import OutputError
+
+__all__ = ["Progress", "atomic_path", "atomic_write_bytes", "atomic_write_json", "atomic_write_text", "cache_folder"]
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Reports long work: what is done, how many steps are done, how many there are."""
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    if error.errno == errno.ENOSPC:
+        return OutputError(str(path), "the disk is full", "Free some space or choose another folder")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(str(path), "the folder cannot be written", "Choose a folder you may write to")
+    reason = error.strerror or str(error)
+    return OutputError(str(path), f"it cannot be written ({reason})", "Choose another place for the output")
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path`; on success it is flushed to disk and renamed to `path`.
+
+    The folder is created when it is missing. On any error the temporary file is removed and `path` is untouched.
+
+    Args:
+        path: the final name.
+
+    Raises:
+        OutputError: the place cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            temporary.chmod(0o666 & ~_umask())
+        except OSError as error:
+            raise _output_error(path, error) from error
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+            temporary = None
+        except OSError as error:
+            raise _output_error(path, error) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Writes `data` to `path` whole or not at all. Raises `OutputError`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8 to `path` whole or not at all. Raises `OutputError`."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON to `path` whole or not at all. Raises `OutputError`."""
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def cache_folder(*parts: str) -> Path:
+    """The folder for things that can be made again (native hooks, compiler cache), created on demand.
+
+    `MILLIJOULE_CACHE` overrides the place; otherwise `XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+    root = os.environ.get("MILLIJOULE_CACHE")
+    base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "millijoule"
+    folder = base.joinpath(*parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _output_error(folder, error) from error
+    return folder
