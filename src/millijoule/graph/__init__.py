@@ -1,1 +1,32 @@
+"""What a network is: tensors, operators, arithmetic, verifier, printer, file. Serves every room."""
 
+from __future__ import annotations
+
+from millijoule.graph import arithmetic
+from millijoule.graph.file import load_graph, save_graph
+from millijoule.graph.graph import ROUNDINGS, Graph, GraphBuilder, Node, PictureRule, mode
+from millijoule.graph.operators import OPERATORS, macs
+from millijoule.graph.printer import format_graph
+from millijoule.graph.simplify import simplify
+from millijoule.graph.tensor import Quant, Tensor
+from millijoule.graph.verify import WEIGHT_AXIS, verify
+
+__all__ = [
+    "OPERATORS",
+    "ROUNDINGS",
+    "WEIGHT_AXIS",
+    "Graph",
+    "GraphBuilder",
+    "Node",
+    "PictureRule",
+    "Quant",
+    "Tensor",
+    "arithmetic",
+    "format_graph",
+    "load_graph",
+    "macs",
+    "mode",
+    "save_graph",
+    "simplify",
+    "verify",
+]
