@@ -1,1 +1,64 @@
+"""Networks as data: one table per family, one builder, and the weights that go into it.
 
+`build`, `load_weights` and the other functions that touch weights need torch (`pip install 'millijoule[train]'`);
+specifications and tables do not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from millijoule.errors import ToolchainError
+from millijoule.nets._mobilenet_v2 import mobilenet_v2, round_channels
+from millijoule.nets._registry import Family, families, family, layers
+from millijoule.nets._spec import Layer, NetworkSpec, Normalization, Stage, same_padding
+from millijoule.nets._table import LayerRow, ParameterCount, StageRow, layer_table, parameter_count, stage_table
+
+if TYPE_CHECKING:
+    from millijoule.nets._network import Add, GlobalAveragePool, Network, build
+
+__all__ = [
+    "Add",
+    "Family",
+    "GlobalAveragePool",
+    "Layer",
+    "LayerRow",
+    "Network",
+    "NetworkSpec",
+    "Normalization",
+    "ParameterCount",
+    "Stage",
+    "StageRow",
+    "build",
+    "families",
+    "family",
+    "layer_table",
+    "layers",
+    "mobilenet_v2",
+    "parameter_count",
+    "round_channels",
+    "same_padding",
+    "stage_table",
+]
+
+_NEEDS_TORCH = {
+    "Add": "_network",
+    "GlobalAveragePool": "_network",
+    "Network": "_network",
+    "build": "_network",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what needs torch when it is first asked for, so that the tables work without torch."""
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    try:
+        module = importlib.import_module(f"millijoule.nets.{_NEEDS_TORCH[name]}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ToolchainError("torch", "it is not installed", "Run pip install 'millijoule[train]'") from error
+    return getattr(module, name)
