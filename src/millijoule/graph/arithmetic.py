@@ -283,7 +283,7 @@ def dynamic_range(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """Scale and zero point of activations from their own range at run time, all steps in float32.
 
-    The range is widened to hold zero; ``scale = (high - low) / 255`` (1 when the tensor is all zero),
+    The range is widened to hold zero; ``scale = (high - low) / 255`` (1 when that is 1e-30 or less: all zero),
     ``zero_point = clamp(round_half_away(-128 - low / scale))``.
 
     Args:
@@ -293,7 +293,7 @@ def dynamic_range(
     low = np.minimum(low.astype(np.float32), np.float32(0))
     high = np.maximum(high.astype(np.float32), np.float32(0))
     scale = (high - low) / np.float32(255)
-    scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
+    scale = np.where(scale > np.float32(1e-30), scale, np.float32(1)).astype(np.float32)
     zero = round_half_away((np.float32(-128) - low / scale).astype(np.float32))
     return scale, np.clip(zero, INT8_MIN, INT8_MAX).astype(np.int32)
 
