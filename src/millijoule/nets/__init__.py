@@ -16,6 +16,7 @@ from millijoule.nets._table import LayerRow, ParameterCount, StageRow, layer_tab
 
 if TYPE_CHECKING:
     from millijoule.nets._network import Add, GlobalAveragePool, Network, build
+    from millijoule.nets._widen import widen
 
 __all__ = [
     "Add",
@@ -39,6 +40,7 @@ __all__ = [
     "round_channels",
     "same_padding",
     "stage_table",
+    "widen",
 ]
 
 _NEEDS_TORCH = {
@@ -46,6 +48,7 @@ _NEEDS_TORCH = {
     "GlobalAveragePool": "_network",
     "Network": "_network",
     "build": "_network",
+    "widen": "_widen",
 }
 
 
