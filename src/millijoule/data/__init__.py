@@ -1,1 +1,29 @@
+"""Photographs to batches: sources, prepared data sets, splits by content, augmentation."""
 
+from __future__ import annotations
+
+from millijoule.data.augmentation import Augmentation
+from millijoule.data.batches import batch_count, batches
+from millijoule.data.manifest import Manifest, NearDuplicate, PictureEntry, SkippedPicture
+from millijoule.data.prepare import prepare
+from millijoule.data.prepared import Pictures, PreparedSet, Split, calibration_set, open_prepared
+from millijoule.data.sources import SOURCE_KINDS, Source, open_source
+
+__all__ = [
+    "SOURCE_KINDS",
+    "Augmentation",
+    "Manifest",
+    "NearDuplicate",
+    "PictureEntry",
+    "Pictures",
+    "PreparedSet",
+    "SkippedPicture",
+    "Source",
+    "Split",
+    "batch_count",
+    "batches",
+    "calibration_set",
+    "open_prepared",
+    "open_source",
+    "prepare",
+]

@@ -1,0 +1,489 @@
+"""The vehicles of `toy_vehicles`: body types as flat faces in space, drawn from ranges of proportions.
+
+Coordinates are metres: x runs from the rear bumper (0) to the front, y to the left (the middle of the vehicle is 0),
+z up from the ground. The proportions are rough averages of common cars, loosened until neighbouring body types
+(sedan and coupe, wagon and suv, hatchback and minivan) overlap a little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from millijoule.data._chance import Chance
+
+__all__ = ["BODY_TYPES", "Face", "Part", "Point", "build_vehicle", "cosine", "sine"]
+
+Point = tuple[float, float, float]
+
+BODY_TYPES = (
+    "box_truck",
+    "convertible",
+    "coupe",
+    "hatchback",
+    "minivan",
+    "pickup",
+    "sedan",
+    "suv",
+    "van",
+    "wagon",
+)
+
+
+def sine(turns: float) -> float:
+    """Sine of an angle in turns by its Taylor series: sums and products only, so equal bits on every machine."""
+    turns -= int(turns + 0.5 if turns >= 0 else turns - 0.5)
+    if turns > 0.25:
+        turns = 0.5 - turns
+    elif turns < -0.25:
+        turns = -0.5 - turns
+    angle = turns * 6.283185307179586
+    square = angle * angle
+    total, term = angle, angle
+    for order in range(2, 20, 2):
+        term = -term * square / (order * (order + 1))
+        total += term
+    return total
+
+
+def cosine(turns: float) -> float:
+    """Cosine of an angle in turns; see `sine`."""
+    return sine(turns + 0.25)
+
+
+@dataclass(frozen=True)
+class Face:
+    """A flat polygon: its corners, the outward normal (None: always drawn) and the material that colours it."""
+
+    points: tuple[Point, ...]
+    normal: Point | None
+    material: str
+
+
+@dataclass
+class Part:
+    """Faces drawn one after another; `centre` orders the parts from far to near."""
+
+    centre: Point
+    faces: list[Face] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Proportions:
+    """Ranges (low, high) in metres, or in parts of the length where it says so."""
+
+    length: tuple[float, float]
+    width: tuple[float, float]
+    height: tuple[float, float]
+    clearance: tuple[float, float]
+    belt: tuple[float, float]  # height of the window line, part of the height
+    wheel: tuple[float, float]  # radius
+    hood: tuple[float, float]  # length of the bonnet, part of the length
+    screen: tuple[float, float]  # run of the windscreen, part of the length
+    roof_end: tuple[float, float]  # rear end of the roof, part of the length from the rear
+    deck: tuple[float, float]  # foot of the rear window, part of the length from the rear
+    windows: tuple[int, ...]  # side windows
+
+
+_TYPES: dict[str, _Proportions] = {
+    "sedan": _Proportions(
+        (4.4, 5.0), (1.74, 1.88), (1.40, 1.50), (0.17, 0.22), (0.62, 0.67), (0.30, 0.35),
+        (0.24, 0.29), (0.12, 0.16), (0.27, 0.33), (0.14, 0.18), (2, 2, 3),
+    ),
+    "coupe": _Proportions(
+        (4.1, 4.8), (1.76, 1.92), (1.25, 1.39), (0.13, 0.18), (0.63, 0.70), (0.32, 0.37),
+        (0.28, 0.35), (0.13, 0.18), (0.32, 0.40), (0.08, 0.15), (1, 1, 2),
+    ),
+    "convertible": _Proportions(
+        (3.9, 4.7), (1.72, 1.90), (1.24, 1.38), (0.14, 0.19), (0.64, 0.71), (0.30, 0.36),
+        (0.28, 0.35), (0.11, 0.15), (0.33, 0.40), (0.20, 0.26), (1,),
+    ),
+    "hatchback": _Proportions(
+        (3.5, 4.3), (1.62, 1.80), (1.42, 1.55), (0.15, 0.20), (0.60, 0.66), (0.28, 0.33),
+        (0.20, 0.26), (0.14, 0.18), (0.09, 0.17), (0.015, 0.05), (2, 2, 3),
+    ),
+    "wagon": _Proportions(
+        (4.5, 5.0), (1.74, 1.88), (1.42, 1.54), (0.16, 0.22), (0.61, 0.66), (0.30, 0.35),
+        (0.22, 0.28), (0.12, 0.16), (0.06, 0.11), (0.01, 0.03), (3,),
+    ),
+    "suv": _Proportions(
+        (4.2, 5.0), (1.80, 2.00), (1.68, 1.90), (0.24, 0.33), (0.60, 0.66), (0.35, 0.42),
+        (0.21, 0.27), (0.08, 0.13), (0.05, 0.10), (0.01, 0.03), (2, 3, 3),
+    ),
+    "minivan": _Proportions(
+        (4.3, 5.1), (1.80, 2.00), (1.66, 1.82), (0.16, 0.22), (0.55, 0.61), (0.30, 0.35),
+        (0.13, 0.18), (0.16, 0.22), (0.04, 0.09), (0.005, 0.02), (3,),
+    ),
+    "van": _Proportions(
+        (4.6, 5.8), (1.85, 2.05), (1.95, 2.50), (0.19, 0.26), (0.50, 0.57), (0.31, 0.37),
+        (0.11, 0.18), (0.08, 0.13), (0.01, 0.03), (0.002, 0.01), (1,),
+    ),
+    "pickup": _Proportions(
+        (4.9, 5.8), (1.82, 2.05), (1.70, 1.90), (0.26, 0.36), (0.59, 0.64), (0.36, 0.43),
+        (0.23, 0.27), (0.07, 0.11), (0.37, 0.50), (0.33, 0.46), (1, 2),
+    ),
+    "box_truck": _Proportions(
+        (5.6, 7.2), (2.00, 2.30), (2.05, 2.35), (0.36, 0.48), (0.50, 0.57), (0.38, 0.45),
+        (0.03, 0.13), (0.04, 0.08), (0.66, 0.70), (0.66, 0.70), (1,),
+    ),
+}  # fmt: skip
+
+
+def _range(chance: Chance, bounds: tuple[float, float]) -> float:
+    # Ranges are widened on both sides: the overlap makes the task as uncertain as real body types are.
+    spread = (bounds[1] - bounds[0]) * 0.15
+    return chance.uniform(bounds[0] - spread, bounds[1] + spread)
+
+
+class _Builder:
+    """Collects the faces of one vehicle from its proportions."""
+
+    def __init__(self, kind: str, chance: Chance) -> None:
+        shape = _TYPES[kind]
+        self.kind, self.chance = kind, chance
+        self.length = _range(chance, shape.length)
+        self.half = _range(chance, shape.width) / 2
+        self.height = _range(chance, shape.height)
+        self.clearance = _range(chance, shape.clearance)
+        self.belt = self.height * _range(chance, shape.belt)
+        self.wheel = _range(chance, shape.wheel)
+        self.hood_x = self.length * (1 - _range(chance, shape.hood))
+        self.roof_front = self.hood_x - self.length * _range(chance, shape.screen)
+        self.roof_rear = self.length * max(0.002, _range(chance, shape.roof_end))
+        self.deck_x = self.length * max(0.001, _range(chance, shape.deck))
+        self.windows = chance.choice(shape.windows)
+        self.nose = self.belt * chance.uniform(0.72, 0.86)
+        self.tail = self.belt * (chance.uniform(0.93, 1.0) if self.deck_x > 0.06 * self.length else 0.98)
+        if kind in ("pickup", "box_truck", "suv", "van"):
+            self.nose = self.belt * chance.uniform(0.86, 0.96)
+        self.tumble = self.half * chance.uniform(0.10, 0.22)
+        if kind in ("van", "box_truck"):
+            self.tumble *= 0.5
+        self.axles = (
+            self.length * chance.uniform(0.17, 0.22),
+            self.length * (1 - chance.uniform(0.15, 0.20)),
+        )
+
+    # Body -----------------------------------------------------------------------------------------------------------
+
+    def extrude(self, part: Part, profile: list[tuple[float, float, float]], material: str, skip: float = -1.0) -> None:
+        """Faces of a profile of (x, z, half width) corners, counter-clockwise seen from the right (rear to front)."""
+        count = len(profile)
+        for index in range(count):
+            (x0, z0, w0), (x1, z1, w1) = profile[index], profile[(index + 1) % count]
+            if z0 == z1 == skip:
+                continue
+            normal = (z1 - z0, 0.0, x0 - x1)
+            strip = ((x0, -w0, z0), (x1, -w1, z1), (x1, w1, z1), (x0, w0, z0))
+            part.faces.append(Face(strip, normal, material))
+        for side in (-1.0, 1.0):
+            polygon = tuple((x, side * w, z) for x, z, w in profile)
+            part.faces.append(Face(polygon, (0.0, side, 0.0), material))
+
+    def on_side(self, part: Part, corners: list[tuple[float, float, float]], material: str) -> None:
+        """The same polygon of (x, z, half width) corners on both sides."""
+        for side in (-1.0, 1.0):
+            part.faces.append(Face(tuple((x, side * w, z) for x, z, w in corners), (0.0, side, 0.0), material))
+
+    def across(self, part: Part, low: Point, high: Point, normal: Point, material: str) -> None:
+        """A rectangle on the front or rear: corners (x, y, z), y may be given on both sides by the caller."""
+        (x0, y0, z0), (x1, y1, z1) = low, high
+        part.faces.append(Face(((x0, y0, z0), (x0, y1, z0), (x1, y1, z1), (x1, y0, z1)), normal, material))
+
+    def body(self) -> Part:
+        """The lower body with lamps, plates, door lines and wheel arches."""
+        length, half, low = self.length, self.half, self.clearance
+        narrow = half * self.chance.uniform(0.86, 0.95)
+        top = self.belt
+        profile = [
+            (0.02 * length, low, narrow),
+            (length * 0.98, low, narrow),
+            (length, low + 0.25 * (self.nose - low), narrow),
+            (length * 0.99, self.nose, narrow),
+            (self.hood_x, top, half),
+            (self.deck_x, top, half),
+            (0.012 * length, self.tail, half * 0.97),
+            (0.0, low + 0.3 * (self.tail - low), narrow),
+        ]
+        part = Part((length / 2, 0.0, low))
+        self.extrude(part, profile, "paint")
+        sill = low + 0.14 * (top - low)
+        self.on_side(
+            part,
+            [
+                (0.1 * length, low, half),
+                (0.9 * length, low, half),
+                (0.9 * length, sill, half),
+                (0.1 * length, sill, half),
+            ],
+            "lower",
+        )
+        crease = low + self.chance.uniform(0.62, 0.72) * (top - low)
+        rear_x, front_x = 0.03 * length, 0.965 * length
+        self.on_side(
+            part,
+            [
+                (rear_x, crease, half),
+                (front_x, crease - 0.05, half),
+                (front_x, crease, half),
+                (rear_x, crease + 0.06, half),
+            ],
+            "highlight",
+        )
+        for axle in self.axles:
+            self.on_side(part, self.disc(axle, self.wheel, self.wheel * 1.17, half), "arch")
+        self.front_and_rear(part, narrow)
+        return part
+
+    def front_and_rear(self, part: Part, narrow: float) -> None:
+        """Lamps, grille, bumpers and plates."""
+        chance, length, low = self.chance, self.length, self.clearance
+        front, rear = (1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)
+        rise = self.nose - low
+        z0, z1 = low + rise * chance.uniform(0.58, 0.66), low + rise * chance.uniform(0.84, 0.94)
+        lamp, x = narrow * chance.uniform(0.28, 0.40), length * 1.0
+        grille = narrow * chance.uniform(0.40, 0.62)
+        self.across(
+            part, (x, -grille, z0 - 0.04), (x, grille, z1 - 0.02), front, chance.choice(("black", "chrome", "black"))
+        )
+        for side in (-1.0, 1.0):
+            self.across(part, (x, side * narrow, z0), (x, side * (narrow - lamp), z1), front, "headlamp")
+        self.across(part, (x, -narrow, low), (x, narrow, low + 0.22 * rise), front, "lower")
+        self.across(part, (x, -0.26, low + 0.26 * rise), (x, 0.26, low + 0.42 * rise), front, "plate")
+        self.on_side(
+            part,
+            [(0.985 * length, z0, narrow * 1.01), (0.985 * length, z1, narrow * 1.01), (0.94 * length, z1, self.half)],
+            "headlamp",
+        )
+        rise = self.tail - low
+        tall = self.kind in ("suv", "van", "minivan", "wagon")
+        z0 = low + rise * (chance.uniform(0.50, 0.64) if tall else chance.uniform(0.60, 0.68))
+        z1, lamp = low + rise * chance.uniform(0.86, 0.97), narrow * chance.uniform(0.16, 0.36)
+        for side in (-1.0, 1.0):
+            self.across(part, (0.0, side * narrow, z0), (0.01 * length, side * (narrow - lamp), z1), rear, "taillamp")
+        self.across(part, (0.0, -narrow, low), (0.0, narrow, low + 0.24 * rise), rear, "lower")
+        self.across(part, (0.0, -0.26, low + 0.45 * rise), (0.0, 0.26, low + 0.62 * rise), rear, "plate")
+        self.on_side(
+            part,
+            [(0.012 * length, z0, narrow * 1.01), (0.012 * length, z1, narrow * 1.01), (0.04 * length, z1, self.half)],
+            "taillamp",
+        )
+
+    def disc(self, x: float, z: float, radius: float, half: float, count: int = 16) -> list[tuple[float, float, float]]:
+        """Corners of a disc on the side."""
+        return [(x + radius * cosine(i / count), z + radius * sine(i / count), half) for i in range(count)]
+
+    def wheels(self) -> Part:
+        """Tyres and rims on both sides; the renderer draws the far ones first."""
+        part = Part((self.length / 2, 0.0, 0.0))
+        inner = self.half * 0.78
+        for axle in self.axles:
+            outer = self.half * 1.005
+            tyre = self.disc(axle, self.wheel, self.wheel, outer)
+            for side in (-1.0, 1.0):
+                part.faces.append(Face(tuple((x, side * inner, z) for x, z, _ in tyre), None, "tyre"))
+            self.on_side(part, tyre, "tyre")
+            rim = self.wheel * self.chance.uniform(0.60, 0.70)
+            self.on_side(part, self.disc(axle, self.wheel, rim, outer), "rim")
+            self.on_side(part, self.disc(axle, self.wheel, rim * 0.35, outer, 8), "arch")
+        return part
+
+    # Cabin ----------------------------------------------------------------------------------------------------------
+
+    def width_at(self, z: float) -> float:
+        """Half width of the cabin at height z: it narrows towards the roof."""
+        return self.half - self.tumble * (z - self.belt) / (self.height - self.belt)
+
+    def cabin(self, material: str = "paint") -> Part:
+        """Roof, pillars and windows of a closed car."""
+        top, base = self.height, self.belt
+        w_top = self.half - self.tumble
+        middle = (self.roof_front + self.roof_rear) / 2
+        edge = top - 0.035 * (top - base)
+        profile = [
+            (self.hood_x, base, self.half),
+            (self.roof_front, edge, w_top),
+            (middle, top, w_top),
+            (self.roof_rear, edge, w_top),
+            (self.deck_x, base, self.half),
+        ]
+        part = Part(((self.hood_x + self.deck_x) / 2, 0.0, base))
+        # The profile runs front to rear over the roof: the floor edge closes it and is never seen.
+        self.extrude(part, profile, material, skip=base)
+        self.side_windows(part, edge)
+        for foot, head, pillar in ((self.hood_x, self.roof_front, 0.10), (self.deck_x, self.roof_rear, 0.14)):
+            rear = head > foot
+            if rear and (self.kind == "van" and self.chance.happens(0.5)):
+                continue
+            self.screen(part, foot, head, edge, pillar, rear)
+        return part
+
+    def screen(self, part: Part, foot: float, head: float, edge: float, pillar: float, rear: bool) -> None:
+        """The windscreen or the rear window, inset in its strip of the cabin."""
+        base, lift, drop = self.belt, 0.08, 0.12 if not rear else 0.16
+        corners = []
+        for fraction, side in ((lift, -1.0), (lift, 1.0), (1 - drop, 1.0), (1 - drop, -1.0)):
+            z = base + fraction * (edge - base)
+            x = foot + fraction * (head - foot)
+            corners.append((x, side * (self.width_at(z) * (1 - pillar)), z))
+        slope = edge - base
+        normal = (-slope, 0.0, head - foot) if rear else (slope, 0.0, foot - head)
+        part.faces.append(Face(tuple(corners), normal, "screen"))
+
+    def side_windows(self, part: Part, edge: float) -> None:
+        """Side windows between the pillars, and the door lines under them."""
+        base, count = self.belt, self.windows
+        z0, z1 = base + 0.07 * (edge - base), base + 0.86 * (edge - base)
+
+        def front_at(z: float) -> float:
+            return self.hood_x + (self.roof_front - self.hood_x) * (z - base) / (edge - base) - 0.10
+
+        def rear_at(z: float) -> float:
+            inset = 0.10 if self.kind not in ("suv", "van") else 0.14
+            return self.deck_x + (self.roof_rear - self.deck_x) * (z - base) / (edge - base) + inset
+
+        total = self.roof_front - max(self.deck_x, self.roof_rear * 0.5)
+        rear_limit = 0.0
+        if self.kind == "van":
+            rear_limit = self.roof_front - self.length * self.chance.uniform(0.16, 0.24)
+        span = total / count
+        if self.kind == "van":
+            cuts = [self.roof_front, rear_limit]
+        else:
+            shift = self.chance.uniform(-0.06, 0.06) * total
+            cuts = [self.roof_front] + [self.roof_front - span * (i + 1) + shift for i in range(count - 1)] + [-9.0]
+        gap = 0.045
+        for index in range(len(cuts) - 1):
+            corners = []
+            for z, ahead in ((z0, True), (z1, True), (z1, False), (z0, False)):
+                if ahead:
+                    x = front_at(z) if index == 0 else cuts[index] - gap
+                else:
+                    x = rear_at(z) if cuts[index + 1] == -9.0 else cuts[index + 1] + gap
+                corners.append((min(x, front_at(z)), z, self.width_at(z) * 1.004))
+            if corners[0][0] - corners[3][0] > 0.08:
+                self.on_side(part, corners, "glass")
+        doors = [self.hood_x - 0.04, *[cut for cut in cuts[1:] if cut > 0]]
+        if len(cuts) == 2 and cuts[1] == -9.0:
+            doors.append(self.hood_x - self.chance.uniform(1.15, 1.4))
+        for x in doors:
+            bottom = self.clearance + 0.14 * (base - self.clearance)
+            line = [
+                (x, bottom, self.half),
+                (x + 0.03, bottom, self.half),
+                (x + 0.03, base, self.half),
+                (x, base, self.half),
+            ]
+            self.on_side(part, line, "seam")
+            handle = base - 0.14
+            self.on_side(
+                part,
+                [(x + 0.08, handle, self.half), (x + 0.26, handle, self.half), (x + 0.26, handle + 0.05, self.half),
+                 (x + 0.08, handle + 0.05, self.half)],
+                "seam",
+            )  # fmt: skip
+
+    def box(self, x: tuple[float, float], y: float, z: tuple[float, float], material: str) -> Part:
+        """A closed box centred on the middle line; `y` is its half width."""
+        part = Part(((x[0] + x[1]) / 2, 0.0, (z[0] + z[1]) / 2))
+        corners = [(x[0], z[0], y), (x[1], z[0], y), (x[1], z[1], y), (x[0], z[1], y)]
+        self.extrude(part, corners, material)
+        return part
+
+    def open_cabin(self) -> list[Part]:
+        """The open seats of a convertible: dark interior, head rests, windscreen frame."""
+        base = self.belt
+        rear, front = self.deck_x + 0.05 * self.length, self.hood_x - 0.03
+        well = Part((self.length / 2, 0.0, base))
+        y = self.half * 0.86
+        floor = ((rear, -y, base + 0.004), (front, -y, base + 0.004), (front, y, base + 0.004), (rear, y, base + 0.004))
+        well.faces.append(Face(floor, (0.0, 0.0, 1.0), "interior"))
+        parts = [well]
+        rows = [self.hood_x - self.length * 0.27]
+        if rows[0] - rear > 0.8 and self.chance.happens(0.6):
+            rows.append(rear + 0.15)
+        for x in rows:
+            for y in (-0.5, 0.5):
+                seat = self.box((x, x + 0.16), 0.2, (base - 0.02, base + 0.24), "seat")
+                shift = y * self.half
+                seat.centre = (x, shift, base)
+                seat.faces = [
+                    Face(tuple((px, py + shift, pz) for px, py, pz in face.points), face.normal, face.material)
+                    for face in seat.faces
+                ]
+                parts.append(seat)
+        if self.chance.happens(0.5):
+            parts.append(self.box((rear - 0.16, rear + 0.18), self.half * 0.84, (base - 0.02, base + 0.10), "softtop"))
+        frame = Part((self.hood_x - 0.1, 0.0, base))
+        top = self.height * 0.985
+        lean = self.roof_front
+        w_top = self.width_at(top)
+        outline = (
+            (self.hood_x, -self.half * 0.95, base),
+            (self.hood_x, self.half * 0.95, base),
+            (lean, w_top, top),
+            (lean, -w_top, top),
+        )
+        frame.faces.append(Face(outline, None, "paint"))
+        inner = 0.9
+        z0, z1 = base + 0.06 * (top - base), base + 0.88 * (top - base)
+        x0 = self.hood_x + (lean - self.hood_x) * 0.06
+        x1 = self.hood_x + (lean - self.hood_x) * 0.88
+        w0, w1 = self.width_at(z0) * inner, self.width_at(z1) * inner
+        frame.faces.append(Face(((x0, -w0, z0), (x0, w0, z0), (x1, w1, z1), (x1, -w1, z1)), None, "screen"))
+        parts.append(frame)
+        return parts
+
+    def bed(self) -> list[Part]:
+        """The open bed of a pickup, sometimes with a cover or a load."""
+        base, y = self.belt, self.half * 0.86
+        rear, front = 0.03 * self.length, self.deck_x - 0.06
+        part = Part((self.deck_x / 2, 0.0, base))
+        opening = ((rear, -y, base + 0.01), (front, -y, base + 0.01), (front, y, base + 0.01), (rear, y, base + 0.01))
+        part.faces.append(Face(opening, (0.0, 0.0, 1.0), self.chance.choice(("interior", "interior", "softtop"))))
+        parts = [part]
+        if self.chance.happens(0.2):
+            x0 = rear + (front - rear) * self.chance.uniform(0.1, 0.5)
+            load = self.box((x0, front - 0.1), y * 0.8, (base - 0.05, base + self.chance.uniform(0.1, 0.45)), "load")
+            parts.append(load)
+        return parts
+
+
+def build_vehicle(kind: str, chance: Chance) -> tuple[list[Part], Part, float, float]:
+    """One vehicle of a body type.
+
+    Args:
+        kind: one of `BODY_TYPES`.
+        chance: the stream its proportions and details are drawn from.
+
+    Returns:
+        The parts without the wheels, the wheels, the length and the half width in metres.
+    """
+    builder = _Builder(kind, chance)
+    body = builder.body()
+    parts = [body]
+    if kind == "convertible" and not chance.happens(0.12):
+        parts += builder.open_cabin()
+    elif kind == "convertible":
+        parts.append(builder.cabin("softtop"))
+    elif kind == "box_truck":
+        cab = builder.cabin()
+        rear, front = 0.01 * builder.length, builder.roof_rear - 0.02
+        tall = max(builder.height * chance.uniform(1.08, 1.45), builder.height + 0.2)
+        half = max(builder.half, builder.half * chance.uniform(1.0, 1.08))
+        cargo = builder.box((rear, front), half, (builder.clearance + 0.35, tall), "cargo")
+        if chance.happens(0.6):
+            z0, z1 = tall * 0.55, tall * 0.80
+            x0, x1 = front * 0.15, front * chance.uniform(0.5, 0.9)
+            builder.on_side(cargo, [(x0, z0, half), (x1, z0, half), (x1, z1, half), (x0, z1, half)], "load")
+        parts += [cab, cargo]
+    elif kind == "pickup":
+        parts += [*builder.bed(), builder.cabin()]
+    else:
+        parts.append(builder.cabin())
+        if kind in ("suv", "wagon") and chance.happens(0.5):
+            w, z = builder.half - builder.tumble, builder.height
+            rails = Part((builder.length / 2, 0.0, z))
+            x0, x1 = builder.roof_rear + 0.1, builder.roof_front - 0.1
+            builder.on_side(rails, [(x0, z, w), (x1, z, w), (x1, z + 0.06, w), (x0, z + 0.06, w)], "chrome")
+            parts.append(rails)
+    return parts, builder.wheels(), builder.length, builder.half
