@@ -1,0 +1,299 @@
+"""Several versions of one network side by side: accuracy, sizes, predictions changed against the float model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from millijoule.errors import DataError, OptionError
+from millijoule.files import Progress
+from millijoule.graph import Graph, mode, simplify
+
+__all__ = ["Comparison", "Interval", "ModelFigures", "compare", "flash_bytes", "paired_interval", "sqnr", "wilson"]
+
+Z95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+class LabelledPictures(Protocol):
+    """What a split of a prepared set offers: uint8 (N, R, R, 3) pictures and int64 (N,) labels."""
+
+    @property
+    def pictures(self) -> Any:
+        """The pictures."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Their classes."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """One row of the comparison. Percentages are 0 to 100, sizes are bytes.
+
+    Attributes:
+        name: what the caller calls the model.
+        kind: "float", "dynamic" or "integer".
+        correct: pictures classified rightly.
+        accuracy: 100 * correct / pictures.
+        interval: Wilson score interval of the accuracy.
+        flash_bytes: weights, biases and quantisation constants as stored in flash.
+        tflite_bytes: size of the equivalent .tflite file, None when it was not asked for.
+        activation_bytes: peak RAM of the compiled model, None when no planner was given.
+        changed: predictions that differ from the reference, None for the reference itself.
+        lost: reference right, this wrong.
+        won: reference wrong, this right.
+        difference: accuracy minus the reference's, percentage points.
+        difference_interval: 95 % interval of the paired difference.
+        logits_sqnr: signal to noise of the logits against the reference's in dB, None when they are equal.
+        confusion: rows the true class, columns the predicted one.
+    """
+
+    name: str
+    kind: str
+    correct: int
+    accuracy: float
+    interval: Interval
+    flash_bytes: int
+    tflite_bytes: int | None
+    activation_bytes: int | None
+    changed: int | None
+    lost: int | None
+    won: int | None
+    difference: float | None
+    difference_interval: Interval | None
+    logits_sqnr: float | None
+    confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figures of several models on the same pictures.
+
+    Attributes:
+        pictures: how many pictures were classified.
+        reference: name of the model that the others are compared with.
+        classes: the class names.
+        models: one row per model, in the order given.
+    """
+
+    pictures: int
+    reference: str
+    classes: tuple[str, ...]
+    models: tuple[ModelFigures, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain dictionaries, lists and numbers."""
+        return asdict(self)
+
+
+def compare(
+    models: Mapping[str, Graph],
+    split: LabelledPictures,
+    *,
+    reference: str | None = None,
+    batch: int = 16,
+    limit: int | None = None,
+    tflite_bytes: Callable[[Graph], int] | None = None,
+    activation_bytes: Callable[[Graph], int] | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Runs every model over the same pictures.
+
+    Args:
+        models: graphs by the name they get in the table; float graphs may still hold batch_norm nodes.
+        split: pictures and labels.
+        reference: the model the others are compared with; the first float one, else the first, when None.
+        batch: pictures per run of the executor.
+        limit: use only so many pictures, taken evenly over the split.
+        tflite_bytes: gives the size of the .tflite file of a graph.
+        activation_bytes: gives the peak RAM of a compiled graph.
+        progress: called after each batch.
+
+    Raises:
+        OptionError: no models, an unknown reference, or models with different classes.
+        DataError: no pictures.
+    """
+    if not models:
+        raise OptionError("compare", "no models were given", "Name at least one model file")
+    if limit is not None and limit < 1:
+        raise OptionError("limit", f"{limit} is not a number of pictures", "Use at least 1")
+    rows = np.arange(len(split.labels))
+    if limit is not None and limit < len(rows):
+        rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
+    if len(rows) == 0:
+        raise DataError("the pictures to compare on", "there are none", "Choose a split that holds pictures")
+    graphs = {name: simplify(graph) for name, graph in models.items()}
+    first = next(iter(graphs))
+    if reference is None:
+        reference = next((name for name, graph in graphs.items() if kind_of(graph) == "float"), first)
+    if reference not in graphs:
+        raise OptionError("reference", f"there is no model {reference!r}", f"Use one of: {', '.join(graphs)}")
+    classes = graphs[first].tensor(graphs[first].outputs[0]).shape[-1]
+    logits: dict[str, npt.NDArray[np.float64]] = {}
+    predictions: dict[str, npt.NDArray[np.int64]] = {}
+    for name, graph in graphs.items():
+        if graph.tensor(graph.outputs[0]).shape[-1] != classes or graph.classes != graphs[first].classes:
+            raise OptionError(
+                f"model {name!r}", f"its classes are not those of {first!r}", "Compare models of one task"
+            )
+        stored = _logits(graph, split.pictures, rows, batch, name, progress)
+        predictions[name] = stored.argmax(axis=1)
+        logits[name] = _real(graph, stored)
+    labels = np.asarray(split.labels)[rows]
+    figures = []
+    for name, graph in graphs.items():
+        figures.append(
+            _figures(
+                name,
+                kind_of(graph),
+                labels,
+                predictions[name],
+                None if name == reference else predictions[reference],
+                None if name == reference else sqnr(logits[reference], logits[name]),
+                flash_bytes(graph),
+                None if tflite_bytes is None else tflite_bytes(graph),
+                None if activation_bytes is None else activation_bytes(graph),
+                classes,
+            )
+        )
+    names = graphs[first].classes or tuple(str(index) for index in range(classes))
+    return Comparison(len(rows), reference, names, tuple(figures))
+
+
+def _logits(
+    graph: Graph, pictures: Any, rows: npt.NDArray[np.int64], batch: int, name: str, progress: Progress | None
+) -> npt.NDArray[Any]:
+    from millijoule import execute
+
+    parts = []
+    for start in range(0, len(rows), batch):
+        part = np.ascontiguousarray(pictures[rows[start : start + batch]])
+        parts.append(execute.run(graph, part, batch=batch)[graph.outputs[0]])
+        if progress is not None:
+            progress(f"evaluate {name}", min(start + batch, len(rows)), len(rows))
+    return np.concatenate(parts).reshape(len(rows), -1)
+
+
+def _real(graph: Graph, stored: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    quant = graph.tensor(graph.outputs[0]).quant
+    values = stored.astype(np.float64)
+    return values if quant is None else (values - quant.scalar_zero_point) * quant.scalar_scale
+
+
+def _figures(
+    name: str,
+    kind: str,
+    labels: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    reference: npt.NDArray[np.int64] | None,
+    noise: float | None,
+    flash: int,
+    tflite: int | None,
+    activation: int | None,
+    classes: int,
+) -> ModelFigures:
+    count = len(labels)
+    correct = int((predicted == labels).sum())
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    changed = lost = won = None
+    difference, interval = None, None
+    if reference is not None:
+        changed = int((predicted != reference).sum())
+        lost = int(((reference == labels) & (predicted != labels)).sum())
+        won = int(((reference != labels) & (predicted == labels)).sum())
+        difference = 100.0 * (won - lost) / count
+        interval = paired_interval(lost, won, count)
+    return ModelFigures(
+        name=name,
+        kind=kind,
+        correct=correct,
+        accuracy=100.0 * correct / count,
+        interval=wilson(correct, count),
+        flash_bytes=flash,
+        tflite_bytes=tflite,
+        activation_bytes=activation,
+        changed=changed,
+        lost=lost,
+        won=won,
+        difference=difference,
+        difference_interval=interval,
+        logits_sqnr=noise,
+        confusion=tuple(tuple(int(value) for value in row) for row in confusion),
+    )
+
+
+def kind_of(graph: Graph) -> str:
+    """What a graph is: "integer" when some node works in int8, else "dynamic" when weights are int8, else "float"."""
+    modes = {mode(graph, node) for node in graph.nodes}
+    return "integer" if "integer" in modes else "dynamic" if "dynamic" in modes else "float"
+
+
+def wilson(correct: int, count: int) -> Interval:
+    """95 % Wilson score interval of a share, in per cent (Wilson 1927).
+
+    Example:
+        >>> wilson(1139, 1392)
+        Interval(low=79.71..., high=83.75...)
+    """
+    share, z2 = correct / count, Z95 * Z95
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count)) / (1 + z2 / count)
+    return Interval(100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half))
+
+
+def paired_interval(lost: int, won: int, count: int) -> Interval:
+    """95 % Wald interval of the difference of two accuracies on the same pictures, percentage points.
+
+    The variance of a paired difference comes from the discordant pictures alone (McNemar 1947; Agresti, Categorical
+    Data Analysis, section 10.1).
+
+    Args:
+        lost: pictures only the reference classifies rightly.
+        won: pictures only the other model classifies rightly.
+        count: all pictures.
+    """
+    difference = (won - lost) / count
+    half = Z95 * math.sqrt(max(0.0, (won + lost) / count - difference * difference) / count)
+    return Interval(100.0 * (difference - half), 100.0 * (difference + half))
+
+
+def sqnr(reference: npt.NDArray[Any], other: npt.NDArray[Any]) -> float | None:
+    """``10 log10(sum r^2 / sum (r - o)^2)`` in dB; None when the two are equal or the reference is 0."""
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    noise = float(np.square(reference.astype(np.float64) - other).sum())
+    return None if noise == 0.0 or signal == 0.0 else 10.0 * math.log10(signal / noise)
+
+
+def flash_bytes(graph: Graph) -> int:
+    """Bytes of weights, biases and quantisation constants as a compiled model stores them in flash.
+
+    An int8 layer with weights keeps one int32 multiplier and one int8 shift per output channel (they replace the weight
+    scales), a dynamic layer one float32 scale per output channel (or one per layer); int8 pictures are normalised with
+    a table of 256 bytes per channel rule. Scalars (zero points, clamp bounds, the constants of add and mean) sit in the
+    code and are not counted.
+    """
+    total = sum(value.nbytes for value in graph.constants.values())
+    for node in graph.nodes:
+        how = mode(graph, node)
+        if node.op in ("conv2d", "depthwise_conv2d", "dense") and how != "float":
+            channels = graph.tensor(node.output).shape[-1]
+            scales = len(graph.quant(node.inputs[1]).scale)
+            total += 5 * channels if how == "integer" else 4 * scales
+        elif node.op == "normalize" and how == "integer":
+            total += 256 * len(set(zip(node.attrs["scale"], node.attrs["offset"], strict=True)))
+    return total

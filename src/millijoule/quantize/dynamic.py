@@ -1,0 +1,69 @@
+"""Dynamic quantisation: int8 weights, float activations that each layer quantises from their own range at run time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy.typing as npt
+
+from millijoule.errors import QuantizationError
+from millijoule.graph import WEIGHT_AXIS, Graph, Tensor, mode, simplify, verify
+from millijoule.graph.conversion import quantize_weights, weight_quant
+
+__all__ = ["dynamic"]
+
+
+def dynamic(graph: Graph, *, per_channel: bool = True) -> Graph:
+    """A float graph with its weights as int8; biases and activations stay float32.
+
+    Needs no pictures. The weights follow TFLite's rules (symmetric, [-127, 127], one scale per output channel).
+
+    Args:
+        graph: a float graph, simplified or as captured.
+        per_channel: one weight scale per output channel; otherwise one per layer.
+
+    Returns:
+        The verified graph; weights are called ``<float name>.int8``.
+
+    Raises:
+        QuantizationError: the graph is quantised already, or weights are not finite (names the layer).
+    """
+    graph = simplify(require_float(graph))
+    tensors, constants = dict(graph.tensors), dict(graph.constants)
+    nodes = []
+    for node in graph.nodes:
+        if node.op in WEIGHT_AXIS:
+            name, value, tensor = _weights(graph, node.inputs[1], WEIGHT_AXIS[node.op], per_channel, node.source)
+            tensors[name], constants[name] = tensor, value
+            node = replace(node, inputs=(node.inputs[0], name, *node.inputs[2:]))
+        nodes.append(node)
+    converted = replace(graph, nodes=tuple(nodes), tensors=tensors, constants=constants).without_unused()
+    scope = "channel" if per_channel else "layer"
+    return verify(converted.with_note(f"dynamic: int8 weights, one scale per {scope}"))
+
+
+def _weights(
+    graph: Graph, name: str, axis: int, per_channel: bool, source: str
+) -> tuple[str, npt.NDArray[Any], Tensor]:
+    weights = graph.constant(name)
+    try:
+        quant = weight_quant(weights, axis, per_channel)
+    except QuantizationError as error:
+        raise QuantizationError(
+            f"layer {source or name!r}", f"its {error.what} cannot be used: {error.reason}", error.fix
+        ) from None
+    value = quantize_weights(weights, quant)
+    return f"{name}.int8", value, Tensor(f"{name}.int8", tuple(value.shape), "int8", quant)
+
+
+def require_float(graph: Graph) -> Graph:
+    """The graph itself when all of it is float. Raises QuantizationError when some of it is quantised already."""
+    for node in graph.nodes:
+        if mode(graph, node) != "float":
+            raise QuantizationError(
+                f"graph {graph.name!r}",
+                f"layer {node.source or node.output!r} is quantised already",
+                "Start from the float model",
+            )
+    return graph

@@ -1,0 +1,120 @@
+"""Static quantisation: int8 throughout, with the ranges of the activations measured on calibration pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from millijoule.errors import OptionError, QuantizationError
+from millijoule.files import Progress
+from millijoule.graph import ROUNDINGS, Graph, simplify
+from millijoule.graph.conversion import KEEPS_SCALE, integer_graph
+from millijoule.quantize.dynamic import require_float
+from millijoule.quantize.observers import OBSERVERS, Range, choose_range
+from millijoule.quantize.statistics import TensorStatistics, collect_statistics
+
+__all__ = ["calibrate", "ranges_from", "static"]
+
+LOGITS_OBSERVER = "min_max"
+"""The logits decide the class and are few: cutting off their extremes cuts off the confident pictures."""
+
+
+def static(
+    graph: Graph,
+    calibration: npt.NDArray[np.uint8],
+    *,
+    observer: str = "mse",
+    rounding: str = "single",
+    per_channel: bool = True,
+    progress: Progress | None = None,
+) -> Graph:
+    """A float graph as an int8 graph.
+
+    The picture's normalisation gets the exact range of bytes 0 to 255; every other activation the range that the
+    observer chooses after its fused clamp; the logits keep everything that was seen, unless the observer is a moving average.
+
+    Args:
+        graph: a float graph, simplified or as captured.
+        calibration: uint8 (N, height, width, channels), representative pictures; 200 are enough.
+        observer: a key of `OBSERVERS`.
+        rounding: "single" or "double", see `arithmetic.requantize`.
+        per_channel: one weight scale per output channel; otherwise one per layer.
+        progress: called after each batch.
+
+    Raises:
+        QuantizationError: no calibration pictures, pictures of another shape, a degenerate range (names layer, reason
+            and fix), or the graph is quantised already.
+        OptionError: unknown observer or rounding.
+    """
+    _check_options(observer, rounding)
+    simplified = simplify(require_float(graph))
+    statistics = calibrate(simplified, calibration, progress=progress)
+    ranges = ranges_from(simplified, statistics, observer)
+    converted = integer_graph(simplified, ranges, rounding=rounding, per_channel=per_channel)
+    scope = "channel" if per_channel else "layer"
+    return converted.with_note(
+        f"static: int8, {observer} ranges of {len(calibration)} pictures, one weight scale per {scope}, "
+        f"{rounding} rounding"
+    )
+
+
+def _check_options(observer: str, rounding: str) -> None:
+    if observer not in OBSERVERS:
+        raise OptionError("observer", f"{observer!r} is unknown", f"Use one of: {', '.join(OBSERVERS)}")
+    if rounding not in ROUNDINGS:
+        raise OptionError("rounding", f"{rounding!r} is unknown", f"Use one of: {', '.join(ROUNDINGS)}")
+
+
+def calibrated_tensors(graph: Graph) -> tuple[str, ...]:
+    """The activations whose range has to be measured.
+
+    The picture, its normalisation, softmax and operators that keep their input's scale have theirs by rule.
+    """
+    by_rule = {"normalize", "softmax", *KEEPS_SCALE}
+    names = [name for name in graph.inputs if graph.tensor(name).dtype == "float32"]
+    names += [node.output for node in graph.nodes if node.op not in by_rule]
+    return tuple(names)
+
+
+def calibrate(
+    graph: Graph, calibration: npt.NDArray[np.uint8], *, batch: int | None = None, progress: Progress | None = None
+) -> dict[str, TensorStatistics]:
+    """The statistics of every activation of a simplified float graph whose range has to be measured.
+
+    Raises:
+        QuantizationError: no pictures, pictures of another shape than the graph's input, or activations not finite.
+    """
+    expected = graph.tensor(graph.inputs[0]).shape[1:]
+    if calibration.ndim != 4 or (len(calibration) and calibration.shape[1:] != expected):
+        raise QuantizationError(
+            "the calibration set",
+            f"its pictures are {calibration.shape[1:]}, not {expected}",
+            "Prepare them at that size",
+        )
+    return collect_statistics(graph, calibrated_tensors(graph), calibration, batch=batch, progress=progress)
+
+
+def ranges_from(graph: Graph, statistics: Mapping[str, TensorStatistics], observer: str) -> dict[str, Range]:
+    """The range of every measured activation, as `integer_graph` takes them.
+
+    Args:
+        graph: the simplified float graph that was calibrated.
+        statistics: from `calibrate`.
+        observer: a key of `OBSERVERS`.
+    """
+    logits = _logits(graph)
+    ranges = {}
+    for name, seen in statistics.items():
+        careful = name == logits and observer in ("percentile", "mse", "entropy")
+        ranges[name] = choose_range(seen, LOGITS_OBSERVER if careful else observer)
+    return ranges
+
+
+def _logits(graph: Graph) -> str:
+    """The first output, or what it is a mere reshape or softmax of."""
+    name, producers = graph.outputs[0], graph.producers()
+    while name in producers and producers[name].op in ("softmax", "reshape"):
+        name = producers[name].inputs[0]
+    return name

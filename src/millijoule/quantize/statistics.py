@@ -1,0 +1,159 @@
+"""What calibration remembers of one tensor: extremes, a running mean of them, and a histogram.
+
+One pass over the pictures suffices and the memory does not grow with them. The histogram does not depend on the order
+or the grouping of the pictures; only the moving average does, by its nature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from millijoule.errors import QuantizationError
+from millijoule.files import Progress
+from millijoule.graph import Graph
+
+__all__ = ["HALF_BINS", "TensorStatistics", "collect_statistics"]
+
+HALF_BINS = 4096
+"""Histogram bins on each side of zero; at least half of those on the longer side are in use."""
+
+_CHUNK = 1 << 17
+"""Values binned at once, so that the intermediate arrays stay in the processor's cache."""
+
+_BATCH_ELEMENTS = 48_000_000
+"""Most activation values held at once while calibrating (float32: about 200 MB)."""
+
+
+class TensorStatistics:
+    """Extremes and histogram of one tensor over all calibration pictures.
+
+    The histogram's bins are ``[i * width, (i + 1) * width)`` for i in [-4096, 4096), and `width` is a power of two
+    that doubles when a value falls outside: pairs of bins then merge exactly, so that the result is the same in
+    whatever order the values came.
+
+    Attributes:
+        name: the tensor.
+        count: values seen.
+        zeros: values that were exactly zero; they are represented exactly by every affine quantisation.
+        low: smallest value.
+        high: largest value.
+        average_low: exponential moving average of the batches' smallest values.
+        average_high: exponential moving average of the batches' largest values.
+        momentum: weight of the past in the moving averages.
+        histogram: int64 (8192,).
+        width: width of a bin.
+    """
+
+    def __init__(self, name: str, momentum: float = 0.9) -> None:
+        self.name = name
+        self.momentum = momentum
+        self.count = 0
+        self.zeros = 0
+        self.low = math.inf
+        self.high = -math.inf
+        self.average_low = 0.0
+        self.average_high = 0.0
+        self.histogram: npt.NDArray[np.int64] = np.zeros(2 * HALF_BINS, dtype=np.int64)
+        self._exponent: int | None = None
+
+    @property
+    def width(self) -> float:
+        """Width of one histogram bin; 0 before anything but zeros was seen."""
+        return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent)
+
+    def update(self, values: npt.NDArray[np.float32]) -> None:
+        """Adds one batch of values of any shape.
+
+        Raises:
+            QuantizationError: a value is NaN or infinite.
+        """
+        flat = np.ascontiguousarray(values, dtype=np.float32).ravel()
+        if flat.size == 0:
+            return
+        low, high = float(flat.min()), float(flat.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise QuantizationError(
+                f"tensor {self.name!r}", "it became NaN or infinite during calibration", "Train with a smaller step"
+            )
+        if self.count == 0:
+            self.average_low, self.average_high = low, high
+        else:
+            self.average_low = self.momentum * self.average_low + (1.0 - self.momentum) * low
+            self.average_high = self.momentum * self.average_high + (1.0 - self.momentum) * high
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self._grow(max(-low, high))
+        self.count += flat.size
+        self.zeros += flat.size - int(np.count_nonzero(flat))
+        if self._exponent is None:
+            return
+        factor = np.float32(math.ldexp(1.0, -self._exponent))
+        for start in range(0, flat.size, _CHUNK):
+            # scaling by a power of two is exact, so floor never puts a value into the wrong bin
+            bins = np.floor(flat[start : start + _CHUNK] * factor).astype(np.int64)
+            bins += HALF_BINS
+            self.histogram += np.bincount(bins, minlength=2 * HALF_BINS)
+
+    def _grow(self, largest: float) -> None:
+        """Widens the bins until the magnitude `largest` lies inside them."""
+        if largest <= 0.0:
+            return
+        # frexp: largest < 2**e, so HALF_BINS bins of 2**e / HALF_BINS hold it. Smaller bins than 2**-112 are of no
+        # use (their scales are refused later) and 2**-exponent has to stay a finite float32.
+        exponent = max(math.frexp(largest)[1], -100) - int(math.log2(HALF_BINS))
+        if self._exponent is None:
+            self._exponent = exponent
+            self.histogram[HALF_BINS] = self.count  # everything before was zero
+            return
+        while self._exponent < exponent:
+            merged = np.zeros_like(self.histogram)
+            half = HALF_BINS // 2
+            merged[half : half + HALF_BINS] = self.histogram.reshape(-1, 2).sum(axis=1)
+            self.histogram = merged
+            self._exponent += 1
+
+    def centres(self) -> npt.NDArray[np.float64]:
+        """The middle of each bin, (8192,)."""
+        return (np.arange(-HALF_BINS, HALF_BINS, dtype=np.float64) + 0.5) * self.width
+
+
+def collect_statistics(
+    graph: Graph,
+    names: Iterable[str],
+    pictures: npt.NDArray[np.uint8],
+    *,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, TensorStatistics]:
+    """Runs the float graph over the calibration pictures and keeps the statistics of the named tensors.
+
+    Args:
+        graph: a float graph.
+        names: tensors to watch.
+        pictures: uint8 (N, height, width, channels).
+        batch: pictures per run of the executor; chosen to bound the memory when None.
+        progress: called after each batch.
+
+    Raises:
+        QuantizationError: the calibration set is empty, or a tensor is not finite.
+    """
+    from millijoule import execute
+
+    if len(pictures) == 0:
+        raise QuantizationError(
+            "the calibration set", "it holds no pictures", "Give at least one, better 200, pictures"
+        )
+    watched = {name: TensorStatistics(name) for name in names}
+    elements = sum(graph.tensor(name).elements for name in watched)
+    size = batch or max(1, min(16, _BATCH_ELEMENTS // max(1, elements)))
+    for start in range(0, len(pictures), size):
+        part = pictures[start : start + size]
+        values: Mapping[str, npt.NDArray[np.float32]] = execute.run(graph, part, batch=size, keep=tuple(watched))
+        for name, statistics in watched.items():
+            statistics.update(values[name])
+        if progress is not None:
+            progress("calibrate", min(start + size, len(pictures)), len(pictures))
+    return watched
