@@ -1,0 +1,336 @@
+"""Every kernel: what it computes, when it is legal, how much scratch memory it needs, how its weights are stored.
+
+One row of `KERNELS` per file in `c/`. The compiler asks `kernels_for` (or `choose`) for the best legal kernel, stores
+``kernel.pack(weights)`` (or the weights as they are, when `pack` is None) as an int8 array, hands the kernel
+``kernel.scratch_bytes(dims)`` bytes of 4-byte aligned scratch, and writes out `source` and `headers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from millijoule.errors import UnsupportedError
+from millijoule.graph import Graph, Node, mode
+
+__all__ = [
+    "ARITHMETICS",
+    "FLAGS",
+    "KERNELS",
+    "VARIANTS",
+    "Dims",
+    "Kernel",
+    "choose",
+    "dims_of",
+    "headers",
+    "kernels_for",
+    "source",
+    "support_table",
+]
+
+ARITHMETICS = ("integer", "dynamic", "float")
+VARIANTS = ("plain", "dsp")
+FLAGS = ("-std=c11", "-ffp-contract=off")
+"""Compiler flags that the kernels need: without fused multiply-adds, host and boards give equal floats."""
+
+_FOLDER = Path(__file__).resolve().parent
+_BLOCK_PIXELS = 4  # MJ_BLOCK_PIXELS of mj_block.h
+_MAX_TAPS = 49  # MJ_MAX_TAPS of mj_depthwise_s8_dsp.c
+
+Int8 = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Dims:
+    """The sizes of one layer; dense, softmax and friends use channels only (features, classes).
+
+    Attributes:
+        in_height: rows of the input.
+        in_width: columns of the input.
+        in_channels: channels (or features) of the input.
+        out_height: rows of the result.
+        out_width: columns of the result.
+        out_channels: channels (or features) of the result.
+        kernel: height and width of the window.
+        stride: vertical and horizontal step of the window.
+        dilation: vertical and horizontal distance of the window's taps.
+        padding: top, bottom, left, right.
+    """
+
+    in_height: int = 1
+    in_width: int = 1
+    in_channels: int = 1
+    out_height: int = 1
+    out_width: int = 1
+    out_channels: int = 1
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def in_elements(self) -> int:
+        """Numbers in the input."""
+        return self.in_height * self.in_width * self.in_channels
+
+    @property
+    def window_length(self) -> int:
+        """Products in one sum of a convolution."""
+        return self.kernel[0] * self.kernel[1] * self.in_channels
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One C function.
+
+    Attributes:
+        name: the C function, which is also the file's name.
+        operator: the graph's operator.
+        arithmetic: "integer", "dynamic" or "float".
+        variant: "plain" (readable C, every core) or "dsp" (Armv7E-M).
+        legal: whether the kernel can do a layer of these sizes; its docstring says the condition to the user.
+        scratch_bytes: bytes of scratch for a layer of these sizes.
+        pack: from weights in the graph's layout to the int8 array the kernel reads; None: as they are.
+    """
+
+    name: str
+    operator: str
+    arithmetic: str
+    variant: str
+    legal: Callable[[Dims], bool]
+    scratch_bytes: Callable[[Dims], int]
+    pack: Callable[[Int8], Int8] | None = None
+
+    @property
+    def file(self) -> str:
+        """The file in `c/` that defines it."""
+        return f"{self.name}.c"
+
+    def packed(self, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The weights as the kernel reads them: flat int8 in its own order, or `weights` unchanged."""
+        return weights if self.pack is None else self.pack(weights)
+
+
+# *** limits: the docstring is the message *****
+
+
+def _any_size(dims: Dims) -> bool:
+    """Any size."""
+    return True
+
+
+def _window(dims: Dims) -> bool:
+    """Sizes are below 65,536; kernel, stride, dilation and padding are below 256."""
+    sizes = (dims.in_height, dims.in_width, dims.in_channels, dims.out_height, dims.out_width, dims.out_channels)
+    small = (*dims.kernel, *dims.stride, *dims.dilation, dims.padding[0], dims.padding[2])
+    return max(sizes) < 1 << 16 and max(small) < 1 << 8
+
+
+def _pointwise(dims: Dims) -> bool:
+    """The window is 1x1 with stride 1 and without padding; sizes are below 65,536."""
+    plain = dims.kernel == (1, 1) and dims.stride == (1, 1) and dims.padding == (0, 0, 0, 0)
+    return plain and _window(dims)
+
+
+def _few_taps(dims: Dims) -> bool:
+    """The window has at most 49 taps (7x7); sizes are below 65,536, stride, dilation and padding below 256."""
+    return dims.kernel[0] * dims.kernel[1] <= _MAX_TAPS and _window(dims)
+
+
+def _softmax_classes(dims: Dims) -> bool:
+    """There are at most 32,767 classes."""
+    return dims.out_channels <= 32767
+
+
+# *** scratch *****
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _no_scratch(dims: Dims) -> int:
+    return 0
+
+
+def _block_scratch(dims: Dims) -> int:
+    """One block of pixels as int16."""
+    return 2 * _BLOCK_PIXELS * _round_up(dims.in_channels, 4)
+
+
+def _window_block_scratch(dims: Dims) -> int:
+    """One block of windows as int16, and one window as int8."""
+    return (2 * _BLOCK_PIXELS + 1) * _round_up(dims.window_length, 4)
+
+
+def _row_scratch(dims: Dims) -> int:
+    """The input features as int16."""
+    return 2 * _round_up(dims.in_channels, 4)
+
+
+def _outside_scratch(dims: Dims) -> int:
+    """One pixel for the taps outside the picture."""
+    return _round_up(dims.in_channels, 4)
+
+
+def _quantized_scratch(dims: Dims) -> int:
+    """The whole input as int8."""
+    return _round_up(dims.in_elements, 4)
+
+
+# *** weight layouts *****
+
+
+def _pack_pairs(weights: Int8) -> Int8:
+    """Weights of two output channels side by side, in the order in which SXTB16 unpacks the data.
+
+    ``(out, ..., in)`` is flattened to (out, k); out is padded with zeros to a multiple of 2 and k to a multiple of 4.
+    For channels a, b and taps k..k+3 the eight bytes are ``a0 b0 a2 b2  a1 b1 a3 b3``: SXTB16 of the first word gives
+    (a0, a2), rotated by 8 bits (b0, b2), which meet the data pair (x0, x2), and so on.
+    """
+    flat = weights.reshape(weights.shape[0], -1)
+    padded = np.zeros((_round_up(flat.shape[0], 2), _round_up(flat.shape[1], 4)), dtype=np.int8)
+    padded[: flat.shape[0], : flat.shape[1]] = flat
+    # (channel pair, a|b, quad, k: low bit is the fast one of 0..3) -> (channel pair, quad, odd|even k, half, a|b)
+    quads = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 4, 2, 2)
+    return np.ascontiguousarray(quads.transpose(0, 2, 4, 3, 1)).reshape(-1)
+
+
+def _pack_channel_groups(weights: Int8) -> Int8:
+    """Depthwise weights, all taps of four channels together: (channels / 4, taps, 4), padded with zero channels."""
+    channels = weights.shape[-1]
+    flat = weights.reshape(-1, channels)
+    padded = np.zeros((flat.shape[0], _round_up(channels, 4)), dtype=np.int8)
+    padded[:, :channels] = flat
+    groups = padded.reshape(flat.shape[0], -1, 4)
+    return np.ascontiguousarray(groups.transpose(1, 0, 2)).reshape(-1)
+
+
+# *** the table *****
+
+KERNELS: tuple[Kernel, ...] = (
+    # within an operator: best first
+    Kernel("mj_normalize_s8", "normalize", "integer", "plain", _any_size, _no_scratch),
+    Kernel("mj_normalize_f32", "normalize", "float", "plain", _any_size, _no_scratch),
+    Kernel("mj_pointwise_s8_dsp", "conv2d", "integer", "dsp", _pointwise, _block_scratch, _pack_pairs),
+    Kernel("mj_conv2d_s8_dsp", "conv2d", "integer", "dsp", _window, _window_block_scratch, _pack_pairs),
+    Kernel("mj_pointwise_s8", "conv2d", "integer", "plain", _pointwise, _no_scratch),
+    Kernel("mj_conv2d_s8", "conv2d", "integer", "plain", _window, _no_scratch),
+    Kernel("mj_conv2d_dyn", "conv2d", "dynamic", "plain", _window, _quantized_scratch),
+    Kernel("mj_conv2d_f32", "conv2d", "float", "plain", _window, _no_scratch),
+    Kernel(
+        "mj_depthwise_s8_dsp", "depthwise_conv2d", "integer", "dsp", _few_taps, _outside_scratch, _pack_channel_groups
+    ),
+    Kernel("mj_depthwise_s8", "depthwise_conv2d", "integer", "plain", _window, _no_scratch),
+    Kernel("mj_depthwise_dyn", "depthwise_conv2d", "dynamic", "plain", _window, _quantized_scratch),
+    Kernel("mj_depthwise_f32", "depthwise_conv2d", "float", "plain", _window, _no_scratch),
+    Kernel("mj_dense_s8_dsp", "dense", "integer", "dsp", _any_size, _row_scratch, _pack_pairs),
+    Kernel("mj_dense_s8", "dense", "integer", "plain", _any_size, _no_scratch),
+    Kernel("mj_dense_dyn", "dense", "dynamic", "plain", _any_size, _quantized_scratch),
+    Kernel("mj_dense_f32", "dense", "float", "plain", _any_size, _no_scratch),
+    Kernel("mj_add_s8", "add", "integer", "plain", _any_size, _no_scratch),
+    Kernel("mj_add_f32", "add", "float", "plain", _any_size, _no_scratch),
+    Kernel("mj_mean_s8", "mean", "integer", "plain", _any_size, _no_scratch),
+    Kernel("mj_mean_f32", "mean", "float", "plain", _any_size, _no_scratch),
+    Kernel("mj_avg_pool_s8", "avg_pool", "integer", "plain", _window, _no_scratch),
+    Kernel("mj_avg_pool_f32", "avg_pool", "float", "plain", _window, _no_scratch),
+    Kernel("mj_max_pool_s8", "max_pool", "integer", "plain", _window, _no_scratch),
+    Kernel("mj_max_pool_f32", "max_pool", "float", "plain", _window, _no_scratch),
+    Kernel("mj_pad_s8", "pad", "integer", "plain", _any_size, _no_scratch),
+    Kernel("mj_pad_f32", "pad", "float", "plain", _any_size, _no_scratch),
+    Kernel("mj_clamp_s8", "clamp", "integer", "plain", _any_size, _no_scratch),
+    Kernel("mj_clamp_f32", "clamp", "float", "plain", _any_size, _no_scratch),
+    Kernel("mj_softmax_s8", "softmax", "integer", "plain", _softmax_classes, _no_scratch),
+    Kernel("mj_softmax_f32", "softmax", "float", "plain", _any_size, _no_scratch),
+    Kernel("mj_quantize_s8", "quantize", "integer", "plain", _any_size, _no_scratch),
+    Kernel("mj_dequantize_s8", "dequantize", "integer", "plain", _any_size, _no_scratch),
+)
+_BY_NAME = {kernel.name: kernel for kernel in KERNELS}
+
+
+def kernels_for(operator: str, arithmetic: str, dims: Dims) -> list[Kernel]:
+    """The kernels that can do a layer, best first (dsp before plain, special before general).
+
+    Args:
+        operator: a key of `graph.OPERATORS`.
+        arithmetic: "integer", "dynamic" or "float".
+        dims: the layer's sizes.
+    """
+    return [
+        kernel
+        for kernel in KERNELS
+        if kernel.operator == operator and kernel.arithmetic == arithmetic and kernel.legal(dims)
+    ]
+
+
+def dims_of(graph: Graph, node: Node) -> Dims:
+    """The sizes of a node of a verified graph."""
+    data, result = graph.tensor(node.inputs[0]).shape, graph.tensor(node.output).shape
+    # (1, features) is a map of one pixel
+    data = data if len(data) == 4 else (1, 1, 1, data[-1])
+    result = result if len(result) == 4 else (1, 1, 1, result[-1])
+    kernel: tuple[int, int] = (1, 1)
+    if node.op in ("conv2d", "depthwise_conv2d"):
+        weights = graph.tensor(node.inputs[1]).shape
+        kernel = (weights[1], weights[2])
+    elif "kernel" in node.attrs:
+        kernel = (node.attrs["kernel"][0], node.attrs["kernel"][1])
+    stride = tuple(node.attrs.get("stride", (1, 1)))
+    dilation = tuple(node.attrs.get("dilation", (1, 1)))
+    padding = tuple(node.attrs.get("padding", (0, 0, 0, 0)))
+    return Dims(
+        *data[1:], *result[1:], kernel, (stride[0], stride[1]), (dilation[0], dilation[1]),
+        (padding[0], padding[1], padding[2], padding[3]),
+    )  # fmt: skip
+
+
+def choose(graph: Graph, node: Node, variant: str = "dsp") -> Kernel:
+    """The best kernel for a node.
+
+    Args:
+        graph: the (verified) graph of the node.
+        node: any operator but reshape and batch_norm.
+        variant: "dsp": the fastest legal kernel; "plain": plain C only.
+
+    Raises:
+        UnsupportedError: no kernel does this operator in this arithmetic, or none does these sizes.
+    """
+    arithmetic, dims = mode(graph, node), dims_of(graph, node)
+    known = [kernel for kernel in KERNELS if kernel.operator == node.op and kernel.arithmetic == arithmetic]
+    known = [kernel for kernel in known if variant == "dsp" or kernel.variant == "plain"]
+    for kernel in known:
+        if kernel.legal(dims):
+            return kernel
+    what = f"layer {node.source or node.output!r} ({node.op})"
+    if not known:
+        raise UnsupportedError(what, f"no kernel computes it in {arithmetic} arithmetic", "See the support table")
+    conditions = " Or: ".join(dict.fromkeys((kernel.legal.__doc__ or "").strip() for kernel in known))
+    raise UnsupportedError(what, "its sizes are beyond every kernel", f"Change the layer: {conditions.rstrip('.')}")
+
+
+def source(name: str) -> str:
+    """The C text of a kernel by function name. Raises UnsupportedError for an unknown name."""
+    if name not in _BY_NAME:
+        raise UnsupportedError(f"kernel {name!r}", "there is no such kernel", "Use a name from the registry")
+    return (_FOLDER / "c" / _BY_NAME[name].file).read_text(encoding="utf-8")
+
+
+def headers() -> dict[str, str]:
+    """Every header that the kernels include, by file name."""
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted((_FOLDER / "include").glob("*.h"))}
+
+
+def support_table() -> str:
+    """A Markdown table of all kernels and their limits, made from the rows and docstrings above."""
+    lines = ["| operator | arithmetic | variant | kernel | condition |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {kernel.operator} | {kernel.arithmetic} | {kernel.variant} | `{kernel.name}` "
+        f"| {(kernel.legal.__doc__ or '').strip()} |"
+        for kernel in KERNELS
+    ]
+    return "\n".join(lines) + "\n"
