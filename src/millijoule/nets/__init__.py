@@ -16,6 +16,15 @@ from millijoule.nets._table import LayerRow, ParameterCount, StageRow, layer_tab
 
 if TYPE_CHECKING:
     from millijoule.nets._network import Add, GlobalAveragePool, Network, build
+    from millijoule.nets._weights import (
+        LoadReport,
+        load_keras_weights,
+        load_network,
+        load_weights,
+        save_weights,
+        unfold_batch_norm,
+        weights_bytes,
+    )
     from millijoule.nets._widen import widen
 
 __all__ = [
@@ -24,6 +33,7 @@ __all__ = [
     "GlobalAveragePool",
     "Layer",
     "LayerRow",
+    "LoadReport",
     "Network",
     "NetworkSpec",
     "Normalization",
@@ -35,11 +45,17 @@ __all__ = [
     "family",
     "layer_table",
     "layers",
+    "load_keras_weights",
+    "load_network",
+    "load_weights",
     "mobilenet_v2",
     "parameter_count",
     "round_channels",
     "same_padding",
+    "save_weights",
     "stage_table",
+    "unfold_batch_norm",
+    "weights_bytes",
     "widen",
 ]
 
@@ -48,6 +64,13 @@ _NEEDS_TORCH = {
     "GlobalAveragePool": "_network",
     "Network": "_network",
     "build": "_network",
+    "LoadReport": "_weights",
+    "load_keras_weights": "_weights",
+    "load_network": "_weights",
+    "load_weights": "_weights",
+    "save_weights": "_weights",
+    "unfold_batch_norm": "_weights",
+    "weights_bytes": "_weights",
     "widen": "_widen",
 }
 
