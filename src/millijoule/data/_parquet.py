@@ -118,7 +118,7 @@ class ParquetSource(EncodedSource):
         from pyarrow import types
 
         kind = self._file.schema_arrow.field(self._image).type
-        nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        nested = bool(types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
         if not (nested or types.is_binary(kind) or types.is_large_binary(kind)):
             raise DataError(
                 str(self._path), f"column {self._image!r} holds {kind}, not picture files", "Name the column that does"

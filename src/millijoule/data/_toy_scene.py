@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millijoule.data._chance import Chance
-from millijoule.data._toy_shapes import cosine, sine
+from millijoule.data._toy_shapes import circle
 
 __all__ = ["Canvas", "Colour", "develop", "draw_background", "draw_occluders", "mix"]
 
@@ -53,9 +53,9 @@ class Canvas:
     def blob(self, x: float, y: float, radius: float, colour: Colour, chance: Chance, count: int = 11) -> None:
         """Fills an uneven round shape, such as the crown of a tree."""
         corners = []
-        for index in range(count):
+        for right, up in circle(count):
             reach = radius * chance.uniform(0.75, 1.1)
-            corners.append((x + reach * cosine(index / count), y + reach * sine(index / count)))
+            corners.append((x + reach * right, y + reach * up))
         self.polygon(corners, colour)
 
 

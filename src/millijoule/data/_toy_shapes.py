@@ -7,11 +7,12 @@ z up from the ground. The proportions are rough averages of common cars, loosene
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 from millijoule.data._chance import Chance
 
-__all__ = ["BODY_TYPES", "Face", "Part", "Point", "build_vehicle", "cosine", "sine"]
+__all__ = ["BODY_TYPES", "Face", "Part", "Point", "build_vehicle", "circle", "cosine", "sine"]
 
 Point = tuple[float, float, float]
 
@@ -48,6 +49,12 @@ def sine(turns: float) -> float:
 def cosine(turns: float) -> float:
     """Cosine of an angle in turns; see `sine`."""
     return sine(turns + 0.25)
+
+
+@functools.cache
+def circle(count: int) -> tuple[tuple[float, float], ...]:
+    """`count` points of the unit circle, from the right, counter-clockwise where y points up."""
+    return tuple((cosine(index / count), sine(index / count)) for index in range(count))
 
 
 @dataclass(frozen=True)
@@ -270,7 +277,7 @@ class _Builder:
 
     def disc(self, x: float, z: float, radius: float, half: float, count: int = 16) -> list[tuple[float, float, float]]:
         """Corners of a disc on the side."""
-        return [(x + radius * cosine(i / count), z + radius * sine(i / count), half) for i in range(count)]
+        return [(x + radius * right, z + radius * up, half) for right, up in circle(count)]
 
     def wheels(self) -> Part:
         """Tyres and rims on both sides; the renderer draws the far ones first."""

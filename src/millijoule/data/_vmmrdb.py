@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from millijoule.data._folder import FileSource, list_folders, list_pictures
+from millijoule.data._folder import FileSource, PictureFile, list_folders, list_pictures
 from millijoule.errors import DataError, OptionError
 
 __all__ = ["MSV_CLASSES", "VehicleClass", "VmmrdbSource"]
@@ -87,7 +87,8 @@ class VmmrdbSource(FileSource):
         for folder in folders:
             by_name.setdefault(re.sub(r"[\s\-]+", "_", folder.lower()), []).append(folder)
 
-        files, classes_report = [], {}
+        files: list[tuple[int, PictureFile]] = []
+        classes_report = {}
         for label, definition in enumerate(definitions):
             matched: dict[str, int] = {}
             missing: list[int] = []

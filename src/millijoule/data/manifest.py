@@ -16,7 +16,7 @@ __all__ = ["MANIFEST_NAME", "Manifest", "NearDuplicate", "PictureEntry", "Skippe
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "millijoule data manifest"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class SkippedPicture:
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two pictures that look the same but lie in different splits.
+    """Two pictures that look the same but were assigned to different splits.
 
-    `distance` is the number of differing bits of their 64-bit difference hashes; `moved_to` is the split that both are
-    in now, when they were moved, else empty.
+    `distance` is the number of differing bits of their 64-bit difference hashes; `mirrored` says that one looks like
+    the mirror image of the other; `moved_to` is the split that both are in now, when they were moved, else empty.
     """
 
     first: str
@@ -51,6 +51,7 @@ class NearDuplicate:
     first_split: str
     second_split: str
     distance: int
+    mirrored: bool = False
     moved_to: str = ""
 
 
@@ -69,7 +70,8 @@ class Manifest:
         skipped: the others.
         duplicates: groups of names with equal decoded content; a group lies in one split.
         conflicts: names of such groups whose labels differ.
-        near_duplicates: pairs that look the same across splits.
+        near_duplicates: pairs that look the same across splits, before any of them was moved.
+        near_duplicates_within: how many more pairs look the same within one split.
         pixels: name of the pixel file beside the manifest.
     """
 
@@ -84,6 +86,7 @@ class Manifest:
     duplicates: tuple[tuple[str, ...], ...] = ()
     conflicts: tuple[tuple[str, ...], ...] = ()
     near_duplicates: tuple[NearDuplicate, ...] = ()
+    near_duplicates_within: int = 0
     resize: str = "stretch"
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -110,6 +113,7 @@ class Manifest:
             "duplicates": [list(group) for group in self.duplicates],
             "conflicts": [list(group) for group in self.conflicts],
             "near_duplicates": [vars(pair) for pair in self.near_duplicates],
+            "near_duplicates_within": self.near_duplicates_within,
             "pictures": [vars(picture) for picture in self.pictures],
         }
 
@@ -144,6 +148,7 @@ class Manifest:
                 duplicates=tuple(tuple(group) for group in value["duplicates"]),
                 conflicts=tuple(tuple(group) for group in value["conflicts"]),
                 near_duplicates=tuple(NearDuplicate(**item) for item in value["near_duplicates"]),
+                near_duplicates_within=int(value["near_duplicates_within"]),
             )
             _check(manifest, name)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -9,13 +9,15 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from millijoule.data.decode import PictureError
-from millijoule.data.manifest import MANIFEST_NAME, Manifest, PictureEntry, SkippedPicture
+from millijoule.data.manifest import MANIFEST_NAME, Manifest, NearDuplicate, PictureEntry, SkippedPicture
+from millijoule.data.near_duplicates import Look, NearPair, clusters, look_of, near_pairs
 from millijoule.data.prepared import PreparedSet, open_prepared
 from millijoule.data.sources import Loaded, Source
-from millijoule.data.split import check_fractions, split_pictures
+from millijoule.data.split import SPLITS, check_fractions, split_pictures
 from millijoule.errors import DataError, MillijouleError, OptionError
 from millijoule.files import Progress, atomic_path
 
@@ -29,17 +31,28 @@ def _key(source: Source, resolution: int, fractions: tuple[float, float, float],
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _load_all(source: Source, resolution: int) -> Iterator[tuple[int, Loaded | PictureError]]:
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a picture besides its pixels: index in the source, hashes, look."""
+
+    index: int
+    sha256: str
+    content: str
+    look: Look
+
+
+def _load_all(source: Source, resolution: int) -> Iterator[tuple[int, tuple[Loaded, Look] | PictureError]]:
     """All pictures in order, decoded by worker threads a little ahead of the reader."""
 
-    def load(index: int) -> Loaded | PictureError:
+    def load(index: int) -> tuple[Loaded, Look] | PictureError:
         try:
-            return source.load(index, resolution)
+            loaded = source.load(index, resolution)
+            return loaded, look_of(loaded.pixels)
         except PictureError as error:
             return error
 
     workers = min(16, os.cpu_count() or 1)
-    waiting: deque[tuple[int, Future[Loaded | PictureError]]] = deque()
+    waiting: deque[tuple[int, Future[tuple[Loaded, Look] | PictureError]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
             for index in range(len(source.names)):
@@ -99,23 +112,28 @@ def prepare(
 
     pixels_name = f"pixels_{resolution}_{key[:16]}.uint8"
     total = len(source.names)
-    kept: list[tuple[int, Loaded]] = []
+    kept: list[_Seen] = []
     skipped: list[SkippedPicture] = []
     with atomic_path(folder / pixels_name) as temporary:
         with temporary.open("wb") as pixels:
-            for index, loaded in _load_all(source, resolution):
-                if isinstance(loaded, PictureError):
-                    skipped.append(SkippedPicture(source.names[index], loaded.reason))
+            for index, result in _load_all(source, resolution):
+                if isinstance(result, PictureError):
+                    skipped.append(SkippedPicture(source.names[index], result.reason))
                 else:
+                    loaded, look = result
                     pixels.write(loaded.pixels.tobytes())
-                    kept.append((index, Loaded(loaded.pixels[:0], loaded.sha256, loaded.content)))
+                    kept.append(_Seen(index, loaded.sha256, loaded.content, look))
                 if progress is not None:
                     progress("decode pictures", index + 1, total)
         if not kept:
             reason = f"none of its {total} pictures can be used" if total else "it holds no picture"
             first = f" ({skipped[0].name}: {skipped[0].reason})" if skipped else ""
             raise DataError(f"source {source.kind}", reason + first, "Check the pictures")
-        manifest = _describe(source, kept, skipped, key, resolution, fractions, pixels_name)
+        if progress is not None:
+            progress("compare pictures", 0, 1)
+        manifest = _describe(source, kept, skipped, key, resolution, fractions, pixels_name, move_near_duplicates)
+        if progress is not None:
+            progress("compare pictures", 1, 1)
     manifest.write(folder / MANIFEST_NAME)
     _remove_old(folder, pixels_name)
     return open_prepared(folder)
@@ -123,36 +141,80 @@ def prepare(
 
 def _describe(
     source: Source,
-    kept: list[tuple[int, Loaded]],
+    kept: list[_Seen],
     skipped: list[SkippedPicture],
     key: str,
     resolution: int,
     fractions: tuple[float, float, float],
     pixels_name: str,
+    move_near_duplicates: bool,
 ) -> Manifest:
-    labels = [source.labels[index] for index, _ in kept]
-    names = [source.names[index] for index, _ in kept]
-    keys = [loaded.sha256 for _, loaded in kept]
-    contents = [loaded.content for _, loaded in kept]
+    labels = [source.labels[seen.index] for seen in kept]
+    names = [source.names[seen.index] for seen in kept]
+    keys = [seen.sha256 for seen in kept]
+    contents = [seen.content for seen in kept]
     splits = split_pictures(labels, keys, contents, source.classes, fractions)
     groups: dict[str, list[int]] = {}
     for row, content in enumerate(contents):
         groups.setdefault(content, []).append(row)
     copies = [group for group in groups.values() if len(group) > 1]
+    pairs = [pair for pair in near_pairs([seen.look for seen in kept]) if contents[pair.first] != contents[pair.second]]
+    across = [pair for pair in pairs if splits[pair.first] != splits[pair.second]]
+    final = _moved(splits, copies, pairs) if move_near_duplicates else splits
+    _check_complete(final, splits, labels, source.classes)
     return Manifest(
         source={"kind": source.kind, **source.report},
         key=key,
         resolution=resolution,
         fractions=fractions,
         classes=tuple(source.classes),
-        pictures=tuple(PictureEntry(names[row], keys[row], labels[row], splits[row], row) for row in range(len(kept))),
+        pictures=tuple(PictureEntry(names[row], keys[row], labels[row], final[row], row) for row in range(len(kept))),
         pixels=pixels_name,
         skipped=tuple(skipped),
         duplicates=tuple(tuple(names[row] for row in group) for group in copies),
         conflicts=tuple(
             tuple(names[row] for row in group) for group in copies if len({labels[row] for row in group}) > 1
         ),
+        near_duplicates=tuple(
+            NearDuplicate(
+                first=names[pair.first],
+                second=names[pair.second],
+                first_split=splits[pair.first],
+                second_split=splits[pair.second],
+                distance=pair.distance,
+                mirrored=pair.mirrored,
+                moved_to=final[pair.first] if move_near_duplicates else "",
+            )
+            for pair in across
+        ),
+        near_duplicates_within=len(pairs) - len(across),
     )
+
+
+def _moved(splits: list[str], copies: list[list[int]], pairs: list[NearPair]) -> list[str]:
+    """The splits with every cluster of look-alikes in one: the first of train, validation, test that any of it is in.
+
+    Towards train, because a copy of a training picture says nothing when it is tested on.
+    """
+    links = [(pair.first, pair.second) for pair in pairs]
+    links += [(group[0], other) for group in copies for other in group[1:]]
+    result = list(splits)
+    for cluster in clusters(len(splits), links):
+        target = min((splits[row] for row in cluster), key=SPLITS.index)
+        for row in cluster:
+            result[row] = target
+    return result
+
+
+def _check_complete(final: list[str], before: list[str], labels: list[int], classes: Sequence[str]) -> None:
+    """Refuses when moving look-alikes left a class without pictures in a split that it had."""
+    had, has = set(zip(labels, before, strict=True)), set(zip(labels, final, strict=True))
+    for label, split in sorted(had - has):
+        raise DataError(
+            f"class {classes[label]}",
+            f"after moving near-duplicates it has no picture left in {split}",
+            "Add different pictures, or leave near-duplicates where they are",
+        )
 
 
 def _remove_old(folder: Path, keep: str) -> None:
