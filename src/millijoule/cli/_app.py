@@ -129,7 +129,7 @@ def _root(
         bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Photographs to a running firmware: train, quantise, compile, emulate; accuracy, memory, milliseconds, millijoules."""
+    """Photographs to a running firmware: train, quantise, compile, emulate, and know the millijoules."""
 
 
 def main() -> None:

@@ -61,5 +61,6 @@ def show(
         )
     if board.paper is not None:
         console.print(
-            f"paper  {board.paper.milliseconds:,.0f} ms, {board.paper.millijoules:g} mJ per inference; {board.paper.remark}"
+            f"paper  {board.paper.milliseconds:,.0f} ms, {board.paper.millijoules:g} mJ per inference; "
+            f"{board.paper.remark}"
         )

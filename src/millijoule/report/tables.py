@@ -1,0 +1,208 @@
+"""What the page's tables and charts are filled with, computed from the study's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from millijoule.report import charts
+from millijoule.report.paper import PAPER_BOARDS, PAPER_METHODS
+
+__all__ = ["board_of", "charts_of", "headline", "layer_groups", "method_rows", "table_3_rows"]
+
+Result = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+def board_of(result: Result, name: str) -> Row:
+    """The facts of the board called `name`."""
+    return next(dict(board) for board in result["boards"] if board["name"] == name)
+
+
+def _title(result: Result, method: str) -> str:
+    return next(str(row["title"]) for row in result["methods"] if row["name"] == method)
+
+
+def _base(method: str) -> str:
+    return method.split("_")[0]
+
+
+def method_rows(result: Result) -> list[Row]:
+    """Table 2: one row per method, with the paper's row and the arenas of each board beside it."""
+    rows = []
+    for method in result["methods"]:
+        arenas = {
+            item["board"]: (item["arena_bytes"] if item["status"] == "ran" else None)
+            for item in result["deployments"]
+            if item["method"] == method["name"]
+        }
+        rows.append({**method, "paper": PAPER_METHODS.get(_base(method["name"])), "arenas": arenas})
+    return rows
+
+
+def table_3_rows(result: Result) -> list[Row]:
+    """Table 3: one row per board and deployed method; the paper's figures belong to QAT."""
+    rows = []
+    for item in result["deployments"]:
+        board = board_of(result, item["board"])
+        rows.append(
+            {
+                **item,
+                "title": _title(result, item["method"]),
+                "board_title": board["title"],
+                "clock_mhz": board["clock_hz"] / 1e6,
+                "paper": PAPER_BOARDS.get(item["board"]) if _base(item["method"]) == "qat" else None,
+            }
+        )
+    order = {board["name"]: index for index, board in enumerate(result["boards"])}
+    methods = {method["name"]: index for index, method in enumerate(result["methods"])}
+    return sorted(rows, key=lambda row: (-methods[row["method"]], order[row["board"]]))
+
+
+def headline(result: Result) -> list[Row]:
+    """The figures at the top of the page: value, unit, what it is."""
+    methods = {method["name"]: method for method in result["methods"]}
+    best = methods.get("qat") or result["methods"][-1]
+    cards = [
+        {
+            "value": f"{best['accuracy']:.1f}",
+            "unit": "%",
+            "what": f"accuracy of {best['title']} on {best['pictures']:,} test pictures "
+            f"({best['interval'][0]:.1f} to {best['interval'][1]:.1f})",
+        },
+        {"value": f"{best['flash_bytes'] / 1024:,.0f}", "unit": "KiB", "what": f"model size of {best['title']}"},
+    ]
+    for item in result["deployments"]:
+        if item["method"] != best["name"] or item["status"] != "ran":
+            continue
+        board = board_of(result, item["board"])
+        energy = item["energy"][0]
+        cards.append(
+            {
+                "value": f"{item['milliseconds']:,.1f}",
+                "unit": "ms",
+                "what": f"{board['title']}, {energy['millijoules']:.3g} mJ, "
+                f"arena {item['arena_bytes'] / 1024:,.0f} KiB",
+            }
+        )
+    return cards
+
+
+def layer_groups(layers: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Cycles and MACs summed by kind of layer, in the order of `charts.GROUPS`."""
+    total = sum(layer["cycles"] for layer in layers) or 1
+    rows = []
+    for group in charts.GROUPS:
+        members = [layer for layer in layers if charts.group_of(layer) == group]
+        if members:
+            cycles, macs = sum(item["cycles"] for item in members), sum(item["macs"] for item in members)
+            rows.append(
+                {
+                    "group": group,
+                    "layers": len(members),
+                    "cycles": cycles,
+                    "share": cycles / total,
+                    "macs": macs,
+                    "per_mac": cycles / macs if macs else None,
+                }
+            )
+    return rows
+
+
+def charts_of(result: Result) -> dict[str, Any]:
+    """Every chart of the page as SVG text."""
+    methods = {method["name"]: method for method in result["methods"]}
+    ran = [item for item in result["deployments"] if item["status"] == "ran"]
+    return {
+        "size": _size_chart(result),
+        "latency": _latency_chart(result, methods, ran) if ran else "",
+        "confusion": [
+            {
+                "title": method["title"],
+                "svg": charts.confusion_chart(
+                    method["confusion"], result["data"]["classes"], f"confusion matrix, {method['title']}"
+                ),
+            }
+            for method in result["methods"]
+        ],
+        "curves": _curves(result),
+        "memory": {
+            _key(item): charts.memory_chart(
+                item["plan"], item["arena_bytes"], item["lower_bound_bytes"], f"memory plan, {_key(item)}"
+            )
+            for item in ran
+            if item["plan"]
+        },
+        "cycles": {
+            _key(item): charts.cycles_chart(item["layers"], f"cycles per layer, {_key(item)}")
+            for item in ran
+            if item["layers"]
+        },
+    }
+
+
+def _key(item: Mapping[str, Any]) -> str:
+    return f"{item['method']} {item['board']}"
+
+
+def _size_chart(result: Result) -> str:
+    points = [
+        {
+            "x": method["flash_bytes"] / 1024,
+            "accuracy": method["accuracy"],
+            "interval": method["interval"],
+            "method": _base(method["name"]),
+            "label": method["title"],
+            "shape": "circle",
+            "tip": f"{method['title']}: {method['accuracy']:.2f} % ({method['interval'][0]:.2f} to "
+            f"{method['interval'][1]:.2f}), {method['flash_bytes'] / 1024:,.1f} KiB",
+        }
+        for method in result["methods"]
+    ]
+    return charts.accuracy_chart(points, "model size, KiB", "accuracy against model size")
+
+
+def _latency_chart(result: Result, methods: Mapping[str, Any], ran: Sequence[Mapping[str, Any]]) -> str:
+    boards = [board["name"] for board in result["boards"]]
+    points = []
+    for item in ran:
+        method, board = methods[item["method"]], board_of(result, item["board"])
+        short = board["title"].removeprefix("STM32")[:2]
+        points.append(
+            {
+                "x": item["milliseconds"],
+                "accuracy": method["accuracy"],
+                "interval": method["interval"],
+                "method": _base(method["name"]),
+                "label": f"{method['title']} {short}",
+                "shape": "square" if boards.index(item["board"]) else "circle",
+                "tip": f"{method['title']} on {board['title']}: {method['accuracy']:.2f} %, "
+                f"{item['milliseconds']:,.1f} ms, {item['energy'][0]['millijoules']:.3g} mJ",
+            }
+        )
+    return charts.accuracy_chart(points, "latency, ms (modelled cycles / clock)", "accuracy against latency")
+
+
+def _curves(result: Result) -> list[Row]:
+    """For each training run: accuracy and loss over the epochs."""
+    curves = []
+    for name, run in result["training"].items():
+        epochs = run["epochs"]
+        if not epochs:
+            continue
+        accuracy, loss = [], []
+        for key, label, dashed in (("accuracy", "training", True), ("validation_accuracy", "validation", False)):
+            values = [None if epoch.get(key) is None else 100 * epoch[key] for epoch in epochs]
+            accuracy.append({"name": _base(name), "label": label, "values": values, "dashed": dashed, "low": True})
+        for key, label, dashed in (("loss", "training", True), ("validation_loss", "validation", False)):
+            values = [epoch.get(key) for epoch in epochs]
+            loss.append({"name": _base(name), "label": label, "values": values, "dashed": dashed})
+        title = run["title"]
+        curves.append(
+            {
+                "title": title,
+                "accuracy": charts.curve_chart(accuracy, "accuracy, %", f"{title}: accuracy"),
+                "loss": charts.curve_chart(loss, "cross-entropy, nats", f"{title}: loss"),
+            }
+        )
+    return curves

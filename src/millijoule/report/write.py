@@ -1,0 +1,105 @@
+"""From a study's JSON to the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from millijoule.errors import FormatError, ToolchainError
+from millijoule.files import atomic_write_text
+from millijoule.report import charts, paper
+from millijoule.report.tables import board_of, charts_of, headline, layer_groups, method_rows, table_3_rows
+
+__all__ = ["load_result", "render_report", "write_report"]
+
+SCHEMA = "millijoule study 1"
+
+
+def load_result(path: Path) -> dict[str, Any]:
+    """Reads a `report.json`.
+
+    Raises:
+        FormatError: it is missing, damaged or of another version.
+    """
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FormatError(
+            str(path), "there is no such file", "Finish the study first; it writes report.json"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise FormatError(str(path), f"it is not valid JSON ({error})", "Run the study again") from error
+    _check(value, str(path))
+    return dict(value)
+
+
+def _check(value: Any, name: str) -> None:
+    found = value.get("schema") if isinstance(value, Mapping) else None
+    if found != SCHEMA:
+        raise FormatError(name, f"it is not a '{SCHEMA}' result (found: {found})", "Run the study again")
+
+
+def render_report(result: Mapping[str, Any]) -> str:
+    """The page as text: HTML with everything inside, no reference to any other file or address.
+
+    Args:
+        result: what `millijoule.study.Study.to_json` gives.
+
+    Raises:
+        FormatError: `result` has another schema or lacks a field.
+        ToolchainError: jinja2 is not installed.
+    """
+    _check(result, "report.json")
+    try:
+        import jinja2
+    except ModuleNotFoundError as error:
+        raise ToolchainError("jinja2", "it is not installed", "Run pip install 'millijoule[report]'") from error
+    result = json.loads(json.dumps(result))  # the same values whether they come from memory or from the file
+    folder = resources.files("millijoule.report") / "page"
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters.update(
+        kib=lambda size: "-" if size is None else f"{size / 1024:,.1f}",
+        count=lambda value: f"{value:,}",
+        fixed=lambda value, digits=2: f"{value:,.{digits}f}",
+        signed=lambda value, digits=2: f"{value:+.{digits}f}",
+        percent=lambda share, digits=0: f"{100 * share:.{digits}f} %",
+        json=lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+    )
+    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
+    try:
+        return template.render(
+            r=result,
+            style=(folder / "style.css").read_text(encoding="utf-8"),
+            script=(folder / "script.js").read_text(encoding="utf-8"),
+            charts=charts_of(result),
+            headline=headline(result),
+            methods=method_rows(result),
+            table_3=table_3_rows(result),
+            board_of=lambda name: board_of(result, name),
+            layer_groups=layer_groups,
+            groups=charts.GROUPS,
+            paper=paper,
+        )
+    except (KeyError, TypeError, IndexError, jinja2.UndefinedError) as error:
+        raise FormatError("report.json", f"a field is missing or wrong ({error!r})", "Run the study again") from error
+
+
+def write_report(result: Mapping[str, Any], path: Path) -> None:
+    """Writes the page to `path`, whole or not at all.
+
+    Args:
+        result: what `millijoule.study.Study.to_json` gives.
+        path: usually `report.html` beside `report.json`.
+
+    Raises:
+        FormatError: `result` has another schema or lacks a field.
+        ToolchainError: jinja2 is not installed.
+        OutputError: the place cannot be written.
+    """
+    atomic_write_text(Path(path), render_report(result))

@@ -1,0 +1,265 @@
+"""The result of a study: the JSON that the report page, the summary and other tools read.
+
+`Study.to_json` gives exactly what `report.json` holds; `SCHEMA` changes whenever a field changes its meaning. Sizes are
+bytes, shares of pictures are per cent, times are named with their unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = [
+    "SCHEMA",
+    "BoardFacts",
+    "BufferFacts",
+    "DataFacts",
+    "Deployment",
+    "EnergyFacts",
+    "LayerFacts",
+    "MethodFacts",
+    "NetworkFacts",
+    "PlanFacts",
+    "RegulatorFacts",
+    "StageFacts",
+    "StageRowFacts",
+    "Study",
+    "TrainingFacts",
+    "VerifyFacts",
+    "WidthFacts",
+]
+
+SCHEMA = "millijoule study 1"
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The data set: `counts` are pictures per split, `toy` marks rendered pictures."""
+
+    source: str
+    toy: bool
+    classes: tuple[str, ...]
+    resolution: int
+    resize: str
+    counts: dict[str, int]
+    skipped: int
+    near_duplicates: int
+
+
+@dataclass(frozen=True)
+class StageRowFacts:
+    """One row of the network's table, in the columns of the paper's Table 1 and with what follows from alpha."""
+
+    input: tuple[int, int, int]
+    operator: str
+    t: int | None
+    c: int | None
+    channels: int | None
+    n: int
+    s: int | None
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class WidthFacts:
+    """Size of the network at one alpha, 224x224 independent: parameters, float32 bytes, int8 bytes."""
+
+    alpha: float
+    parameters: int
+    float_bytes: int
+    int8_bytes: int
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """The network."""
+
+    family: str
+    alpha: float
+    resolution: int
+    parameters: int
+    macs: int
+    rows: tuple[StageRowFacts, ...]
+    widths: tuple[WidthFacts, ...]
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """One training run; `epochs` are the lines of its metrics.jsonl."""
+
+    title: str
+    epochs: tuple[dict[str, Any], ...]
+    best_epoch: int
+    validation_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """One quantisation method on the test split; the fields of `millijoule.quantize.ModelFigures` and the file."""
+
+    name: str
+    title: str
+    kind: str
+    file: str
+    pictures: int
+    correct: int
+    accuracy: float
+    interval: tuple[float, float]
+    flash_bytes: int
+    tflite_bytes: int | None
+    activation_bytes: int | None
+    activation_note: str
+    changed: int | None
+    lost: int | None
+    won: int | None
+    difference: float | None
+    difference_interval: tuple[float, float] | None
+    logits_sqnr: float | None
+    confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class RegulatorFacts:
+    """Energy of one core cycle with one supply, from a published measurement."""
+
+    name: str
+    title: str
+    volts: float
+    picojoules_per_cycle: float
+    uncertainty: float
+    source: str
+
+
+@dataclass(frozen=True)
+class BoardFacts:
+    """A board as the report shows it."""
+
+    name: str
+    title: str
+    core: str
+    clock_hz: int
+    flash_bytes: int
+    ram_bytes: int
+    arena_limit_bytes: int
+    wait_states: int
+    regulators: tuple[RegulatorFacts, ...]
+    paper_milliseconds: float | None
+    paper_millijoules: float | None
+    paper_remark: str
+
+
+@dataclass(frozen=True)
+class EnergyFacts:
+    """Cycles times joules per cycle with one supply; `uncertainty` is relative."""
+
+    regulator: str
+    title: str
+    millijoules: float
+    uncertainty: float
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One layer of the firmware."""
+
+    name: str
+    operator: str
+    macs: int
+    cycles: int
+    instructions: int
+
+
+@dataclass(frozen=True)
+class BufferFacts:
+    """One buffer of the memory plan: bytes at an offset, alive from layer `first` to layer `last`."""
+
+    name: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """The memory plan: `steps` are the layers in execution order with the bytes alive in each."""
+
+    steps: tuple[str, ...]
+    live_bytes: tuple[int, ...]
+    buffers: tuple[BufferFacts, ...]
+
+
+@dataclass(frozen=True)
+class VerifyFacts:
+    """The same pictures through several executors: bit-exact, or the largest difference of a logit or probability."""
+
+    pictures: int
+    executors: tuple[str, ...]
+    equal: bool
+    largest_difference: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One model on one board. `status` is "ran", or "refused" with `reason` and zeros elsewhere."""
+
+    method: str
+    board: str
+    status: str
+    reason: str = ""
+    arena_bytes: int = 0
+    lower_bound_bytes: int = 0
+    weight_bytes: int = 0
+    flash_bytes: int = 0
+    ram_bytes: int = 0
+    stack_bytes: int | None = None
+    cycles: int = 0
+    instructions: int = 0
+    milliseconds: float = 0.0
+    energy: tuple[EnergyFacts, ...] = ()
+    assumptions: str = ""
+    compiler: str = ""
+    layers: tuple[LayerFacts, ...] = ()
+    plan: PlanFacts | None = None
+    verify: VerifyFacts | None = None
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One stage of the study: how long it took when it ran, and whether this run could reuse it."""
+
+    name: str
+    title: str
+    seconds: float
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything the report shows."""
+
+    title: str
+    created: str
+    seconds: float
+    command: str
+    commands: tuple[str, ...]
+    versions: dict[str, str]
+    host: dict[str, str]
+    options: dict[str, Any]
+    data: DataFacts
+    network: NetworkFacts
+    training: dict[str, TrainingFacts]
+    methods: tuple[MethodFacts, ...]
+    boards: tuple[BoardFacts, ...]
+    deployments: tuple[Deployment, ...]
+    stages: tuple[StageFacts, ...]
+    notes: tuple[str, ...] = ()
+    schema: str = field(default=SCHEMA)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as dictionaries, lists, numbers and strings (tuples stay tuples; JSON writes both as lists)."""
+        return asdict(self)
