@@ -1,0 +1,28 @@
+#include "mj_float.h"
+#include "mj_kernels.h"
+
+/* x (in_height, in_width, channels) -> y (out_height, out_width, channels): the mean of the window's taps that lie in
+ * the picture */
+void mj_avg_pool_f32(const float *x, float *y, const mj_window *window)
+{
+    const int32_t channels = window->in_channels;
+    for (int32_t oy = 0; oy < window->out_height; ++oy) {
+        for (int32_t ox = 0; ox < window->out_width; ++ox) {
+            for (int32_t c = 0; c < channels; ++c) {
+                float sum = 0.0f;
+                int32_t count = 0;
+                for (int32_t ky = 0; ky < window->kernel_height; ++ky) {
+                    const int32_t iy = oy * window->stride_height - window->pad_top + ky * window->dilation_height;
+                    for (int32_t kx = 0; kx < window->kernel_width; ++kx) {
+                        const int32_t ix = ox * window->stride_width - window->pad_left + kx * window->dilation_width;
+                        if (iy >= 0 && iy < window->in_height && ix >= 0 && ix < window->in_width) {
+                            sum += x[(iy * window->in_width + ix) * channels + c];
+                            ++count;
+                        }
+                    }
+                }
+                *y++ = sum / (float)(count > 0 ? count : 1);
+            }
+        }
+    }
+}

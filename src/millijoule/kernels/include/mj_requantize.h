@@ -1,0 +1,55 @@
+/* From 32-bit sums to small integers: acc * multiplier * 2^(shift - 31), rounded by the rule the model names.
+ *
+ * Define exactly one of
+ *   MJ_ROUNDING_SINGLE  floor(acc * multiplier * 2^(shift - 31) + 1/2): one rounding, halves up
+ *   MJ_ROUNDING_DOUBLE  gemmlowp's two steps: high = floor((acc << max(shift, 0)) * multiplier / 2^31 + 1/2),
+ *                       then high / 2^max(-shift, 0) to nearest, halves away from zero
+ * multiplier: 0 or [2^30, 2^31); shift: [-31, 30]. Results are cut to their low 32 bits, and so is a left shift.
+ * Shifting a negative number right is arithmetic in every compiler used here (tested).
+ */
+#ifndef MJ_REQUANTIZE_H
+#define MJ_REQUANTIZE_H
+
+#include <stdint.h>
+
+#if defined(MJ_ROUNDING_SINGLE) == defined(MJ_ROUNDING_DOUBLE)
+#error "define exactly one of MJ_ROUNDING_SINGLE and MJ_ROUNDING_DOUBLE"
+#endif
+
+static inline int32_t mj_requantize(int32_t acc, int32_t multiplier, int32_t shift)
+{
+#if defined(MJ_ROUNDING_SINGLE)
+    const int64_t product = (int64_t)acc * multiplier;
+    if (shift <= -2) {
+        /* The half lies in the high word, and adding it there cannot carry from the low one: SMULL, ADD, ASR. */
+        const int32_t high = (int32_t)(product >> 32);
+        return (high + (INT32_C(1) << (-2 - shift))) >> (-1 - shift);
+    }
+    const int32_t total = 31 - shift;
+    return (int32_t)((product + (INT64_C(1) << (total - 1))) >> total);
+#else
+    const int32_t left = shift > 0 ? shift : 0;
+    const int32_t right = shift > 0 ? 0 : -shift;
+    const int32_t shifted = (int32_t)((uint32_t)acc << left);
+    /* gemmlowp divides towards zero after a nudge by the sign; that is floor(x + 1/2) for either sign */
+    const int32_t high = (int32_t)(((int64_t)shifted * multiplier + (INT64_C(1) << 30)) >> 31);
+    const int32_t mask = (int32_t)((UINT32_C(1) << right) - 1u);
+    const int32_t threshold = (mask >> 1) + (high < 0);
+    return (high >> right) + ((high & mask) > threshold);
+#endif
+}
+
+static inline int32_t mj_clamp(int32_t value, int32_t low, int32_t high)
+{
+    value = value < low ? low : value;
+    return value > high ? high : value;
+}
+
+/* clamp(requantize(acc) + zero, low, high). The bounds move instead of the value, so that nothing can overflow. */
+static inline int8_t mj_requantize_s8(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero, int32_t low,
+                                      int32_t high)
+{
+    return (int8_t)(mj_clamp(mj_requantize(acc, multiplier, shift), low - zero, high - zero) + zero);
+}
+
+#endif
