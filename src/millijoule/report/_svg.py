@@ -69,7 +69,10 @@ class Scale:
 
 @dataclass
 class Plot:
-    """A chart area with a left and a bottom axis; `parts` collects the SVG in drawing order."""
+    """A chart area with a left and a bottom axis; `parts` collects the SVG in drawing order.
+
+    `x_end` ends the bottom axis somewhere else than at its last tick.
+    """
 
     x_ticks: Sequence[float]
     y_ticks: Sequence[float]
@@ -78,13 +81,14 @@ class Plot:
     width: float = 460.0
     height: float = 300.0
     left: float = 58.0
-    right: float = 14.0
+    right: float = 22.0
     top: float = 26.0
     bottom: float = 42.0
+    x_end: float | None = None
     parts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.x = Scale(self.x_ticks[0], self.x_ticks[-1], self.left, self.width - self.right)
+        self.x = Scale(self.x_ticks[0], self.x_end or self.x_ticks[-1], self.left, self.width - self.right)
         self.y = Scale(self.y_ticks[0], self.y_ticks[-1], self.height - self.bottom, self.top)
         base = self.height - self.bottom
         for value in self.y_ticks:

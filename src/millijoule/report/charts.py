@@ -63,8 +63,8 @@ def curve_chart(series: Sequence[Row], y_label: str, title: str, top: float | No
     shown = [value for line in series for value in line["values"] if value is not None]
     high = top if top is not None else max(shown)
     y_ticks = ticks(min(0.0, *shown) if top is None else min(shown), high)
-    x_ticks = [value for value in ticks(0, epochs) if value == int(value)]
-    plot = Plot(x_ticks, y_ticks, "epoch", y_label)
+    x_ticks = [value for value in ticks(0, epochs) if value == int(value) and value <= epochs]
+    plot = Plot(x_ticks, y_ticks, "epoch", y_label, x_end=epochs)
     widest = max((str(line["label"]) for line in series), key=len)
     for line in series:
         points = [(plot.x(i + 1), plot.y(value)) for i, value in enumerate(line["values"]) if value is not None]
@@ -126,8 +126,9 @@ def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str], 
 def memory_chart(plan: Row, arena_bytes: int, bound_bytes: int, title: str) -> str:
     """The memory plan: every buffer at its offset, from first to last layer; arena and lower bound."""
     steps = plan["steps"]
-    x_ticks = [value for value in ticks(0, len(steps), 6) if value == int(value)]
-    plot = Plot(x_ticks, ticks(0, arena_bytes / 1024 * 1.06), "layer, in execution order", "offset in the arena, KiB")
+    x_ticks = [value for value in ticks(0, len(steps), 6) if value == int(value) and value <= len(steps)]
+    y_ticks = ticks(0, arena_bytes / 1024 * 1.06)
+    plot = Plot(x_ticks, y_ticks, "layer, in execution order", "offset in the arena, KiB", x_end=len(steps))
     for buffer in plan["buffers"]:
         x, end = plot.x(buffer["first"]), plot.x(buffer["last"] + 1)
         low, high = plot.y(buffer["offset"] / 1024), plot.y((buffer["offset"] + buffer["bytes"]) / 1024)
@@ -173,8 +174,9 @@ def cycles_chart(layers: Sequence[Row], title: str) -> str:
     largest = max(layer["cycles"] for layer in layers)
     power = 6 if largest >= 500_000 else 3
     unit = {6: "million", 3: "thousand"}[power]
-    x_ticks = [value for value in ticks(0, len(layers), 6) if value == int(value)]
-    plot = Plot(x_ticks, ticks(0, largest / 10**power), "layer, in execution order", f"cycles per layer, {unit}")
+    x_ticks = [value for value in ticks(0, len(layers), 6) if value == int(value) and value <= len(layers)]
+    y_ticks, y_label = ticks(0, largest / 10**power), f"cycles per layer, {unit}"
+    plot = Plot(x_ticks, y_ticks, "layer, in execution order", y_label, x_end=len(layers))
     for index, layer in enumerate(layers):
         x, end = plot.x(index), plot.x(index + 1)
         y = plot.y(layer["cycles"] / 10**power)
@@ -185,6 +187,7 @@ def cycles_chart(layers: Sequence[Row], title: str) -> str:
         )
         plot.parts.append(
             f'<rect class="bar g-{group_of(layer)}" x="{x + 0.4:.1f}" y="{y:.1f}" '
-            f'width="{max(end - x - 0.8, 0.8):.1f}" height="{max(math.fabs(plot.y.start - y), 0.5):.1f}" data-tip="{attribute(tip)}"/>'
+            f'width="{max(end - x - 0.8, 0.8):.1f}" height="{max(math.fabs(plot.y.start - y), 0.5):.1f}" '
+            f'data-tip="{attribute(tip)}"/>'
         )
     return plot.svg(title)

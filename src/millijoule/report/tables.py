@@ -8,7 +8,7 @@ from typing import Any
 from millijoule.report import charts
 from millijoule.report.paper import PAPER_BOARDS, PAPER_METHODS
 
-__all__ = ["board_of", "charts_of", "headline", "layer_groups", "method_rows", "table_3_rows"]
+__all__ = ["board_of", "charts_of", "headline", "layer_groups", "main_method", "method_rows", "table_3_rows"]
 
 Result = Mapping[str, Any]
 Row = dict[str, Any]
@@ -57,6 +57,12 @@ def table_3_rows(result: Result) -> list[Row]:
     order = {board["name"]: index for index, board in enumerate(result["boards"])}
     methods = {method["name"]: index for index, method in enumerate(result["methods"])}
     return sorted(rows, key=lambda row: (-methods[row["method"]], order[row["board"]]))
+
+
+def main_method(result: Result) -> str:
+    """The method whose charts stand in front: QAT, or else the last one that ran on a board, or the last one."""
+    ran = [item["method"] for item in result["deployments"] if item["status"] == "ran"]
+    return "qat" if "qat" in ran else str(ran[-1] if ran else result["methods"][-1]["name"])
 
 
 def headline(result: Result) -> list[Row]:

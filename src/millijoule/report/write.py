@@ -11,7 +11,7 @@ from typing import Any
 from millijoule.errors import FormatError, ToolchainError
 from millijoule.files import atomic_write_text
 from millijoule.report import charts, paper
-from millijoule.report.tables import board_of, charts_of, headline, layer_groups, method_rows, table_3_rows
+from millijoule.report.tables import board_of, charts_of, headline, layer_groups, main_method, method_rows, table_3_rows
 
 __all__ = ["load_result", "render_report", "write_report"]
 
@@ -79,6 +79,7 @@ def render_report(result: Mapping[str, Any]) -> str:
             script=(folder / "script.js").read_text(encoding="utf-8"),
             charts=charts_of(result),
             headline=headline(result),
+            main=main_method(result),
             methods=method_rows(result),
             table_3=table_3_rows(result),
             board_of=lambda name: board_of(result, name),
