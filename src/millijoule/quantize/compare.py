@@ -105,7 +105,7 @@ def compare(
     split: LabelledPictures,
     *,
     reference: str | None = None,
-    batch: int = 16,
+    batch: int | None = None,
     limit: int | None = None,
     tflite_bytes: Callable[[Graph], int] | None = None,
     activation_bytes: Callable[[Graph], int] | None = None,
@@ -117,7 +117,7 @@ def compare(
         models: graphs by the name they get in the table; float graphs may still hold batch_norm nodes.
         split: pictures and labels.
         reference: the model the others are compared with; the first float one, else the first, when None.
-        batch: pictures per run of the executor.
+        batch: pictures per step of the executor; its own choice when None.
         limit: use only so many pictures, taken evenly over the split.
         tflite_bytes: gives the size of the .tflite file of a graph.
         activation_bytes: gives the peak RAM of a compiled graph.
@@ -175,17 +175,30 @@ def compare(
 
 
 def _logits(
-    graph: Graph, pictures: Any, rows: npt.NDArray[np.int64], batch: int, name: str, progress: Progress | None
+    graph: Graph, pictures: Any, rows: npt.NDArray[np.int64], batch: int | None, name: str, progress: Progress | None
 ) -> npt.NDArray[Any]:
     from millijoule import execute
 
-    parts = []
-    for start in range(0, len(rows), batch):
-        part = np.ascontiguousarray(pictures[rows[start : start + batch]])
-        parts.append(execute.run(graph, part, batch=batch)[graph.outputs[0]])
+    def report(_: str, done: int, total: int) -> None:
         if progress is not None:
-            progress(f"evaluate {name}", min(start + batch, len(rows)), len(rows))
-    return np.concatenate(parts).reshape(len(rows), -1)
+            progress(f"evaluate {name}", done, total)
+
+    stored = execute.run(graph, _Rows(pictures, rows), batch=batch, progress=report)[graph.outputs[0]]
+    return np.asarray(stored).reshape(len(rows), -1)
+
+
+class _Rows:
+    """Some of the pictures of a split, read from disk only when they are sliced."""
+
+    def __init__(self, pictures: Any, rows: npt.NDArray[np.int64]) -> None:
+        self._pictures = pictures
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: slice) -> npt.NDArray[np.uint8]:
+        return np.ascontiguousarray(self._pictures[self._rows[part]])
 
 
 def _real(graph: Graph, stored: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

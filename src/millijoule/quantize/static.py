@@ -33,7 +33,8 @@ def static(
     """A float graph as an int8 graph.
 
     The picture's normalisation gets the exact range of bytes 0 to 255; every other activation the range that the
-    observer chooses after its fused clamp; the logits keep everything that was seen, unless the observer is a moving average.
+    observer chooses after its fused clamp; the logits keep all that was
+    seen, unless the observer is a moving average.
 
     Args:
         graph: a float graph, simplified or as captured.
