@@ -1,0 +1,175 @@
+"""Does the model fit the board? If not: how many bytes are missing, where the peak is, and what would fit.
+
+What would fit is not guessed: the same network is laid out again at smaller resolutions and widths, from its shapes
+alone, and the memory of each is planned as the firmware's would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from millijoule.boards import Board, board_names, load_board
+from millijoule.compile.plan import MemoryPlan, plan_memory
+from millijoule.compile.schedule import Schedule, schedule
+from millijoule.errors import GraphError, PlacementError
+from millijoule.graph import Graph, Node, Tensor
+from millijoule.graph.operators import infer_shape
+
+__all__ = ["CODE_BYTES", "RESERVED_BYTES", "Need", "at_resolution", "at_width", "check_fit", "fits", "need_of"]
+
+RESERVED_BYTES = 16384
+"""RAM kept free for stack and variables when the arena shares their memory."""
+CODE_BYTES = 64 * 1024
+"""Flash kept free for code: kernels, start-up, drivers."""
+RESOLUTION_STEP = 32
+WIDTHS = (0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.35, 0.25)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of RAM for the arena and of flash for the constants."""
+
+    arena_bytes: int
+    weight_bytes: int
+
+
+def fits(need: Need, board: Board) -> bool:
+    """Whether the arena fits one memory of the board and the constants fit its flash, code included."""
+    return need.arena_bytes <= board.arena_limit(RESERVED_BYTES) and need.weight_bytes + CODE_BYTES <= board.flash.size
+
+
+def check_fit(graph: Graph, parts: Schedule, plan: MemoryPlan, weight_bytes: int, board: Board, kernels: str) -> None:
+    """Refuses a model that does not fit its board.
+
+    Args:
+        graph: the compiled graph.
+        parts: its schedule.
+        plan: its memory plan.
+        weight_bytes: bytes of constants in flash.
+        board: the target.
+        kernels: "dsp" or "plain".
+
+    Raises:
+        PlacementError: with the bytes needed, the bytes there, the layers at the peak, and what would fit.
+    """
+    need = Need(plan.arena_bytes, weight_bytes)
+    if fits(need, board):
+        return
+    reasons = []
+    room = board.arena_limit(RESERVED_BYTES)
+    if need.arena_bytes > room:
+        peak = [f"{parts.steps[index].name!r}" for index in plan.peak_steps()]
+        shown = ", ".join(peak[:3]) + (f" and {len(peak) - 3} more" if len(peak) > 3 else "")
+        memory = max(board.arena_memories, key=lambda m: m.size - (RESERVED_BYTES if m.data else 0))
+        reasons.append(
+            f"its arena needs {need.arena_bytes:,} bytes of RAM and {memory.name} has {room:,} for it; "
+            f"the peak is in layer{'s' if len(peak) > 1 else ''} {shown}"
+        )
+    if need.weight_bytes + CODE_BYTES > board.flash.size:
+        reasons.append(
+            f"its constants need {need.weight_bytes:,} bytes of flash and {board.flash.size - CODE_BYTES:,} are there "
+            f"beside {CODE_BYTES:,} for code"
+        )
+    remedies = list(_remedies(graph, need, board, kernels))
+    fix = "This would fit: " + "; ".join(remedies) if remedies else "Choose a smaller network"
+    raise PlacementError(f"model {graph.name!r} on {board.title}", "; ".join(reasons), fix)
+
+
+def _remedies(graph: Graph, need: Need, board: Board, kernels: str) -> Iterator[str]:
+    """What would fit, each with the bytes it needs."""
+    size = graph.tensor(graph.inputs[0]).shape[1]
+    for resolution in range((size - 1) // RESOLUTION_STEP * RESOLUTION_STEP, 0, -RESOLUTION_STEP):
+        smaller = at_resolution(graph, resolution)
+        planned = smaller and need_of(smaller, kernels, need.weight_bytes)
+        if planned and fits(planned, board):
+            yield f"resolution {resolution} ({planned.arena_bytes:,} bytes)"
+            break
+    for width in WIDTHS:
+        narrower = at_width(graph, width)
+        planned = narrower and need_of(narrower, kernels, int(need.weight_bytes * _weight_ratio(graph, narrower)))
+        if planned and fits(planned, board):
+            yield f"{width:g} times the channels, a smaller alpha (about {planned.arena_bytes:,} bytes)"
+            break
+    if any(tensor.dtype == "float32" for tensor in graph.activations()):
+        yield "static quantisation to int8, if a quarter of these bytes is there"
+    for name in board_names():
+        other = load_board(name)
+        if other.name != board.name and fits(need, other):
+            yield f"the board {other.title}"
+
+
+def need_of(graph: Graph, kernels: str, weight_bytes: int) -> Need:
+    """The bytes that a graph needs, from its shapes alone."""
+    parts = schedule(graph, kernels)
+    plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps])
+    return Need(plan.arena_bytes, weight_bytes)
+
+
+def at_resolution(graph: Graph, resolution: int) -> Graph | None:
+    """The shapes of the same network with `resolution` x `resolution` pictures; None when it cannot be.
+
+    Weights stay as they are, so a layer whose weights depend on the resolution (dense on a flattened map) forbids it.
+    The result is for planning only.
+    """
+    picture = graph.tensor(graph.inputs[0])
+    shape = (1, resolution, resolution, picture.shape[3])
+    return _reshaped(replace(graph, tensors={**graph.tensors, picture.name: replace(picture, shape=shape)}), {})
+
+
+def at_width(graph: Graph, factor: float) -> Graph | None:
+    """The shapes of the network with `factor` times the channels, rounded to multiples of 8; None when it cannot be.
+
+    The outputs keep their size. The result is for planning only: its constants do not match their declared shapes.
+    """
+    channels: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op in ("conv2d", "dense"):
+            out = graph.tensor(node.inputs[1]).shape[0]
+            channels[node.inputs[1]] = max(8, round(out * factor / 8) * 8)
+    for node in _makers_of_outputs(graph):
+        channels.pop(node.inputs[1], None)
+    return _reshaped(graph, channels)
+
+
+def _makers_of_outputs(graph: Graph) -> Iterator[Node]:
+    """The layers with weights that decide the size of an output: the nearest ones behind it."""
+    producers = graph.producers()
+    queue = list(graph.outputs)
+    while queue:
+        node = producers.get(queue.pop())
+        if node is None:
+            continue
+        if node.op in ("conv2d", "dense"):
+            yield node
+        else:
+            queue.extend(node.inputs)
+
+
+def _reshaped(graph: Graph, channels: dict[str, int]) -> Graph | None:
+    """The graph with every shape inferred again; `channels` gives new numbers of output channels by weight name."""
+    tensors: dict[str, Tensor] = dict(graph.tensors)
+    graph = replace(graph, tensors=tensors)
+    for node in graph.nodes:
+        if node.op in ("conv2d", "depthwise_conv2d", "dense"):
+            name, depth = node.inputs[1], tensors[node.inputs[0]].shape[-1]
+            weights = tensors[name].shape
+            first = 1 if node.op == "depthwise_conv2d" else channels.get(name, weights[0])
+            if channels:
+                tensors[name] = replace(tensors[name], shape=(first, *weights[1:-1], depth), quant=None)
+        try:
+            shape = infer_shape(graph, node)
+        except GraphError:
+            return None
+        result = tensors[node.output]
+        if node.op == "reshape" and tensors[node.inputs[0]].elements != replace(result, shape=shape).elements:
+            return None
+        tensors[node.output] = replace(result, shape=shape)
+    return graph
+
+
+def _weight_ratio(graph: Graph, other: Graph) -> float:
+    """Bytes of all weights of `other` per byte of those of `graph`."""
+    names = [node.inputs[1] for node in graph.nodes if node.op in ("conv2d", "depthwise_conv2d", "dense")]
+    before = sum(graph.tensor(name).bytes for name in names)
+    return sum(other.tensor(name).bytes for name in names) / max(before, 1)

@@ -1,0 +1,212 @@
+"""From a graph to a firmware's model: C files, memory plan, table of layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from millijoule.boards import Board, load_board
+from millijoule.compile._text import C_TYPES
+from millijoule.compile.emit import Emission, block_bytes, emit
+from millijoule.compile.fit import check_fit
+from millijoule.compile.golden import golden_vector
+from millijoule.compile.lower import Call, lower
+from millijoule.compile.plan import MemoryPlan, plan_memory
+from millijoule.compile.schedule import Schedule, Step, schedule
+from millijoule.errors import OptionError
+from millijoule.graph import Graph, simplify, verify
+from millijoule.kernels import headers, source
+
+__all__ = ["HOST", "KERNELS", "Layer", "Program", "compile_graph"]
+
+HOST = "host"
+"""The target that stands for this computer: nothing to fit into."""
+KERNELS = ("dsp", "plain")
+"""Variants of the kernels, the default first."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the firmware.
+
+    Attributes:
+        index: its number.
+        name: the layer name that the user knows.
+        operator: a key of `millijoule.graph.OPERATORS`.
+        mode: "integer", "dynamic" or "float".
+        kernel: the C function that does the work.
+        symbol: the C function of this layer, by which profiles attribute cycles.
+        macs: multiply-accumulate operations for one picture.
+        in_shape: shape of its first input.
+        out_shape: shape of its result.
+        weight_bytes: its constants in flash.
+        scratch_bytes: temporary memory of its kernel.
+        live_bytes: memory in use while it runs.
+    """
+
+    index: int
+    name: str
+    operator: str
+    mode: str
+    kernel: str
+    symbol: str
+    macs: int
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    weight_bytes: int
+    scratch_bytes: int
+    live_bytes: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled model: complete C sources and what is known about them.
+
+    Attributes:
+        name: the model's name.
+        graph: the graph that was compiled, after simplification.
+        board: what it was compiled for, None for this computer.
+        kernels: "dsp" or "plain".
+        files: file name -> text, kernels included; they build on their own.
+        plan: where the buffers lie.
+        layers: in the order of execution.
+        traced: whether the checksums of `mj_trace` are there.
+    """
+
+    name: str
+    graph: Graph
+    board: Board | None
+    kernels: str
+    files: Mapping[str, str]
+    plan: MemoryPlan
+    layers: tuple[Layer, ...]
+    traced: bool = False
+
+    @property
+    def arena_bytes(self) -> int:
+        """RAM of activations, scratch and the picture."""
+        return self.plan.arena_bytes
+
+    @property
+    def weight_bytes(self) -> int:
+        """Flash of weights, biases, multipliers, shifts and tables."""
+        return sum(layer.weight_bytes for layer in self.layers)
+
+    @property
+    def flash_bytes(self) -> int:
+        """Flash of the model's data; the code's size is known after building only."""
+        return self.weight_bytes
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations for one picture."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def target(self) -> str:
+        """The board's name, or "host"."""
+        return self.board.name if self.board else HOST
+
+    def summary(self) -> dict[str, Any]:
+        """Sizes, plan and layers as JSON values, for reports."""
+        return {
+            "name": self.name,
+            "target": self.target,
+            "kernels": self.kernels,
+            "arena_bytes": self.arena_bytes,
+            "arena_lower_bound": self.plan.lower_bound,
+            "weight_bytes": self.weight_bytes,
+            "flash_bytes": self.flash_bytes,
+            "macs": self.macs,
+            "plan": self.plan.as_dict(),
+            "layers": [{**vars(layer)} for layer in self.layers],
+        }
+
+
+def compile_graph(
+    graph: Graph,
+    target: str | Board = HOST,
+    *,
+    kernels: str = "dsp",
+    name: str = "model",
+    self_test: bool = True,
+    trace: bool = False,
+) -> Program:
+    """Compiles a float, dynamic or integer graph to C.
+
+    Args:
+        graph: one uint8 picture in; logits and, if wanted, probabilities out.
+        target: "host", a board's name, or a board. For a board it is checked that the model fits.
+        kernels: "dsp" (Armv7E-M instructions; portable stand-ins on the host) or "plain". Same results.
+        name: what the firmware calls itself (`MJ_MODEL_NAME`).
+        self_test: bakes the golden vector in that `mj_init` checks.
+        trace: keeps a checksum of every layer's result, to find the first layer that differs.
+
+    Raises:
+        OptionError: unknown variant of the kernels.
+        BoardError: unknown board.
+        UnsupportedError: an operator without a kernel.
+        PlacementError: the model does not fit the board; the message says what would.
+    """
+    if kernels not in KERNELS:
+        raise OptionError(f"kernels {kernels!r}", "there is no such variant", f"Choose one of: {', '.join(KERNELS)}")
+    board = None if target == HOST else load_board(target) if isinstance(target, str) else target
+    graph = replace(simplify(verify(graph)), name=name)
+    parts = schedule(graph, kernels)
+    plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps])
+    calls = _lower_all(graph, parts, plan)
+    if board is not None:
+        check_fit(graph, parts, plan, sum(block_bytes(call) for call in calls), board, kernels)
+    golden = golden_vector(graph) if self_test else None
+    files = emit(Emission(graph, parts, plan, calls, golden, trace))
+    files.update(_kernel_files({call.kernel for call in calls}, graph.rounding))
+    layers = tuple(
+        Layer(
+            step.index,
+            step.name,
+            step.node.op,
+            step.mode,
+            step.kernel.name,
+            step.symbol,
+            step.macs,
+            graph.tensor(step.node.inputs[0]).shape,
+            graph.tensor(step.node.output).shape,
+            block_bytes(call),
+            step.scratch_bytes,
+            plan.steps[step.index].live_bytes,
+        )
+        for step, call in zip(parts.steps, calls, strict=True)
+    )
+    return Program(name, graph, board, kernels, files, plan, layers, trace)
+
+
+def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan) -> tuple[Call, ...]:
+    """The kernel call of every layer, with addresses from the plan."""
+
+    def address(tensor: str) -> str:
+        return f"MJ_AT({C_TYPES[graph.tensor(tensor).dtype]}, {plan.buffer(parts.home[tensor]).offset})"
+
+    def scratch(step: Step) -> str:
+        return f"&mj_arena[{plan.buffer(step.scratch).offset}]" if step.scratch_bytes else "NULL"
+
+    return tuple(lower(graph, step, address, scratch(step)) for step in parts.steps)
+
+
+def _kernel_files(kernels: Iterable[str], rounding: str) -> dict[str, str]:
+    """The sources of these kernels and every header that they include, directly or not, by file name.
+
+    The header of requantisation gets the model's rounding rule written on top, so that the files build on their own.
+    """
+    available = headers()
+    rule = f"/* The rounding rule of this model. */\n#define MJ_ROUNDING_{rounding.upper()}\n\n"
+    available["mj_requantize.h"] = rule + available["mj_requantize.h"]
+    files = {f"{name}.c": source(name) for name in sorted(kernels)}
+    queue = list(files)
+    while queue:
+        for header in re.findall(r'#\s*include\s+"([^"]+)"', files[queue.pop()]):
+            if header not in files:
+                files[header] = available[header]
+                queue.append(header)
+    return files

@@ -1,0 +1,196 @@
+"""Which layers run, with which kernel, and which memory each of them needs: everything that follows from shapes alone.
+
+No weight is looked at here, so that the memory of the same network at another resolution or width can be planned from
+a graph whose shapes were rewritten (see `fit`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from millijoule.compile.plan import Lifetime
+from millijoule.errors import GraphError, UnsupportedError
+from millijoule.graph import Graph, Node, macs, mode
+from millijoule.kernels import Kernel, choose, dims_of
+
+__all__ = ["IN_PLACE", "Schedule", "Step", "layer_name", "schedule"]
+
+IN_PLACE = {("normalize", "integer"), ("add", "integer"), ("add", "float"), ("clamp", "integer"), ("clamp", "float")}
+"""Operators (with their arithmetic) whose kernel reads an element before it writes the one at the same place."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer of the firmware.
+
+    Attributes:
+        index: its number, the same in symbols, names and profiles.
+        name: the layer name that the user knows.
+        node: the operation.
+        mode: "integer", "dynamic" or "float".
+        kernel: the registry's row of the C function that does the work.
+        symbol: the C function of this layer.
+        macs: multiply-accumulate operations for one picture.
+        scratch_bytes: temporary memory of the kernel.
+    """
+
+    index: int
+    name: str
+    node: Node
+    mode: str
+    kernel: Kernel
+    symbol: str
+    macs: int
+    scratch_bytes: int
+
+    @property
+    def scratch(self) -> str:
+        """The name of its scratch buffer in the memory plan."""
+        return f"scratch of layer {self.index}"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The layers in order, their demands for memory, and the buffer in which each tensor lives."""
+
+    steps: tuple[Step, ...]
+    lifetimes: tuple[Lifetime, ...]
+    home: Mapping[str, str]
+
+
+def layer_name(node: Node) -> str:
+    """The name by which messages and profiles call a node: its source, else its operator."""
+    return node.source or node.op
+
+
+def schedule(graph: Graph, kernels: str) -> Schedule:
+    """The layers of `graph` and the lifetimes of their buffers.
+
+    Reshapes cost nothing: their result is their input. A layer of `IN_PLACE` writes over an input that nobody reads
+    later, the picture included.
+
+    Args:
+        graph: a verified graph with one uint8 picture (1, H, W, C) as input; logits are its first output.
+        kernels: "plain" or "dsp".
+
+    Raises:
+        UnsupportedError: an operator without a kernel, or an input that is not a picture.
+        GraphError: an output that no layer writes.
+    """
+    _check_ends(graph)
+    value = _values(graph)
+    steps: list[Step] = []
+    for node in graph.nodes:
+        if node.op != "reshape":
+            steps.append(_step(graph, node, len(steps), kernels))
+    last = _last_uses(graph, steps, value)
+    home: dict[str, str] = {}
+    born: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    tensors: dict[str, list[str]] = {}
+
+    def live(name: str, buffer: str, step: int) -> None:
+        home[name] = buffer
+        born.setdefault(buffer, step)
+        ends[buffer] = max(ends.get(buffer, step), last.get(name, step))
+        tensors.setdefault(buffer, []).append(name)
+
+    for name in graph.inputs:
+        live(name, name, 0)
+    for step in steps:
+        result = step.node.output
+        over = _overwritten(graph, step, value, last)
+        live(result, home[over] if over else result, step.index)
+    lifetimes = [
+        Lifetime(
+            buffer,
+            graph.tensor(buffer).bytes,
+            born[buffer],
+            ends[buffer],
+            "picture" if buffer in graph.inputs else "activation",
+            tuple(tensors[buffer]),
+        )
+        for buffer in tensors
+    ]
+    lifetimes += [
+        Lifetime(step.scratch, step.scratch_bytes, step.index, step.index, "scratch")
+        for step in steps
+        if step.scratch_bytes
+    ]
+    places = {name: home[source] for name, source in value.items()}
+    return Schedule(tuple(steps), tuple(lifetimes), places)
+
+
+def _check_ends(graph: Graph) -> None:
+    what = f"graph {graph.name!r}"
+    pictures = [graph.tensor(name) for name in graph.inputs]
+    if len(pictures) != 1 or pictures[0].dtype != "uint8" or len(pictures[0].shape) != 4 or pictures[0].shape[0] != 1:
+        shown = ", ".join(f"{tensor.dtype}{tensor.shape}" for tensor in pictures) or "none"
+        raise UnsupportedError(
+            what,
+            f"firmware reads one uint8 picture (1, height, width, channels), its inputs are: {shown}",
+            "Begin the graph with a normalize layer",
+        )
+    written = graph.producers()
+    for name in graph.outputs:
+        if name not in written:
+            raise GraphError(f"output {name!r} of {what}", "no layer writes it", "Name the result of a layer")
+    if not 1 <= len(graph.outputs) <= 2:
+        raise UnsupportedError(
+            what, f"it has {len(graph.outputs)} outputs", "Give logits and, if wanted, probabilities"
+        )
+
+
+def _values(graph: Graph) -> dict[str, str]:
+    """The tensor whose bytes each run-time tensor shows: itself, or, behind reshapes, what was reshaped."""
+    value = {name: name for name in graph.inputs}
+    for node in graph.nodes:
+        for name in node.outputs:
+            value[name] = value[node.inputs[0]] if node.op == "reshape" else name
+    return value
+
+
+def _last_uses(graph: Graph, steps: list[Step], value: Mapping[str, str]) -> dict[str, int]:
+    last: dict[str, int] = {}
+    for step in steps:
+        last[step.node.output] = step.index
+        for name in step.node.inputs:
+            if name in value:
+                last[value[name]] = step.index
+    for name in graph.outputs:
+        last[value[name]] = len(steps) - 1
+    return last
+
+
+def _overwritten(graph: Graph, step: Step, value: Mapping[str, str], last: Mapping[str, int]) -> str | None:
+    """The input (as a value) whose memory the result of `step` may take, if any."""
+    if (step.node.op, step.mode) not in IN_PLACE:
+        return None
+    for name in step.node.inputs:
+        source = value.get(name)
+        if (
+            source is not None
+            and last[source] == step.index
+            and not any(value[output] == source for output in graph.outputs)
+            and graph.tensor(name).bytes == graph.tensor(step.node.output).bytes
+        ):
+            return source
+    return None
+
+
+def _step(graph: Graph, node: Node, index: int, kernels: str) -> Step:
+    name = layer_name(node)
+    if node.op == "batch_norm":
+        raise UnsupportedError(
+            f"layer {name!r} (batch_norm)", "it could not be folded into the layer before it", "Put it behind a layer"
+        )
+    for operand in node.inputs[1:] if node.op == "add" else node.inputs[:1]:
+        if operand in graph.constants:
+            raise UnsupportedError(f"layer {name!r} ({node.op})", "its data is a constant", "Fold it before compiling")
+    kernel = choose(graph, node, kernels)
+    scratch_bytes = kernel.scratch_bytes(dims_of(graph, node))
+    identifier = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")[:48] or node.op
+    symbol = f"mj_layer_{index:03d}_{identifier}"
+    return Step(index, name, node, mode(graph, node), kernel, symbol, macs(graph, node), scratch_bytes)
