@@ -1,1 +1,38 @@
+"""What a board is: memories, clock, energy per cycle, start-up code, drivers and linker script."""
 
+from millijoule.boards.board import (
+    Board,
+    Console,
+    Flash,
+    Memory,
+    Paper,
+    Pin,
+    Regulator,
+    board_names,
+    load_board,
+    read_board,
+)
+from millijoule.boards.firmware import firmware_defines, firmware_sources, linker_script, self_test_picture
+from millijoule.boards.registers import Field, Register, Registers, board_registers, parse_registers
+
+__all__ = [
+    "Board",
+    "Console",
+    "Field",
+    "Flash",
+    "Memory",
+    "Paper",
+    "Pin",
+    "Register",
+    "Registers",
+    "Regulator",
+    "board_names",
+    "board_registers",
+    "firmware_defines",
+    "firmware_sources",
+    "linker_script",
+    "load_board",
+    "parse_registers",
+    "read_board",
+    "self_test_picture",
+]

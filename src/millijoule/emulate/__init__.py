@@ -1,1 +1,29 @@
+"""ELF -> result, instructions, cycles and energy: the unmodified firmware on an emulated board."""
 
+from millijoule.emulate.cortex_m4 import CortexM4, M4Rules
+from millijoule.emulate.cortex_m7 import CortexM7, M7Rules
+from millijoule.emulate.cycles import CycleModel, cycle_model
+from millijoule.emulate.energy import Energy, energy
+from millijoule.emulate.firmware import EmulatedFirmware, ModelInfo
+from millijoule.emulate.machine import Counts, Machine
+from millijoule.emulate.peripherals import Peripherals
+from millijoule.emulate.profile import FunctionProfile, LayerProfile, Profile
+
+__all__ = [
+    "CortexM4",
+    "CortexM7",
+    "Counts",
+    "CycleModel",
+    "EmulatedFirmware",
+    "Energy",
+    "FunctionProfile",
+    "LayerProfile",
+    "M4Rules",
+    "M7Rules",
+    "Machine",
+    "ModelInfo",
+    "Peripherals",
+    "Profile",
+    "cycle_model",
+    "energy",
+]

@@ -1,0 +1,281 @@
+"""What a board is: core, clock, memories, compiler flags, energy per cycle; read from one TOML file per board."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from millijoule.errors import BoardError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - depends on the interpreter
+    import tomli as tomllib
+
+__all__ = [
+    "Board",
+    "Console",
+    "Flash",
+    "Memory",
+    "Paper",
+    "Pin",
+    "Regulator",
+    "board_names",
+    "load_board",
+    "read_board",
+]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One RAM of the chip.
+
+    `speed` ranks the memories, 1 is the fastest. `data` marks the RAM of stack, .data and .bss; `arena` marks those
+    that may hold the model's arena, tried in the order of the file.
+    """
+
+    name: str
+    base: int
+    size: int
+    purpose: str
+    speed: int
+    data: bool = False
+    arena: bool = False
+
+    @property
+    def end(self) -> int:
+        """The first address behind the memory."""
+        return self.base + self.size
+
+
+@dataclass(frozen=True)
+class Flash:
+    """The program memory: base, size in bytes, wait states at the board's clock, bits per line."""
+
+    base: int
+    size: int
+    wait_states: int
+    line_bits: int
+    bank_mode: str
+
+
+@dataclass(frozen=True)
+class Regulator:
+    """Energy of one core cycle with one way of supplying the chip.
+
+    `rows` are published (energy in microjoules, latency in milliseconds) per benchmark; `joules_per_cycle` comes from
+    the image classifier ("ic"), `uncertainty` is the largest relative distance of the other benchmarks from it.
+    """
+
+    name: str
+    title: str
+    volts: float
+    source: str
+    rows: Mapping[str, tuple[float, float]]
+    clock_hz: int
+
+    @property
+    def joules_per_cycle(self) -> float:
+        """Joules per core cycle, from the image classifier's row."""
+        return self._joules("ic")
+
+    @property
+    def uncertainty(self) -> float:
+        """Largest relative distance (0.05 is 5 %) of the other published benchmarks from `joules_per_cycle`."""
+        return max(abs(self._joules(name) / self.joules_per_cycle - 1.0) for name in self.rows)
+
+    def _joules(self, benchmark: str) -> float:
+        microjoules, milliseconds = self.rows[benchmark]
+        return microjoules * 1e-6 / (milliseconds * 1e-3 * self.clock_hz)
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A pin and the alternate function that routes it: port letter, number 0..15, function 0..15."""
+
+    port: str
+    pin: int
+    alternate: int
+
+
+@dataclass(frozen=True)
+class Console:
+    """The serial line of the firmware."""
+
+    peripheral: str
+    baud: int
+    transmit: Pin
+    receive: Pin
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The study's figures for this board: milliseconds and millijoules per inference."""
+
+    milliseconds: float
+    millijoules: float
+    remark: str
+
+
+@dataclass(frozen=True)
+class Board:
+    """A board: everything the compiler, the linker, the emulator and the energy model need to know about it."""
+
+    name: str
+    title: str
+    core: str
+    fpu: str
+    clock_hz: int
+    interrupts: int
+    flash: Flash
+    memories: tuple[Memory, ...]
+    regulators: tuple[Regulator, ...]
+    console: Console
+    supply: str
+    target_flags: Mapping[str, tuple[str, ...]]
+    paper: Paper | None
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def data_memory(self) -> Memory:
+        """The RAM of stack, .data and .bss."""
+        return next(memory for memory in self.memories if memory.data)
+
+    @property
+    def arena_memories(self) -> tuple[Memory, ...]:
+        """The RAMs that may hold the arena, in the order in which they are tried."""
+        return tuple(memory for memory in self.memories if memory.arena)
+
+    @property
+    def ram_bytes(self) -> int:
+        """Bytes of all RAM together."""
+        return sum(memory.size for memory in self.memories)
+
+    @property
+    def largest_arena_memory(self) -> Memory:
+        """The RAM with room for the largest arena."""
+        return max(self.arena_memories, key=lambda memory: memory.size)
+
+    def arena_limit(self, reserved: int = 16384) -> int:
+        """Largest arena in bytes that can be placed when `reserved` bytes of the data RAM go to stack and data."""
+        return max(memory.size - (reserved if memory.data else 0) for memory in self.arena_memories)
+
+    def regulator(self, name: str | None = None) -> Regulator:
+        """The regulator called `name`; the first of the board without a name. Raises `BoardError`."""
+        if name is None:
+            return self.regulators[0]
+        for regulator in self.regulators:
+            if regulator.name == name:
+                return regulator
+        known = ", ".join(regulator.name for regulator in self.regulators)
+        raise BoardError(f"regulator {name!r}", f"{self.title} has none of that name", f"Choose one of: {known}")
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("millijoule.boards")))
+
+
+def board_names() -> tuple[str, ...]:
+    """The boards that come with the package, sorted."""
+    return tuple(sorted(path.stem for path in _folder().glob("*.toml")))
+
+
+@functools.lru_cache(maxsize=32)
+def load_board(name: str) -> Board:
+    """The board called `name` (upper or lower case), or described by the TOML file at the path `name`.
+
+    Raises:
+        BoardError: no such board, or a description that breaks a rule.
+    """
+    if name.endswith(".toml"):
+        return read_board(Path(name))
+    known = {stem.lower(): stem for stem in board_names()}
+    stem = known.get(name.lower())
+    if stem is None:
+        raise BoardError(
+            f"board {name!r}", "there is no board of that name", f"Choose one of: {', '.join(sorted(known))}"
+        )
+    return read_board(_folder() / f"{stem}.toml")
+
+
+def read_board(path: Path) -> Board:
+    """Reads and checks a board description.
+
+    Args:
+        path: a TOML file, see `boards/stm32l4r9i.toml` for the keys.
+
+    Raises:
+        BoardError: the file cannot be read, is no TOML, lacks a key or has memories that overlap.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BoardError(
+            str(path), f"the description cannot be read ({error})", "Compare it with stm32l4r9i.toml"
+        ) from error
+    try:
+        board = _from_values(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BoardError(
+            str(path), f"a key is missing or wrong ({error})", "Compare it with stm32l4r9i.toml"
+        ) from error
+    _check(path, board)
+    return board
+
+
+def _from_values(values: Mapping[str, Any]) -> Board:
+    clock = int(values["clock_hz"])
+    console = values["console"]
+    paper = values.get("paper")
+    return Board(
+        name=str(values["name"]),
+        title=str(values["title"]),
+        core=str(values["core"]),
+        fpu=str(values["fpu"]),
+        clock_hz=clock,
+        interrupts=int(values["interrupts"]),
+        flash=Flash(**values["flash"]),
+        memories=tuple(Memory(**memory) for memory in values["memory"]),
+        regulators=tuple(
+            Regulator(
+                name=str(item["name"]),
+                title=str(item["title"]),
+                volts=float(item["volts"]),
+                source=str(item["source"]),
+                rows={str(key): (float(row[0]), float(row[1])) for key, row in item["rows"].items()},
+                clock_hz=clock,
+            )
+            for item in values["regulator"]
+        ),
+        console=Console(
+            peripheral=str(console["peripheral"]),
+            baud=int(console["baud"]),
+            transmit=Pin(**console["transmit"]),
+            receive=Pin(**console["receive"]),
+        ),
+        supply=str(values.get("supply", {}).get("kind", "ldo")),
+        target_flags={name: tuple(item["target"]) for name, item in values["compiler"].items()},
+        paper=Paper(**paper) if paper else None,
+    )
+
+
+def _check(path: Path, board: Board) -> None:
+    spans = sorted([(board.flash.base, board.flash.size, "flash"), *((m.base, m.size, m.name) for m in board.memories)])
+    for (base, size, name), (following, _, other) in zip(spans, spans[1:], strict=False):
+        if base + size > following:
+            raise BoardError(str(path), f"the memories {name} and {other} overlap", "Correct their base or size")
+    if sum(memory.data for memory in board.memories) != 1:
+        raise BoardError(str(path), "exactly one memory must have data = true", "Mark the RAM of stack and .data")
+    if not board.arena_memories:
+        raise BoardError(str(path), "no memory has arena = true", "Mark the RAM that may hold the arena")
+    if any("ic" not in regulator.rows for regulator in board.regulators) or not board.regulators:
+        raise BoardError(
+            str(path), "a regulator needs an 'ic' row", "Give [energy in uJ, latency in ms] of the ic benchmark"
+        )

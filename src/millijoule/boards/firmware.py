@@ -1,0 +1,104 @@
+"""The C around the model: start-up, drivers, main loop and linker script of a board, as text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from string import Template
+
+import numpy as np
+import numpy.typing as npt
+
+from millijoule.boards.board import Board, Memory
+from millijoule.errors import BoardError
+
+__all__ = ["firmware_defines", "firmware_sources", "linker_script", "self_test_picture"]
+
+_C = Path(__file__).resolve().parent / "c"
+_COMMON = ("startup.c", "usart.c", "print.c", "memory.c", "main.c", "command.c")
+_HEADERS = ("mj_board.h", "mj_firmware.h", "mj_registers.h", "registers_common.h")
+
+
+def firmware_sources(board: Board) -> dict[str, str]:
+    """The C files of the board's firmware (without the model), by file name.
+
+    Raises:
+        BoardError: the board has no clock or register file of its own.
+    """
+    names = (*_COMMON, *_HEADERS, f"clock_{board.name}.c", f"registers_{board.name}.h")
+    try:
+        return {name: (_C / name).read_text(encoding="utf-8") for name in names}
+    except OSError as error:
+        raise BoardError(
+            board.name, f"{Path(error.filename or '').name} cannot be read", "Write it after clock_stm32l4r9i.c"
+        ) from error
+
+
+def firmware_defines(board: Board) -> dict[str, str]:
+    """The macros that carry the board's description into the C files, by name."""
+    console = board.console
+    defines = {
+        "MJ_BOARD_TITLE": f'"{board.title}"',
+        "MJ_BOARD_CLOCK_HZ": f"{board.clock_hz}u",
+        "MJ_BOARD_INTERRUPTS": str(board.interrupts),
+        "MJ_BOARD_FLASH_WAIT_STATES": f"{board.flash.wait_states}u",
+        "MJ_BOARD_SUPPLY_SMPS": str(int(board.supply == "smps")),
+        "MJ_BOARD_REGISTERS": f'"registers_{board.name}.h"',
+        "MJ_CONSOLE": console.peripheral,
+        "MJ_CONSOLE_BAUD": f"{console.baud}u",
+    }
+    for way, pin in (("TX", console.transmit), ("RX", console.receive)):
+        defines[f"MJ_CONSOLE_{way}_PORT"] = pin.port
+        defines[f"MJ_CONSOLE_{way}_PORT_INDEX"] = str(ord(pin.port) - ord("A"))
+        defines[f"MJ_CONSOLE_{way}_PIN"] = f"{pin.pin}u"
+        defines[f"MJ_CONSOLE_{way}_ALTERNATE"] = f"{pin.alternate}u"
+    return defines
+
+
+def linker_script(board: Board, arena: Memory, *, stack_bytes: int) -> str:
+    """The linker script with stack and data in the board's data memory and the arena in `arena`.
+
+    Args:
+        board: gives the memories.
+        arena: one of `board.memories`.
+        stack_bytes: size of the stack, a multiple of 8.
+
+    Raises:
+        BoardError: a stack size that is no positive multiple of 8 or does not fit the data memory.
+    """
+    if stack_bytes <= 0 or stack_bytes % 8 or stack_bytes > board.data_memory.size:
+        raise BoardError(
+            f"stack of {stack_bytes} bytes",
+            f"it must be a positive multiple of 8 that fits {board.data_memory.name}",
+            "Use 8192, the default",
+        )
+    regions = [f"    FLASH (rx) : ORIGIN = {board.flash.base:#010x}, LENGTH = {board.flash.size:#x}"]
+    regions += [f"    {m.name} (rwx) : ORIGIN = {m.base:#010x}, LENGTH = {m.size:#x}" for m in board.memories]
+    template = Template((_C / "firmware.ld.in").read_text(encoding="utf-8"))
+    return template.substitute(
+        board=board.title,
+        memories="\n".join(regions),
+        stack_bytes=str(stack_bytes),
+        data=board.data_memory.name,
+        arena=arena.name,
+    )
+
+
+def self_test_picture(height: int, width: int, channels: int, *, seed: int = 1) -> npt.NDArray[np.uint8]:
+    """The picture that the firmware's self-test draws for itself, shape (height, width, channels), uint8.
+
+    A linear congruential generator (multiplier 1664525, increment 1013904223, modulus 2^32: Numerical Recipes); each
+    byte is the state's top eight bits. The model's header may define `MJ_SELF_TEST_LOGITS` as the comma-separated bytes
+    of the logits this picture must give, and `MJ_SELF_TEST_SEED`.
+    """
+    count = height * width * channels
+    # The whole sequence at once: state_k = a^k * seed + c * (a^(k-1) + ... + 1), everything modulo 2^32.
+    powers = np.cumprod(np.full(count, 1664525, dtype=np.uint32), dtype=np.uint32)
+    sums = np.cumsum(np.concatenate([np.ones(1, np.uint32), powers[:-1]]), dtype=np.uint32)
+    states = powers * np.uint32(seed) + sums * np.uint32(1013904223)
+    return (states >> np.uint32(24)).astype(np.uint8).reshape(height, width, channels)
+
+
+def include_names(text: str) -> tuple[str, ...]:
+    """The files a C text includes with quotation marks; used to key compiled objects."""
+    return tuple(re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, flags=re.MULTILINE))

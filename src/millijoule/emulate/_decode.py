@@ -1,0 +1,169 @@
+"""Machine code -> the facts about each instruction that the cycle models need."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from millijoule.errors import ToolchainError
+
+__all__ = ["Instruction", "decode"]
+
+# Kinds: alu nop it branch call indirect table load store load_double store_double load_many store_many
+#        float_load float_store float_load_many float_store_many float float_multiply_add float_divide divide multiply system
+_LOADS = frozenset(["ldr", "ldrb", "ldrh", "ldrsb", "ldrsh", "ldrt", "ldrex", "ldrexb", "ldrexh"])
+_STORES = frozenset(["str", "strb", "strh", "strt", "strex", "strexb", "strexh"])
+_MULTIPLIES = ["mul", "mla", "mls", "smull", "umull", "smlal", "umlal", "umaal", "smmul", "smmla", "smmls", "smuad", "smusd", "smlad", "smlsd", "smlald", "smlsld", "smulb", "smult", "smulw", "smlab", "smlat", "smlaw"]
+_MULTIPLY_ADDS = frozenset(["vmla", "vmls", "vfma", "vfms", "vnmla", "vnmls", "vfnma", "vfnms"])
+_SYSTEM = frozenset(["mrs", "msr", "dmb", "dsb", "isb", "svc", "bkpt", "cps", "cpsid", "cpsie", "wfi", "wfe", "udf"])
+_ACCUMULATES = ("mla", "mls", "smlad", "smlsd", "smmla", "smmls", "smlab", "smlat", "smlaw")
+_SHIFTS = frozenset(["lsl", "lsr", "asr", "ror", "rrx"])
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One decoded instruction. Registers are the disassembler's numbers; `pc`, flags are separate."""
+
+    address: int
+    size: int
+    text: str
+    name: str
+    kind: str
+    reads: frozenset[int]
+    writes: frozenset[int]
+    addresses: frozenset[int]  # registers that form the memory address
+    accumulators: frozenset[int]  # registers a multiply adds to: needed one cycle later
+    registers: int  # registers moved by a load or store
+    register_offset: bool
+    offset: tuple[int, int] | None  # (base register, displacement) of a memory operand
+    shifted: bool
+    floating: bool
+    double: bool
+    writeback: bool
+    conditional: bool
+    sets_flags: bool
+    uses_flags: bool
+    writes_pc: bool
+    pc_relative: bool
+
+    @property
+    def end(self) -> int:
+        """Address behind the instruction."""
+        return self.address + self.size
+
+
+@functools.lru_cache(maxsize=1)
+def _disassembler() -> Any:
+    try:
+        import capstone
+    except ImportError as error:
+        raise ToolchainError(
+            "capstone", "it is not installed", "Install the extra: pip install 'millijoule[deploy]'"
+        ) from error
+    made = capstone.Cs(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS)
+    made.detail = True
+    return made
+
+
+def decode(code: bytes, address: int) -> tuple[Instruction, ...]:
+    """Decodes Thumb machine code that starts at `address`."""
+    return tuple(_instruction(item) for item in _disassembler().disasm(code, address))
+
+
+def _instruction(item: Any) -> Instruction:
+    from capstone import arm
+
+    name = (item.insn_name() or item.mnemonic).split(".")[0]
+    conditional = item.cc not in (arm.ARM_CC_AL, arm.ARM_CC_INVALID)
+    read, written = (set(part) for part in item.regs_access())
+    if name == "it" or item.mnemonic.startswith("it"):
+        name, conditional = "it", False
+    registers = [o.reg for o in item.operands if o.type == arm.ARM_OP_REG]
+    memory = next((o for o in item.operands if o.type == arm.ARM_OP_MEM), None)
+    double = ".f64" in item.mnemonic or any(arm.ARM_REG_D0 <= r <= arm.ARM_REG_D31 for r in registers)
+    kind, count = _kind(name, registers, double)
+    addresses: set[int] = set()
+    if memory is not None:
+        addresses = {r for r in (memory.mem.base, memory.mem.index) if r}
+    elif kind in ("load_many", "store_many", "float_load_many", "float_store_many"):
+        stack = name in ("push", "pop", "vpush", "vpop")
+        addresses = {arm.ARM_REG_SP if stack else registers[0]}
+    accumulators: frozenset[int] = frozenset()
+    if kind == "multiply":
+        if name.startswith(_ACCUMULATES) and len(registers) == 4:
+            accumulators = frozenset(registers[3:])
+        elif name.startswith(("smlal", "umlal", "smlsl")):
+            accumulators = frozenset(registers[:2])
+    hidden = {arm.ARM_REG_CPSR, arm.ARM_REG_PC, arm.ARM_REG_FPSCR}
+    return Instruction(
+        address=item.address,
+        size=item.size,
+        text=f"{item.mnemonic} {item.op_str}".strip(),
+        name=name,
+        kind=kind,
+        reads=frozenset(read - hidden),
+        writes=frozenset(written - hidden),
+        addresses=frozenset(addresses),
+        accumulators=accumulators,
+        registers=count,
+        register_offset=memory is not None and bool(memory.mem.index),
+        offset=(memory.mem.base, memory.mem.disp) if memory is not None else None,
+        shifted=any(
+            o.type == arm.ARM_OP_REG and o.shift.type != arm.ARM_SFT_INVALID and bool(o.shift.value)
+            for o in item.operands
+        ),
+        floating=name.startswith("v"),
+        double=double,
+        writeback=bool(item.writeback),
+        conditional=conditional,
+        sets_flags=bool(item.update_flags) or name in ("cmp", "cmn", "tst", "teq"),
+        uses_flags=conditional,
+        writes_pc=arm.ARM_REG_PC in written,
+        pc_relative=arm.ARM_REG_PC in addresses,
+    )
+
+
+def _kind(name: str, registers: Sequence[int], double: bool) -> tuple[str, int]:
+    """The kind of an instruction and the number of words it moves."""
+    simple = {
+        "it": "it", "nop": "nop", "b": "branch", "cbz": "branch", "cbnz": "branch", "bl": "call", "bx": "indirect",
+        "blx": "indirect", "tbb": "table", "tbh": "table", "sdiv": "divide", "udiv": "divide",
+    }  # fmt: skip
+    if name in simple:
+        return simple[name], 1
+    if name in ("ldrd", "strd"):
+        return ("load_double" if name == "ldrd" else "store_double"), 2
+    if name in _LOADS:
+        return "load", 1
+    if name in _STORES:
+        return "store", 1
+    if name in ("push", "pop") or name.startswith(("ldm", "stm")):
+        count = len(registers) - (0 if name in ("push", "pop") else 1)
+        return ("load_many" if name == "pop" or name.startswith("ldm") else "store_many"), count
+    if name.startswith("v"):
+        return _float_kind(name, registers, double)
+    if name.startswith(tuple(_MULTIPLIES)):
+        return "multiply", 1
+    return ("system" if name in _SYSTEM else "alu"), 1
+
+
+def _float_kind(name: str, registers: Sequence[int], double: bool) -> tuple[str, int]:
+    words = 2 if double else 1
+    if name == "vldr":
+        return "float_load", words
+    if name == "vstr":
+        return "float_store", words
+    if name.startswith(("vldm", "vpop")):
+        return "float_load_many", max(1, len(registers) - (name != "vpop")) * words
+    if name.startswith(("vstm", "vpush")):
+        return "float_store_many", max(1, len(registers) - (name != "vpush")) * words
+    if name in _MULTIPLY_ADDS:
+        return "float_multiply_add", 1
+    return ("float_divide" if name in ("vdiv", "vsqrt") else "float"), 1
+
+
+def is_shift(instruction: Instruction) -> bool:
+    """Whether the instruction uses the shifter."""
+    return instruction.shifted or instruction.name in _SHIFTS

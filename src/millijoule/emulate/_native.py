@@ -1,0 +1,96 @@
+"""The native counting hook: built from C at first use with zig or the system's compiler, kept in the cache."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
+from millijoule.errors import OutputError
+from millijoule.files import atomic_path, cache_folder
+
+__all__ = ["Context", "hook_library"]
+
+WINDOWS = 8
+DEPTH = 16
+_SOURCE = Path(__file__).resolve().parent / "c" / "hook.c"
+_WORD = ctypes.c_uint64
+
+
+class Context(ctypes.Structure):
+    """The C hook's state; the fields mirror `context` in c/hook.c."""
+
+    _fields_ = (
+        ("windows", _WORD),
+        ("base", _WORD * WINDOWS),
+        ("span", _WORD * WINDOWS),
+        ("first", _WORD * WINDOWS),
+        ("size", ctypes.c_void_p),
+        ("predictor", ctypes.c_void_p),
+        ("marker", ctypes.c_void_p),
+        ("key", ctypes.c_void_p),
+        ("count", ctypes.c_void_p),
+        ("missed", ctypes.c_void_p),
+        ("mask", _WORD),
+        ("used", _WORD),
+        ("previous", _WORD),
+        ("previous_end", _WORD),
+        ("layer", _WORD),
+        ("depth", _WORD),
+        ("returns", _WORD * DEPTH),
+        ("layers", _WORD * DEPTH),
+        ("blocks", _WORD),
+        ("limit", _WORD),
+        ("resized", _WORD),
+        ("outside", _WORD),
+        ("full", _WORD),
+        ("stopped", _WORD),
+        ("read_register", ctypes.c_void_p),
+        ("stop", ctypes.c_void_p),
+        ("link_register", _WORD),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def hook_library() -> ctypes.CDLL | None:
+    """The compiled hook, or None when no compiler here can build it."""
+    source = _SOURCE.read_text(encoding="utf-8")
+    key = hashlib.sha256("\0".join([source, platform.machine(), sys.platform]).encode()).hexdigest()[:24]
+    suffix = ".dll" if sys.platform == "win32" else ".so"
+    try:
+        path = cache_folder("hooks") / f"hook-{key}{suffix}"
+        if not path.is_file() and not _build(path):
+            return None
+        library = ctypes.CDLL(str(path))
+        library.mj_hook_block  # noqa: B018 - the attribute access checks that the symbol is there
+        return library
+    except (OSError, OutputError, AttributeError):
+        return None
+
+
+def _build(path: Path) -> bool:
+    commands: list[list[str]] = []
+    if find_spec("ziglang") is not None:
+        commands.append([sys.executable, "-m", "ziglang", "cc", "-O3"])
+    for name in ((sysconfig.get_config_var("CC") or "cc").split()[0], "cc", "gcc", "clang"):
+        if shutil.which(name):
+            commands.append([name, "-O3", "-fPIC"])
+    for command in commands:
+        with atomic_path(path) as temporary:
+            try:
+                done = subprocess.run(
+                    [*command, "-shared", "-o", str(temporary), str(_SOURCE)], capture_output=True, timeout=300
+                )
+            except (OSError, subprocess.TimeoutExpired):
+                continue
+            if done.returncode == 0:
+                return True
+    path.unlink(missing_ok=True)
+    return False
