@@ -17,7 +17,7 @@ from millijoule.data.manifest import MANIFEST_NAME, Manifest, NearDuplicate, Pic
 from millijoule.data.near_duplicates import Look, NearPair, clusters, look_of, near_pairs
 from millijoule.data.prepared import PreparedSet, open_prepared
 from millijoule.data.sources import Loaded, Source
-from millijoule.data.split import SPLITS, check_fractions, split_pictures
+from millijoule.data.split import check_fractions, split_pictures
 from millijoule.errors import DataError, MillijouleError, OptionError
 from millijoule.files import Progress, atomic_path
 
@@ -160,7 +160,7 @@ def _describe(
     copies = [group for group in groups.values() if len(group) > 1]
     pairs = [pair for pair in near_pairs([seen.look for seen in kept]) if contents[pair.first] != contents[pair.second]]
     across = [pair for pair in pairs if splits[pair.first] != splits[pair.second]]
-    final = _moved(splits, copies, pairs) if move_near_duplicates else splits
+    final = _moved(splits, keys, copies, pairs) if move_near_duplicates else splits
     _check_complete(final, splits, labels, source.classes)
     return Manifest(
         source={"kind": source.kind, **source.report},
@@ -191,16 +191,17 @@ def _describe(
     )
 
 
-def _moved(splits: list[str], copies: list[list[int]], pairs: list[NearPair]) -> list[str]:
-    """The splits with every cluster of look-alikes in one: the first of train, validation, test that any of it is in.
+def _moved(splits: list[str], keys: list[str], copies: list[list[int]], pairs: list[NearPair]) -> list[str]:
+    """The splits with every cluster of look-alikes in one: that of a member chosen by its hash.
 
-    Towards train, because a copy of a training picture says nothing when it is tested on.
+    Chance chooses, not the size of the splits, so that moving keeps their proportions on average. The hash is read
+    backwards because its order decided the splits: the smallest one always lies in train.
     """
     links = [(pair.first, pair.second) for pair in pairs]
     links += [(group[0], other) for group in copies for other in group[1:]]
     result = list(splits)
     for cluster in clusters(len(splits), links):
-        target = min((splits[row] for row in cluster), key=SPLITS.index)
+        target = splits[min(cluster, key=lambda row: keys[row][::-1])]
         for row in cluster:
             result[row] = target
     return result
