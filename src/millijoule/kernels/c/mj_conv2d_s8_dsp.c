@@ -42,7 +42,7 @@ void mj_conv2d_s8_dsp(const int8_t *x, const int8_t *weights, const int32_t *bia
             }
             mj_block_column(column, length, block, p, MJ_BLOCK_PIXELS);
         }
-        mj_block_multiply(block, weights, bias, y, count, length, window->out_channels, requant, MJ_BLOCK_PIXELS);
+        mj_block_multiply(block, weights, bias, y, count, length, window->out_channels, requant);
         y += count * window->out_channels;
     }
 }

@@ -14,7 +14,7 @@ void mj_pointwise_s8_dsp(const int8_t *x, const int8_t *weights, const int32_t *
             /* beyond the last pixel the last one is repeated; its results are not stored */
             mj_block_column(x + (p < count ? p : count - 1) * channels, channels, block, p, MJ_BLOCK_PIXELS);
         }
-        mj_block_multiply(block, weights, bias, y, count, channels, out_channels, requant, MJ_BLOCK_PIXELS);
+        mj_block_multiply(block, weights, bias, y, count, channels, out_channels, requant);
         x += count * channels;
         y += count * out_channels;
     }

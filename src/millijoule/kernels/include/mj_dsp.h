@@ -31,12 +31,15 @@ static inline void mj_store_s8x4(int8_t *y, uint32_t word)
     __builtin_memcpy(y, &word, 4);
 }
 
-/* the first count (0..3) bytes of a word, the others 0; never reads beyond them */
+/* the first count (1..3) bytes of a word, the others 0; never reads beyond them */
 static inline uint32_t mj_load_s8_part(const int8_t *x, int32_t count)
 {
-    uint32_t word = 0;
-    for (int32_t i = 0; i < count; ++i) {
-        word |= (uint32_t)(uint8_t)x[i] << (8 * i);
+    uint32_t word = (uint8_t)x[0];
+    if (count > 1) {
+        word |= (uint32_t)(uint8_t)x[1] << 8;
+    }
+    if (count > 2) {
+        word |= (uint32_t)(uint8_t)x[2] << 16;
     }
     return word;
 }
