@@ -10,7 +10,7 @@ import pytest
 from millijoule.boards import load_board
 from millijoule.build import build_board
 from millijoule.emulate import EmulatedFirmware, energy
-from millijoule.errors import EmulationError, OptionError
+from millijoule.errors import DataError, EmulationError
 
 BOARDS = ("stm32l4r9i", "stm32h7b3i")
 MODEL = Path(__file__).parents[1] / "fixtures" / "tiny_model"
@@ -68,7 +68,7 @@ def test_profile_adds_up(firmware: EmulatedFirmware) -> None:
 
 
 def test_pictures_of_another_shape_are_refused(firmware: EmulatedFirmware) -> None:
-    with pytest.raises(OptionError, match="the model wants uint8"):
+    with pytest.raises(DataError, match="the model wants uint8"):
         firmware.run(np.zeros((1, 9, 8, 3), np.uint8))
 
 

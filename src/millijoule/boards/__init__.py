@@ -12,7 +12,7 @@ from millijoule.boards.board import (
     load_board,
     read_board,
 )
-from millijoule.boards.firmware import firmware_defines, firmware_sources, linker_script, self_test_picture
+from millijoule.boards.firmware import firmware_defines, firmware_sources, linker_script
 from millijoule.boards.registers import Field, Register, Registers, board_registers, parse_registers
 
 __all__ = [
@@ -34,5 +34,4 @@ __all__ = [
     "load_board",
     "parse_registers",
     "read_board",
-    "self_test_picture",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +14,7 @@ from typing import Any
 
 from millijoule.errors import BoardError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - depends on the interpreter
-    import tomli as tomllib
+tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 __all__ = [
     "Board",
@@ -268,7 +267,7 @@ def _from_values(values: Mapping[str, Any]) -> Board:
 
 def _check(path: Path, board: Board) -> None:
     spans = sorted([(board.flash.base, board.flash.size, "flash"), *((m.base, m.size, m.name) for m in board.memories)])
-    for (base, size, name), (following, _, other) in zip(spans, spans[1:], strict=False):
+    for (base, size, name), (following, _, other) in itertools.pairwise(spans):
         if base + size > following:
             raise BoardError(str(path), f"the memories {name} and {other} overlap", "Correct their base or size")
     if sum(memory.data for memory in board.memories) != 1:

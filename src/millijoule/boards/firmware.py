@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from string import Template
-
-import numpy as np
-import numpy.typing as npt
 
 from millijoule.boards.board import Board, Memory
 from millijoule.errors import BoardError
 
-__all__ = ["firmware_defines", "firmware_sources", "linker_script", "self_test_picture"]
+__all__ = ["firmware_defines", "firmware_sources", "linker_script"]
 
 _C = Path(__file__).resolve().parent / "c"
 _COMMON = ("startup.c", "usart.c", "print.c", "memory.c", "main.c", "command.c")
@@ -82,23 +78,3 @@ def linker_script(board: Board, arena: Memory, *, stack_bytes: int) -> str:
         data=board.data_memory.name,
         arena=arena.name,
     )
-
-
-def self_test_picture(height: int, width: int, channels: int, *, seed: int = 1) -> npt.NDArray[np.uint8]:
-    """The picture that the firmware's self-test draws for itself, shape (height, width, channels), uint8.
-
-    A linear congruential generator (multiplier 1664525, increment 1013904223, modulus 2^32: Numerical Recipes); each
-    byte is the state's top eight bits. The model's header may define `MJ_SELF_TEST_LOGITS` as the comma-separated bytes
-    of the logits this picture must give, and `MJ_SELF_TEST_SEED`.
-    """
-    count = height * width * channels
-    # The whole sequence at once: state_k = a^k * seed + c * (a^(k-1) + ... + 1), everything modulo 2^32.
-    powers = np.cumprod(np.full(count, 1664525, dtype=np.uint32), dtype=np.uint32)
-    sums = np.cumsum(np.concatenate([np.ones(1, np.uint32), powers[:-1]]), dtype=np.uint32)
-    states = powers * np.uint32(seed) + sums * np.uint32(1013904223)
-    return (states >> np.uint32(24)).astype(np.uint8).reshape(height, width, channels)
-
-
-def include_names(text: str) -> tuple[str, ...]:
-    """The files a C text includes with quotation marks; used to key compiled objects."""
-    return tuple(re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, flags=re.MULTILINE))

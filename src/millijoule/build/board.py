@@ -16,6 +16,7 @@ from millijoule.build._toolchain import Compiler, cross_compiler, run
 from millijoule.build.image import Image, read_image
 from millijoule.errors import OptionError, PlacementError, ToolchainError
 from millijoule.files import atomic_path, cache_folder
+from millijoule.kernels import FLAGS
 
 __all__ = ["DEFAULT_STACK_BYTES", "build_board", "build_elf", "compiler_flags"]
 
@@ -25,7 +26,7 @@ _SLACK_BYTES = 64  # alignment between .data and .bss
 
 # Frame pointers and errno cost instructions and bring nothing here; zig's undefined-behaviour traps are debug code.
 _COMMON_FLAGS = (
-    "-std=c11",
+    *FLAGS,
     "-ffreestanding",
     "-fomit-frame-pointer",
     "-fno-math-errno",
@@ -92,7 +93,7 @@ def build_board(
     sources = {f"board/{name}": text for name, text in firmware_sources(target).items()}
     macros = {
         **firmware_defines(target),
-        "MJ_BOARD_ARENA_LIMIT": str(target.arena_limit(stack_bytes + 1024)),
+        "MJ_RAM_BYTES": str(target.arena_limit(stack_bytes + 1024)),
         "MJ_BOARD_FLASH_BYTES": str(target.flash.size),
         **(defines or {}),
     }

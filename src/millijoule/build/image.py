@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from millijoule.errors import FormatError, ToolchainError
 from millijoule.files import atomic_write_bytes
@@ -95,8 +97,6 @@ class Image:
 
     def function_at(self, address: int) -> str:
         """The function that holds `address`, or "?"."""
-        import bisect
-
         functions = self._functions
         index = bisect.bisect_right(functions, address, key=lambda symbol: symbol.address) - 1
         if index < 0:
@@ -193,7 +193,7 @@ def read_image(
                 if s["p_type"] == "PT_LOAD" and int(s["p_filesz"]) > 0
             )
             symbols: dict[str, Symbol] = {}
-            table = parsed.get_section_by_name(".symtab")
+            table: Any = parsed.get_section_by_name(".symtab")
             for item in table.iter_symbols() if table is not None else ():
                 kind = item["st_info"]["type"]
                 if item.name and kind in ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE") and not item.name.startswith("$"):
@@ -222,8 +222,8 @@ def read_image(
         raise FormatError(str(elf), f"it is no intact ELF file ({error})", "Build the firmware again") from error
 
 
-def _fp_architecture(parsed: object) -> int:
-    section = parsed.get_section_by_name(".ARM.attributes")  # type: ignore[attr-defined]
+def _fp_architecture(parsed: Any) -> int:
+    section = parsed.get_section_by_name(".ARM.attributes")
     if section is None:
         return 0
     for subsection in section.iter_subsections():

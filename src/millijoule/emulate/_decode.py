@@ -11,11 +11,36 @@ from millijoule.errors import ToolchainError
 
 __all__ = ["Instruction", "decode"]
 
-# Kinds: alu nop it branch call indirect table load store load_double store_double load_many store_many
-#        float_load float_store float_load_many float_store_many float float_multiply_add float_divide divide multiply system
+# Kinds: alu nop it branch call indirect table divide multiply system
+#        load store load_double store_double load_many store_many
+#        float float_multiply_add float_divide float_load float_store float_load_many float_store_many
 _LOADS = frozenset(["ldr", "ldrb", "ldrh", "ldrsb", "ldrsh", "ldrt", "ldrex", "ldrexb", "ldrexh"])
 _STORES = frozenset(["str", "strb", "strh", "strt", "strex", "strexb", "strexh"])
-_MULTIPLIES = ["mul", "mla", "mls", "smull", "umull", "smlal", "umlal", "umaal", "smmul", "smmla", "smmls", "smuad", "smusd", "smlad", "smlsd", "smlald", "smlsld", "smulb", "smult", "smulw", "smlab", "smlat", "smlaw"]
+_MULTIPLIES = [
+    "mul",
+    "mla",
+    "mls",
+    "smull",
+    "umull",
+    "smlal",
+    "umlal",
+    "umaal",
+    "smmul",
+    "smmla",
+    "smmls",
+    "smuad",
+    "smusd",
+    "smlad",
+    "smlsd",
+    "smlald",
+    "smlsld",
+    "smulb",
+    "smult",
+    "smulw",
+    "smlab",
+    "smlat",
+    "smlaw",
+]
 _MULTIPLY_ADDS = frozenset(["vmla", "vmls", "vfma", "vfms", "vnmla", "vnmls", "vfnma", "vfnms"])
 _SYSTEM = frozenset(["mrs", "msr", "dmb", "dsb", "isb", "svc", "bkpt", "cps", "cpsid", "cpsie", "wfi", "wfe", "udf"])
 _ACCUMULATES = ("mla", "mls", "smlad", "smlsd", "smmla", "smmls", "smlab", "smlat", "smlaw")

@@ -17,7 +17,7 @@ from millijoule.build import Image
 from millijoule.emulate.cycles import CycleModel
 from millijoule.emulate.machine import Machine
 from millijoule.emulate.profile import Profile, make_profile
-from millijoule.errors import EmulationError, FormatError, OptionError
+from millijoule.errors import DataError, EmulationError, FormatError, OptionError
 from millijoule.files import Progress
 
 __all__ = ["EmulatedFirmware", "ModelInfo"]
@@ -27,7 +27,7 @@ _MAIL |= {"probabilities": 32, "class_index": 36}
 _MAGIC = 0x4D4A4D42
 _DONE, _FAILED = 3, 4
 _ERRORS = {
-    -101: "the self-test gave other logits than the computer",
+    1: "its self-test gave other logits than the computer",
     -102: "the stack overflowed: its lowest words were overwritten",
     -103: "a word beside the arena was overwritten",
 }
@@ -183,11 +183,11 @@ class EmulatedFirmware:
             progress: called as (what, done, total).
 
         Returns:
-            "logits" and "probabilities", shape (N, classes), int8 or float32 as the firmware computes them, and
-            "class", int64 of shape (N,).
+            "logits" and, when the model has them, "probabilities", shape (N, classes), int8 or float32 as the firmware
+            computes them, and "class", int64 of shape (N,).
 
         Raises:
-            OptionError: pictures of another shape or type.
+            DataError: pictures of another shape or type.
             EmulationError: a fault, a hang, or a write outside the model's memory.
         """
         batch = self._checked(pictures)
@@ -195,16 +195,17 @@ class EmulatedFirmware:
         for number, picture in enumerate(batch):
             self._infer(picture)
             logits.append(self._vector("logits", self.info.logits_are_float))
-            probabilities.append(self._vector("probabilities", self.info.probabilities_are_float))
+            if self._word("probabilities") != 0:
+                probabilities.append(self._vector("probabilities", self.info.probabilities_are_float))
             classes.append(np.int64(np.uint32(self._word("class_index")).astype(np.int32)))
             if progress is not None:
                 progress(f"emulating {self.board.title}", number + 1, len(batch))
-        empty = np.zeros((0, self.info.classes), np.float32 if self.info.logits_are_float else np.int8)
-        return {
-            "logits": np.stack(logits) if logits else empty,
-            "probabilities": np.stack(probabilities) if probabilities else empty,
-            "class": np.array(classes, np.int64),
-        }
+        results: dict[str, npt.NDArray[Any]] = {"class": np.array(classes, np.int64)}
+        kind = np.float32 if self.info.logits_are_float else np.int8
+        results["logits"] = np.stack(logits) if logits else np.zeros((0, self.info.classes), kind)
+        if probabilities:
+            results["probabilities"] = np.stack(probabilities)
+        return results
 
     def profile(self, picture: npt.NDArray[np.uint8]) -> Profile:
         """Instructions and cycles of one inference, per layer and per function.
@@ -314,18 +315,19 @@ class EmulatedFirmware:
 
     def _vector(self, field: str, floating: bool) -> npt.NDArray[Any]:
         address, dtype = self._word(field), np.dtype("<f4") if floating else np.dtype(np.int8)
-        if address == 0:
-            return np.zeros(self.info.classes, dtype)
-        return np.frombuffer(self.machine.read(address, self.info.classes * dtype.itemsize), dtype).copy()
+        content = self.machine.read(address, self.info.classes * dtype.itemsize)
+        values: npt.NDArray[Any] = np.frombuffer(content, dtype).copy()
+        return values
 
     def _checked(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         batch = np.asarray(pictures)
         batch = batch[None] if batch.ndim == 3 else batch
         if batch.dtype != np.uint8 or batch.shape[1:] != self.info.input_shape:
-            raise OptionError(
+            raise DataError(
                 "pictures",
                 f"they are {batch.dtype} of shape {batch.shape}, the model wants uint8 (N, "
                 f"{', '.join(map(str, self.info.input_shape))})",
                 "Convert or resize them",
             )
-        return np.ascontiguousarray(batch)
+        checked: npt.NDArray[np.uint8] = np.ascontiguousarray(batch)
+        return checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,8 +58,8 @@ class Machine:
         block_limit: int = DEFAULT_BLOCK_LIMIT,
     ) -> None:
         try:
-            import unicorn
-            from unicorn import arm_const
+            unicorn: Any = importlib.import_module("unicorn")
+            arm_const: Any = importlib.import_module("unicorn.arm_const")
         except ImportError as error:
             raise ToolchainError(
                 "unicorn", "it is not installed", "Install the extra: pip install 'millijoule[deploy]'"

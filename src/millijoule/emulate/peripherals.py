@@ -64,8 +64,7 @@ class Peripherals:
         self._counter = at("CORE_DWT_CYCCNT")
         self._clock_registers = {at("RCC_CFGR"), at("RCC_CR")}
         self._usart = {name: self.registers.registers[f"USART_{name}"].offset for name in ("CR1", "ISR", "RDR", "TDR")}
-        named = {base for base in self.registers.bases.values()}
-        self._blocks = {base & ~0x3FF for base in named}
+        self._blocks = {base & ~0x3FF for base in self.registers.bases.values()}
         self.reset()
 
     def reset(self) -> None:

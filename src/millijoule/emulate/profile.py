@@ -97,7 +97,7 @@ def make_profile(
         layer_macs: multiply-accumulates of a layer by symbol.
         peak_stack_bytes: bytes of stack ever used.
     """
-    symbols = {number: symbol for number, symbol in markers.values()}
+    symbols = dict(markers.values())
     layers: dict[int, list[int]] = {number: [0, 0] for number in symbols if number > 1}
     functions: dict[str, list[int]] = {}
     instructions = cycles = 0

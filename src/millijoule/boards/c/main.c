@@ -31,33 +31,7 @@ int mj_infer(void)
     return error;
 }
 
-#ifdef MJ_SELF_TEST_LOGITS
-#ifndef MJ_SELF_TEST_SEED
-#define MJ_SELF_TEST_SEED 1
-#endif
-static const uint8_t expected[] = {MJ_SELF_TEST_LOGITS};
-
-/* A deterministic picture through the whole model must give the logits computed on the computer, byte for byte. */
-static int self_test(void)
-{
-    uint32_t state = MJ_SELF_TEST_SEED;
-    for (uint32_t index = 0; index < MJ_INPUT_BYTES; index++) {
-        state = state * 1664525u + 1013904223u;
-        MJ_INPUT[index] = (uint8_t)(state >> 24);
-    }
-    const int error = mj_infer();
-    if (error != 0) {
-        return error;
-    }
-    const uint8_t *logits = mj_last.logits;
-    for (uint32_t index = 0; index < sizeof expected; index++) {
-        if (logits[index] != expected[index]) {
-            return MJ_FIRMWARE_SELF_TEST;
-        }
-    }
-    return 0;
-}
-#endif
+_Static_assert(MJ_WEIGHT_BYTES < MJ_BOARD_FLASH_BYTES, "the weights are larger than the flash of the board");
 
 static void line(const char *name, uint32_t value, const char *unit)
 {
@@ -83,18 +57,21 @@ int main(void)
     mj_console_start(mj_clock_start());
     mj_cycles_start();
     banner();
-    int error = mj_init();
-#ifdef MJ_SELF_TEST_LOGITS
-    if (error == 0) {
-        error = self_test();
-        mj_print(error == 0 ? "self-test: ok\r\n" : "self-test: failed\r\n");
+    int error = mj_init(); /* runs the self-test of the generated model */
+    if (error == 0 && !mj_stack_is_intact()) {
+        error = MJ_FIRMWARE_STACK;
+    } else if (error == 0 && !mj_arena_is_fenced()) {
+        error = MJ_FIRMWARE_FENCE;
     }
-#endif
     mj_mail.error = error;
     mj_mail.status = error == 0 ? MJ_MAIL_READY : MJ_MAIL_FAILED;
-    if (error != 0) {
-        mj_print("e-[the model does not start: error ");
-        mj_print_integer(error);
+    if (error == 0) {
+        mj_print("start: ok\r\n");
+    } else {
+        mj_print(error == MJ_ERROR_SELF_TEST ? "e-[self-test failed" : "e-[start failed: error ");
+        if (error != MJ_ERROR_SELF_TEST) {
+            mj_print_integer(error);
+        }
         mj_print("]\r\n");
     }
     mj_print("m-timestamp-mode-performance\r\nm-init-done\r\nm-ready\r\n");

@@ -5,7 +5,7 @@
 #include "mj_model.h"
 
 /* Errors of the firmware itself, beside the model's mj_status. */
-enum { MJ_FIRMWARE_SELF_TEST = -101, MJ_FIRMWARE_STACK = -102, MJ_FIRMWARE_FENCE = -103 };
+enum { MJ_FIRMWARE_STACK = -102, MJ_FIRMWARE_FENCE = -103 };
 
 extern mj_result mj_last;                  /* the last inference */
 int mj_infer(void);                        /* runs the picture in MJ_INPUT; 0 or an error */
