@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from millijoule.data.augmentation import Augmentation
 from millijoule.data.batches import batch_count, batches
+from millijoule.data.contact_sheet import contact_sheet, write_contact_sheet
 from millijoule.data.manifest import Manifest, NearDuplicate, PictureEntry, SkippedPicture
 from millijoule.data.prepare import prepare
 from millijoule.data.prepared import Pictures, PreparedSet, Split, calibration_set, open_prepared
@@ -23,7 +24,9 @@ __all__ = [
     "batch_count",
     "batches",
     "calibration_set",
+    "contact_sheet",
     "open_prepared",
     "open_source",
     "prepare",
+    "write_contact_sheet",
 ]

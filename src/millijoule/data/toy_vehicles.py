@@ -22,7 +22,7 @@ from millijoule.errors import OptionError
 
 __all__ = ["BODY_TYPES", "TOY_VERSION", "render"]
 
-TOY_VERSION = 1
+TOY_VERSION = 2
 """Changes whenever the bytes of the pictures change."""
 
 _PAINTS: tuple[Colour, ...] = (
@@ -156,7 +156,7 @@ def render(body_type: str, index: int, *, resolution: int, seed: int = 0) -> NDA
     palette = _palette(body_type, chance)
 
     # Seen from the side or three-quarter, seldom straight from the front or rear: as people photograph cars.
-    turns = chance.choice((0.0, 0.5)) + chance.choice((-1.0, 1.0)) * chance.uniform(0.04, 0.25)
+    turns = chance.choice((0.0, 0.5)) + chance.choice((-1.0, 1.0)) * chance.uniform(0.08, 0.25)
     elevation = chance.uniform(0.006, 0.055)
     distance = length * chance.uniform(1.5, 3.0)
     camera = _Camera.around((length / 2, 0.0, 0.75), turns, elevation, distance)
@@ -180,10 +180,10 @@ def render(body_type: str, index: int, *, resolution: int, seed: int = 0) -> NDA
     ys = [y for outline in outlines[1:] for _, y in outline]
     left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
     # The vehicle fills most of the frame, like pictures cropped to it; upright stretch as from stretched photographs.
-    stretch = chance.uniform(1.0, 1.35)
-    scale = chance.uniform(0.66, 0.98) / max(right - left, (bottom - top) * stretch)
-    centre_x = 0.5 + chance.uniform(-0.10, 0.10)
-    centre_y = 0.54 + chance.uniform(-0.10, 0.10)
+    stretch = chance.uniform(1.15, 1.4)
+    scale = chance.uniform(0.80, 0.98) / max(right - left, (bottom - top) * stretch)
+    centre_x = 0.5 + chance.uniform(-0.05, 0.05)
+    centre_y = 0.54 + chance.uniform(-0.06, 0.06)
     shift_x = centre_x - (left + right) / 2 * scale
     shift_y = centre_y - (top + bottom) / 2 * scale * stretch
 
