@@ -28,15 +28,10 @@ def _base(method: str) -> str:
 
 
 def method_rows(result: Result) -> list[Row]:
-    """Table 2: one row per method, with the paper's row and the arenas of each board beside it."""
+    """Table 2: one row per method, with the paper's row beside it."""
     rows = []
     for method in result["methods"]:
-        arenas = {
-            item["board"]: (item["arena_bytes"] if item["status"] == "ran" else None)
-            for item in result["deployments"]
-            if item["method"] == method["name"]
-        }
-        rows.append({**method, "paper": PAPER_METHODS.get(_base(method["name"])), "arenas": arenas})
+        rows.append({**method, "paper": PAPER_METHODS.get(_base(method["name"]))})
     return rows
 
 

@@ -1,0 +1,312 @@
+"""The study from photographs to report, stage after stage; whatever is up to date is reused."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from millijoule.boards import load_board
+from millijoule.errors import OutputError
+from millijoule.files import Progress, atomic_write_json
+from millijoule.report import write_report
+from millijoule.study import stages
+from millijoule.study.facts import board_facts, data_facts, host_facts, method_facts, network_facts, version_facts
+from millijoule.study.ledger import Ledger, StageRecord
+from millijoule.study.options import METHODS, StudyOptions
+from millijoule.study.progress import QuietReporter, Reporter
+from millijoule.study.results import StageFacts, Study, TrainingFacts
+
+if TYPE_CHECKING:
+    from millijoule.data import PreparedSet
+    from millijoule.nets import NetworkSpec
+
+__all__ = ["clear_run", "run_study"]
+
+OURS = ("data", "stages", "train", "firmware")
+"""Folders that a study makes in its run folder."""
+
+
+def clear_run(folder: Path) -> None:
+    """Removes what earlier studies left in `folder`, and nothing else. Raises OutputError."""
+    try:
+        for name in OURS:
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+        for name in (*(f"{method}.mj" for method in METHODS), "report.json", "report.html", "study.toml"):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            str(folder), f"the old run cannot be removed ({error.strerror})", "Choose another folder with --out"
+        ) from error
+
+
+@dataclass
+class _Run:
+    """A study in progress: its folder, what is finished, and how it tells."""
+
+    folder: Path
+    options: StudyOptions
+    ledger: Ledger
+    reporter: Reporter
+
+    def stage(
+        self,
+        name: str,
+        title: str,
+        inputs: Mapping[str, Any],
+        work: Callable[[str, Progress], dict[str, Any]],
+        after: Iterable[str] = (),
+        files: Sequence[Path] = (),
+    ) -> StageRecord:
+        """Runs a stage under a progress bar, or says that it is up to date."""
+        after = tuple(after)
+        if self.ledger.up_to_date(name, inputs, after, files):
+            self.reporter.reused(title)
+            return self.ledger.stage(name, title, inputs, lambda _mark: {}, after=after, files=files)
+        with self.reporter.stage(title) as progress:
+            return self.ledger.stage(name, title, inputs, lambda mark: work(mark, progress), after=after, files=files)
+
+    def model(self, method: str) -> Path:
+        """Where the graph of a method lies."""
+        return self.folder / f"{method}.mj"
+
+
+def run_study(
+    options: StudyOptions,
+    folder: Path,
+    *,
+    reporter: Reporter | None = None,
+    title: str | None = None,
+    command: str = "",
+) -> Study:
+    """Runs a study, or the rest of it: an interrupted run goes on where it was, a finished one is only told again.
+
+    Writes below `folder`: `study.toml` (the resolved options), `data/`, `train/`, one `.mj` per method, `firmware/`,
+    `stages/`, `report.json` and `report.html`.
+
+    Args:
+        options: what to study.
+        folder: the run folder, made when missing.
+        reporter: shows progress; silent by default.
+        title: heading of the report.
+        command: the command line, for the report.
+
+    Returns:
+        The result, as in report.json.
+
+    Raises:
+        MillijouleError: whatever a room refuses; the stages before it are kept.
+    """
+    began = time.monotonic()
+    folder = Path(folder).resolve()
+    boards = [load_board(name) for name in options.boards]
+    stages.train_options(options)
+    for board in boards:
+        board.regulator()
+    run = _Run(folder, options, Ledger(folder), reporter or QuietReporter())
+    options.save(folder / "study.toml")
+    prepared = _data(run)
+    spec = stages.network_of(options, prepared)
+    _float(run, prepared, spec)
+    methods = _quantise(run, prepared, spec)
+    comparison = run.stage(
+        "evaluate",
+        "evaluate on the test split",
+        {},
+        lambda _mark, progress: stages.evaluate({name: run.model(name) for name in methods}, prepared, progress),
+        after=methods,
+    )
+    deployments = _deploy(run, prepared, methods)
+    study = Study(
+        title=title or f"{_network_title(spec)} on {data_facts(prepared).source}",
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        seconds=round(time.monotonic() - began, 1),
+        command=command,
+        commands=_commands(command, folder),
+        versions=version_facts(),
+        host=host_facts(),
+        options=options.to_dict(),
+        data=data_facts(prepared),
+        network=network_facts(spec),
+        training=_trainings(run.ledger),
+        methods=tuple(method_facts(row, stages.TITLES) for row in comparison.result["models"]),
+        boards=tuple(board_facts(board) for board in boards),
+        deployments=tuple(deployments),
+        stages=tuple(
+            StageFacts(item.name, item.title, round(item.seconds, 2), item.reused)
+            for item in run.ledger.records.values()
+        ),
+    )
+    atomic_write_json(folder / "report.json", study.to_json())
+    write_report(study.to_json(), folder / "report.html")
+    return study
+
+
+def _network_title(spec: NetworkSpec) -> str:
+    return f"MobileNetV2 alpha {spec.alpha:g} at {spec.resolution}x{spec.resolution}"
+
+
+def _commands(command: str, folder: Path) -> tuple[str, ...]:
+    lines = ["pip install -c constraints.txt '.[all]'"]
+    return (*lines, command) if command else (*lines, f"millijoule study --config {folder.name}/study.toml")
+
+
+def _data(run: _Run) -> PreparedSet:
+    from millijoule.data import open_prepared
+
+    data = run.options.data
+    if data.prepared:
+        prepared = open_prepared(Path(data.prepared))
+        run.stage("data", "open the prepared pictures", {"key": prepared.manifest.key}, lambda _mark, _progress: {})
+        return prepared
+    source = stages.data_source(data, run.options.seed)
+    folder = run.folder / "data"
+    inputs = {
+        "source": source.fingerprint(),
+        "resolution": run.options.resolution,
+        "split": data.split,
+        "move": data.move_near_duplicates,
+    }
+
+    def work(_mark: str, progress: Progress) -> dict[str, Any]:
+        stages.prepare_data(source, run.options, folder, progress)
+        return {}
+
+    run.stage("data", "prepare pictures", inputs, work, files=[folder / "manifest.json"])
+    return open_prepared(folder)
+
+
+def _float(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> None:
+    options, folder = run.options, run.folder / "train" / "float"
+    inputs = {
+        "spec": spec.to_json(),
+        "train": stages.train_options(options).to_dict(),
+        "init": _file_mark(options.init),
+        "partial": options.init_partial,
+        "seed": options.seed,
+    }
+    run.stage(
+        "train",
+        "train in float",
+        inputs,
+        lambda mark, progress: stages.train_float(spec, prepared, options, folder, mark, progress),
+        after=["data"],
+        files=[folder / "best.safetensors"],
+    )
+
+    def capture(_mark: str, _progress: Progress) -> dict[str, Any]:
+        stages.capture_float(folder / "best.safetensors", prepared.classes, run.model("float"))
+        return {}
+
+    run.stage("float", "capture the float graph", {}, capture, after=["train"], files=[run.model("float")])
+
+
+def _file_mark(path: str) -> list[Any]:
+    if not path:
+        return []
+    facts = Path(path).stat()
+    return [Path(path).name, facts.st_size, facts.st_mtime_ns]
+
+
+def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
+    options, source = run.options, run.model("float")
+
+    def dynamic(_mark: str, _progress: Progress) -> dict[str, Any]:
+        stages.make_dynamic(source, run.model("dynamic"))
+        return {}
+
+    run.stage("dynamic", "quantise: dynamic", {}, dynamic, after=["float"], files=[run.model("dynamic")])
+    run.stage(
+        "static",
+        "quantise: static",
+        {
+            "count": options.calibration,
+            "observer": options.observer,
+            "rounding": options.rounding,
+            "seed": options.seed,
+        },
+        lambda _mark, progress: stages.make_static(source, prepared, options, run.model("static"), progress),
+        after=["float"],
+        files=[run.model("static")],
+    )
+    methods = ["float", "dynamic", "static"]
+    wanted = {"fine-tune": ["qat"], "scratch": ["qat_scratch"], "both": ["qat", "qat_scratch"], "none": []}
+    for name in wanted[options.qat.mode]:
+        _qat(run, prepared, spec, name)
+        methods.append(name)
+    return methods
+
+
+def _qat(run: _Run, prepared: PreparedSet, spec: NetworkSpec, name: str) -> None:
+    options, scratch = run.options, name == "qat_scratch"
+    inputs = {
+        "train": stages.train_options(options, options.qat.options).to_dict(),
+        "rounding": options.rounding,
+        "observer": options.observer,
+        "count": options.calibration,
+        "spec": spec.to_json() if scratch else "",
+    }
+    run.stage(
+        name,
+        f"train: {stages.TITLES[name]}",
+        inputs,
+        lambda mark, progress: stages.train_qat(
+            run.model("float"),
+            prepared,
+            spec,
+            options,
+            run.folder / "train" / name,
+            mark,
+            run.model(name),
+            progress,
+            scratch=scratch,
+        ),
+        after=["data"] if scratch else ["float"],
+        files=[run.model(name)],
+    )
+
+
+def _deploy(run: _Run, prepared: PreparedSet, methods: Sequence[str]) -> list[Any]:
+    options = run.options
+    deployments = []
+    for method in (name for name in methods if name in options.methods):
+        for board in options.boards:
+            elf = run.folder / "firmware" / f"{method}_{board}.elf"
+
+            def work(_mark: str, progress: Progress, method: str = method, board: str = board, elf: Path = elf) -> Any:
+                return stages.deployment_json(
+                    stages.deploy(method, run.model(method), board, options, prepared, elf, progress)
+                )
+
+            title = f"{stages.TITLES[method]} on {load_board(board).title}"
+            inputs = {
+                "kernels": options.kernels,
+                "compiler": options.compiler,
+                "pictures": options.verify_pictures,
+                "board": repr(load_board(board)),
+            }
+            record = run.stage(f"deploy_{method}_{board}", title, inputs, work, after=[method, "data"])
+            deployments.append(stages.deployment_from(record.result))
+    return deployments
+
+
+def _trainings(ledger: Ledger) -> dict[str, TrainingFacts]:
+    titles = {"train": "Float training", "qat": "QAT fine-tuning", "qat_scratch": "QAT from scratch"}
+    names = {"train": "float"}
+    trainings = {}
+    for stage, title in titles.items():
+        if stage in ledger.records:
+            result = ledger.records[stage].result
+            trainings[names.get(stage, stage)] = TrainingFacts(
+                title,
+                tuple(result["epochs"]),
+                int(result["best_epoch"]),
+                float(result["validation_accuracy"]),
+                float(result["seconds"]),
+            )
+    return trainings

@@ -1,0 +1,315 @@
+"""The stages of a study, one function each: options and earlier results in, files and plain values out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from millijoule.boards import Board, load_board
+from millijoule.errors import OptionError, PlacementError
+from millijoule.files import Progress, atomic_write_text
+from millijoule.graph import Graph, load_graph, save_graph, simplify
+from millijoule.nets import NetworkSpec, mobilenet_v2
+from millijoule.study.options import DataOptions, StudyOptions
+from millijoule.study.results import BufferFacts, Deployment, EnergyFacts, LayerFacts, PlanFacts, VerifyFacts
+
+if TYPE_CHECKING:
+    from millijoule.data import PreparedSet, Source
+    from millijoule.train import TrainOptions
+
+__all__ = [
+    "TITLES",
+    "capture_float",
+    "data_source",
+    "deploy",
+    "evaluate",
+    "make_dynamic",
+    "make_static",
+    "network_of",
+    "prepare_data",
+    "train_float",
+    "train_options",
+    "train_qat",
+]
+
+TITLES = {
+    "float": "No quantisation",
+    "dynamic": "Dynamic",
+    "static": "Static",
+    "qat": "QAT",
+    "qat_scratch": "QAT from scratch",
+}
+"""The name of each method in tables."""
+
+DYNAMIC_TOLERANCE = 0.02
+"""Largest difference of a probability that the dynamic model may show between executors: its activations are float, and
+a sum in another order can move an 8-bit rounding by one step."""
+
+
+def data_source(options: DataOptions, seed: int) -> Source:
+    """Opens the source of pictures. Raises DataError or OptionError."""
+    from millijoule.data import open_source
+
+    return open_source(
+        options.kind,
+        root=Path(options.root) if options.root else None,
+        subset=options.subset or None,
+        label=options.label,
+        per_class=options.per_class,
+        seed=seed,
+    )
+
+
+def prepare_data(source: Source, options: StudyOptions, folder: Path, progress: Progress) -> PreparedSet:
+    """Decodes, splits and stores the pictures in `folder`."""
+    from millijoule.data import prepare
+
+    return prepare(
+        source,
+        folder,
+        resolution=options.resolution,
+        split=options.data.split,
+        move_near_duplicates=options.data.move_near_duplicates,
+        progress=progress,
+    )
+
+
+def network_of(options: StudyOptions, prepared: PreparedSet) -> NetworkSpec:
+    """The network for these pictures.
+
+    Raises:
+        OptionError: the pictures were prepared at another resolution than the options ask for.
+    """
+    if options.resolution not in (0, prepared.resolution):
+        raise OptionError(
+            f"resolution {options.resolution}",
+            f"the pictures were prepared at {prepared.resolution}",
+            f"Use --resolution {prepared.resolution}, or prepare the pictures again",
+        )
+    return mobilenet_v2(options.alpha, prepared.resolution, len(prepared.classes), options.dropout)
+
+
+def train_options(options: StudyOptions, changes: Mapping[str, Any] | None = None) -> TrainOptions:
+    """The options of a training run: the study's, with `changes` on top. Raises OptionError."""
+    from millijoule.train import TrainOptions
+
+    return TrainOptions.from_dict({"seed": options.seed, **options.train, **(changes or {})})
+
+
+def _training_folder(folder: Path, mark: str) -> Path:
+    """`folder`, emptied first when it belongs to a run with other options, so that no foreign checkpoint is resumed."""
+    note = folder / "fingerprint"
+    if folder.exists() and (not note.is_file() or note.read_text(encoding="utf-8").strip() != mark):
+        shutil.rmtree(folder)
+    atomic_write_text(note, mark + "\n")
+    return folder
+
+
+def train_float(
+    spec: NetworkSpec, prepared: PreparedSet, options: StudyOptions, folder: Path, mark: str, progress: Progress
+) -> dict[str, Any]:
+    """Trains the float network; resumes from its checkpoint."""
+    from millijoule.nets import build, load_weights
+    from millijoule.train import fit
+
+    module = build(spec, seed=options.seed)
+    if options.init:
+        load_weights(module, spec, Path(options.init), partial=options.init_partial)
+    trained = fit(
+        module, prepared, train_options(options), _training_folder(folder, mark), test=False, progress=progress
+    )
+    return {
+        "epochs": list(trained.history),
+        "best_epoch": trained.best_epoch,
+        "validation_accuracy": trained.validation_accuracy,
+        "seconds": trained.seconds,
+    }
+
+
+def capture_float(weights: Path, classes: Sequence[str], target: Path) -> None:
+    """Captures the trained network as a float graph, batch normalisation folded."""
+    from millijoule.interchange import capture
+    from millijoule.nets import load_network
+
+    network, _ = load_network(weights)
+    save_graph(simplify(capture(network, network.spec, classes=classes)), target)
+
+
+def make_dynamic(source: Path, target: Path) -> None:
+    """Quantises the weights."""
+    from millijoule.quantize import dynamic
+
+    save_graph(dynamic(load_graph(source)), target)
+
+
+def make_static(
+    source: Path, prepared: PreparedSet, options: StudyOptions, target: Path, progress: Progress
+) -> dict[str, Any]:
+    """Quantises everything, with ranges from a calibration set whose hashes are recorded."""
+    from millijoule.data import calibration_set
+    from millijoule.quantize import static
+
+    pictures, hashes = calibration_set(prepared, options.calibration, options.seed)
+    graph = static(
+        load_graph(source), pictures, observer=options.observer, rounding=options.rounding, progress=progress
+    )
+    save_graph(graph, target)
+    return {"calibration": hashes}
+
+
+def train_qat(
+    source: Path,
+    prepared: PreparedSet,
+    spec: NetworkSpec,
+    options: StudyOptions,
+    folder: Path,
+    mark: str,
+    target: Path,
+    progress: Progress,
+    *,
+    scratch: bool,
+) -> dict[str, Any]:
+    """Quantisation-aware training, from the float graph or from nothing."""
+    raise NotImplementedError
+
+
+def evaluate(models: Mapping[str, Path], prepared: PreparedSet, progress: Progress) -> dict[str, Any]:
+    """All models on the test split."""
+    from millijoule.compile import HOST, compile_graph
+    from millijoule.quantize.compare import compare
+
+    def arena(graph: Graph) -> int:
+        return compile_graph(graph, HOST, self_test=False).arena_bytes
+
+    graphs = {name: load_graph(path) for name, path in models.items()}
+    comparison = compare(graphs, prepared.split("test"), reference="float", activation_bytes=arena, progress=progress)
+    return comparison.to_json()
+
+
+def deploy(
+    method: str,
+    model: Path,
+    board_name: str,
+    options: StudyOptions,
+    prepared: PreparedSet,
+    elf: Path,
+    progress: Progress,
+) -> Deployment:
+    """One model on one emulated board: compile, build, compare with the other executors, profile.
+
+    A model that does not fit is a result, too: `status` is "refused" and `reason` says what would fit.
+    """
+    from millijoule.build import build_board
+    from millijoule.compile import compile_graph
+    from millijoule.emulate import EmulatedFirmware
+
+    graph, board = load_graph(model), load_board(board_name)
+    try:
+        program = compile_graph(graph, board, kernels=options.kernels, name=method)
+        progress("compile", 1, 4)
+        image = build_board(program.files, board, compiler=options.compiler, out=elf)
+    except PlacementError as error:
+        return Deployment(method, board_name, "refused", str(error))
+    progress("build", 2, 4)
+    firmware = EmulatedFirmware(image, board, program)
+    pictures = _sample(prepared, options.verify_pictures)
+    verified = _verify(graph, program, firmware, pictures, board)
+    progress("verify", 3, 4)
+    profile = firmware.profile(pictures[0])
+    progress("profile", 4, 4)
+    by_symbol = {layer.symbol: layer for layer in profile.layers}
+    layers = []
+    for layer in program.layers:
+        seen = by_symbol.get(layer.symbol)
+        cycles, instructions = (seen.cycles, seen.instructions) if seen else (0, 0)
+        layers.append(LayerFacts(layer.name, _operator(layer), layer.macs, cycles, instructions))
+    plan = program.plan
+    return Deployment(
+        method=method,
+        board=board_name,
+        status="ran",
+        arena_bytes=program.arena_bytes,
+        lower_bound_bytes=plan.lower_bound,
+        weight_bytes=program.weight_bytes,
+        flash_bytes=image.flash_bytes,
+        ram_bytes=image.ram_bytes,
+        stack_bytes=profile.peak_stack_bytes,
+        cycles=profile.cycles,
+        instructions=profile.instructions,
+        milliseconds=profile.milliseconds,
+        energy=tuple(
+            EnergyFacts(item.regulator, item.title, item.millijoules, item.uncertainty) for item in profile.energies
+        ),
+        assumptions=f"{board.title}: {profile.assumptions}",
+        compiler=f"{image.compiler} {' '.join(image.flags)}".strip(),
+        layers=tuple(layers),
+        plan=PlanFacts(
+            tuple(step.name for step in plan.steps),
+            tuple(step.live_bytes for step in plan.steps),
+            tuple(
+                BufferFacts(item.name, item.offset, item.bytes, item.first, item.last, item.kind)
+                for item in plan.buffers
+            ),
+        ),
+        verify=verified,
+    )
+
+
+def _operator(layer: Any) -> str:
+    """The operator, pointwise convolutions told from others by their kernel."""
+    return "pointwise" if "pointwise" in layer.kernel else str(layer.operator)
+
+
+def _sample(prepared: PreparedSet, count: int) -> Any:
+    """Test pictures taken evenly over the split: uint8 (count, R, R, 3)."""
+    test = prepared.split("test")
+    rows = np.linspace(0, len(test.labels) - 1, min(count, len(test.labels))).round().astype(np.int64)
+    return np.ascontiguousarray(test.pictures[rows])
+
+
+def _verify(graph: Graph, program: Any, firmware: Any, pictures: Any, board: Board) -> VerifyFacts:
+    """The same pictures through the reference executor, C on this computer, and the emulated board."""
+    from millijoule import execute
+    from millijoule.build import build_host
+
+    reference = execute.run(graph, pictures)
+    names = dict(zip(("logits", "probabilities"), graph.outputs, strict=False))
+    expected = {key: reference[name].reshape(len(pictures), -1) for key, name in names.items()}
+    runs = {"C on this computer": build_host(program).run(pictures), f"emulated {board.title}": firmware.run(pictures)}
+    exact = expected["logits"].dtype == np.int8
+    worst, equal = 0.0, True
+    for run in runs.values():
+        for key, value in expected.items():
+            if not exact and key == "logits":
+                continue
+            difference = np.abs(run[key].reshape(value.shape).astype(np.float64) - value.astype(np.float64))
+            worst = max(worst, float(difference.max(initial=0.0)))
+            equal = equal and bool(np.array_equal(run[key].reshape(value.shape), value)) if exact else equal
+    tolerance = 0.0 if exact else DYNAMIC_TOLERANCE
+    if not exact:
+        equal = worst <= tolerance
+    return VerifyFacts(len(pictures), ("the reference executor", *runs), equal, worst, tolerance)
+
+
+def deployment_json(deployment: Deployment) -> dict[str, Any]:
+    """A deployment as plain values for the ledger."""
+    return asdict(deployment)
+
+
+def deployment_from(values: Mapping[str, Any]) -> Deployment:
+    """The inverse of `deployment_json`."""
+    fields = dict(values)
+    plan, verify = fields.pop("plan"), fields.pop("verify")
+    fields["energy"] = tuple(EnergyFacts(**item) for item in fields["energy"])
+    fields["layers"] = tuple(LayerFacts(**item) for item in fields["layers"])
+    if plan is not None:
+        buffers = tuple(BufferFacts(**item) for item in plan["buffers"])
+        plan = PlanFacts(tuple(plan["steps"]), tuple(plan["live_bytes"]), buffers)
+    if verify is not None:
+        verify = VerifyFacts(**{**verify, "executors": tuple(verify["executors"])})
+    return Deployment(**fields, plan=plan, verify=verify)
