@@ -70,7 +70,9 @@ class LazyCommand(TyperCommand):
             module = importlib.import_module(self.entry.module)
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
-        command: Any = typer.main.get_command(getattr(module, self.entry.attribute))
+        application: Any = getattr(module, self.entry.attribute)
+        application._add_completion = False  # offered once, at the top level
+        command: Any = typer.main.get_command(application)
         if self.entry.subcommand is not None:
             command = command.commands[self.entry.subcommand]
         command.name = self.entry.name
