@@ -2,10 +2,10 @@
 
 from millijoule.emulate.cortex_m4 import CortexM4, M4Rules
 from millijoule.emulate.cortex_m7 import CortexM7, M7Rules
-from millijoule.emulate.cycles import CycleModel, cycle_model
+from millijoule.emulate.cycles import Counts, CycleModel, cycle_model
 from millijoule.emulate.energy import Energy, energy
 from millijoule.emulate.firmware import EmulatedFirmware, ModelInfo
-from millijoule.emulate.machine import Counts, Machine
+from millijoule.emulate.machine import Machine
 from millijoule.emulate.peripherals import Peripherals
 from millijoule.emulate.profile import FunctionProfile, LayerProfile, Profile
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ __all__ = ["BlockCounter", "Edge", "NativeCounter", "PythonCounter", "make_count
 
 _NOTHING = 0x3FFFFF
 _TABLE = 1 << 18
+_PAIR = (1 << 44) - 1
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class BlockCounter(Protocol):
 
     def edges(self) -> list[Edge]:
         """What was counted since `clear`."""
+
+    def pairs(self) -> Iterable[tuple[Hashable, int, int]]:
+        """(key of source and target, count, missed) of every edge, quickly; `ends` explains the keys."""
+
+    def ends(self, pair: Hashable) -> tuple[int | None, int]:
+        """Source and target addresses of a key of `pairs`."""
 
     def sizes(self) -> Mapping[int, int]:
         """Bytes of every block seen, by start address."""
@@ -171,17 +178,25 @@ class NativeCounter(_Base):
 
     def edges(self) -> list[Edge]:
         """See `BlockCounter.edges`."""
+        found = [Edge(key >> 44, *self.ends(key & _PAIR), count, missed) for key, count, missed in self._cells()]
+        return sorted(found, key=lambda edge: (edge.layer, edge.target, edge.source or 0))
+
+    def pairs(self) -> Iterable[tuple[Hashable, int, int]]:
+        """See `BlockCounter.pairs`."""
+        return ((key & _PAIR, count, missed) for key, count, missed in self._cells())
+
+    def ends(self, pair: Hashable) -> tuple[int | None, int]:
+        """See `BlockCounter.ends`."""
+        number = cast(int, pair)
+        source = number >> 22
+        return None if source == _NOTHING else self._address(source), self._address(number & _NOTHING)
+
+    def _cells(self) -> Iterable[tuple[int, int, int]]:
         context = self._context
         self._refuse(int(context.resized), int(context.outside), int(context.full))
-        slots = np.nonzero(self._key)[0]
-        found = []
-        for key, count, missed in zip(
-            self._key[slots].tolist(), self._count[slots].tolist(), self._missed[slots].tolist(), strict=True
-        ):
-            layer, source, target = (key - 1) >> 44, (key - 1) >> 22 & _NOTHING, (key - 1) & _NOTHING
-            start = None if source == _NOTHING else self._address(source)
-            found.append(Edge(layer, start, self._address(target), count, missed))
-        return sorted(found, key=lambda edge: (edge.layer, edge.target, edge.source or 0))
+        slots = np.flatnonzero(self._key)
+        keys = (self._key[slots] - np.uint64(1)).tolist()
+        return zip(keys, self._count[slots].tolist(), self._missed[slots].tolist(), strict=True)
 
     def sizes(self) -> Mapping[int, int]:
         """See `BlockCounter.sizes`."""
@@ -233,6 +248,15 @@ class PythonCounter(_Base):
         self._refuse(self._resized, self._outside, 0)
         found = [Edge(layer, source, to, count, miss) for (layer, source, to), (count, miss) in self._counts.items()]
         return sorted(found, key=lambda edge: (edge.layer, edge.target, edge.source or 0))
+
+    def pairs(self) -> Iterable[tuple[Hashable, int, int]]:
+        """See `BlockCounter.pairs`."""
+        self._refuse(self._resized, self._outside, 0)
+        return (((source, to), count, miss) for (_, source, to), (count, miss) in self._counts.items())
+
+    def ends(self, pair: Hashable) -> tuple[int | None, int]:
+        """See `BlockCounter.ends`."""
+        return cast("tuple[int | None, int]", pair)
 
     def sizes(self) -> Mapping[int, int]:
         """See `BlockCounter.sizes`."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from millijoule.boards import Board
-from millijoule.emulate._counting import Edge
+from millijoule.emulate._counting import BlockCounter, Edge
 from millijoule.emulate._decode import Instruction, decode
 from millijoule.emulate.cortex_m4 import CortexM4
 from millijoule.emulate.cortex_m7 import CortexM7
 from millijoule.errors import BoardError
 
-__all__ = ["CycleModel", "EdgeCosts", "EdgeTotal", "cycle_model"]
+__all__ = ["Counts", "CycleModel", "EdgeCosts", "EdgeTotal", "cycle_model"]
 
 
 class CycleModel(Protocol):
@@ -40,6 +40,14 @@ def cycle_model(board: Board) -> CycleModel:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Instructions and cycles of a run or a part of it."""
+
+    instructions: int
+    cycles: int
+
+
+@dataclass(frozen=True)
 class EdgeTotal:
     """What one edge contributes: the layer, the block it leads to, executions, instructions, cycles."""
 
@@ -63,6 +71,7 @@ class EdgeCosts:
         self._blocks: dict[tuple[int, int], tuple[Instruction, ...]] = {}
         self._alone: dict[int, int] = {}
         self._costs: dict[tuple[int | None, int], tuple[int, int]] = {}
+        self._quick: dict[Hashable, tuple[int, int, int]] = {}
 
     def block(self, address: int, size: int) -> tuple[Instruction, ...]:
         """The instructions of a block."""
@@ -76,20 +85,37 @@ class EdgeCosts:
         found = []
         for edge in edges:
             block = self.block(edge.target, sizes[edge.target])
-            cost, penalty = self._cost(edge, block, sizes)
+            cost, penalty = self._cost(edge.source, edge.target, block, sizes)
             cycles = edge.count * cost + edge.missed * penalty
             found.append(EdgeTotal(edge.layer, edge.target, edge.count, edge.count * len(block), cycles))
         return found
 
-    def _cost(self, edge: Edge, block: tuple[Instruction, ...], sizes: Mapping[int, int]) -> tuple[int, int]:
-        key = (edge.source, edge.target)
+    def counts(self, counter: BlockCounter) -> Counts:
+        """Sums over all edges; quick, because firmware may read its cycle counter often."""
+        instructions = cycles = 0
+        sizes: Mapping[int, int] | None = None
+        for pair, count, missed in counter.pairs():
+            cost = self._quick.get(pair)
+            if cost is None:
+                sizes = sizes or counter.sizes()
+                source, target = counter.ends(pair)
+                block = self.block(target, sizes[target])
+                cost = self._quick[pair] = (len(block), *self._cost(source, target, block, sizes))
+            instructions += count * cost[0]
+            cycles += count * cost[1] + missed * cost[2]
+        return Counts(instructions, cycles)
+
+    def _cost(
+        self, source: int | None, target: int, block: tuple[Instruction, ...], sizes: Mapping[int, int]
+    ) -> tuple[int, int]:
+        key = (source, target)
         if key not in self._costs:
-            if edge.source is None:
+            if source is None:
                 self._costs[key] = (self.model.cycles([block]), 0)
             else:
-                before = self.block(edge.source, sizes[edge.source])
-                if edge.source not in self._alone:
-                    self._alone[edge.source] = self.model.cycles([before])
+                before = self.block(source, sizes[source])
+                if source not in self._alone:
+                    self._alone[source] = self.model.cycles([before])
                 both = self.model.cycles([before, block])
-                self._costs[key] = (both - self._alone[edge.source], self.model.missed(before[-1]))
+                self._costs[key] = (both - self._alone[source], self.model.missed(before[-1]))
         return self._costs[key]

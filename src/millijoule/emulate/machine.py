@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,23 +13,15 @@ from millijoule.boards import Board, load_board
 from millijoule.build import Image
 from millijoule.emulate._counting import BlockCounter, make_counter
 from millijoule.emulate._faults import explain
-from millijoule.emulate.cycles import CycleModel, EdgeCosts, EdgeTotal, cycle_model
+from millijoule.emulate.cycles import Counts, CycleModel, EdgeCosts, EdgeTotal, cycle_model
 from millijoule.emulate.peripherals import Peripherals
 from millijoule.errors import BoardError, EmulationError, ToolchainError
 
-__all__ = ["Counts", "Machine"]
+__all__ = ["Machine"]
 
 DEFAULT_BLOCK_LIMIT = 2_000_000_000
 _PERIPHERALS = ((0x40000000, 0x20000000), (0xE0000000, 0x100000))
 _LAYER_SYMBOL = "mj_layer_"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Totals of a run or a part of it."""
-
-    instructions: int
-    cycles: int
 
 
 class Machine:
@@ -208,8 +199,7 @@ class Machine:
 
     def counts(self) -> Counts:
         """Instructions and cycles since the counts were cleared."""
-        totals = self.totals()
-        return Counts(sum(t.instructions for t in totals), sum(t.cycles for t in totals))
+        return self.costs.counts(self.counter)
 
     @property
     def console(self) -> str:
