@@ -1,9 +1,36 @@
-"""Float graph to integer graph: dynamic, static and quantisation-aware training."""
+"""Float graph to integer graph: dynamic, static and quantisation-aware training; the comparison of them all."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from millijoule.quantize.compare import Comparison, Interval, ModelFigures, compare, flash_bytes
 from millijoule.quantize.dynamic import dynamic
 from millijoule.quantize.observers import OBSERVERS
 from millijoule.quantize.static import static
 
-__all__ = ["OBSERVERS", "dynamic", "static"]
+if TYPE_CHECKING:
+    from millijoule.quantize.qat import QatOptions, QatResult, quantization_aware_training
+
+__all__ = [
+    "OBSERVERS",
+    "Comparison",
+    "Interval",
+    "ModelFigures",
+    "QatOptions",
+    "QatResult",
+    "compare",
+    "dynamic",
+    "flash_bytes",
+    "quantization_aware_training",
+    "static",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports quantisation-aware training, which needs torch, only when it is asked for."""
+    if name in ("QatOptions", "QatResult", "quantization_aware_training"):
+        from millijoule.quantize import qat
+
+        return getattr(qat, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,326 @@
+"""Quantisation-aware training: the float loop on a fake-quantised module, and a faithful conversion."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from millijoule.errors import OptionError, QuantizationError
+from millijoule.files import Progress
+from millijoule.graph import ROUNDINGS, Graph, simplify
+from millijoule.quantize.observers import OBSERVERS
+from millijoule.quantize.static import calibrate, ranges_from
+from millijoule.train import TrainOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from millijoule.data import PreparedSet
+    from millijoule.execute import FakeQuantModule
+    from millijoule.nets import Normalization
+    from millijoule.train import TrainResult
+
+__all__ = ["QatOptions", "QatResult", "convert", "quantization_aware_training"]
+
+
+@dataclass(frozen=True)
+class QatOptions:
+    """How to train with fake quantisation.
+
+    Attributes:
+        training: epochs, rate, batch and the rest of the float loop's options.
+        observer: which ranges fine-tuning starts from.
+        calibration: how many training pictures these are measured on.
+        averaging: weight of the newest batch in the moving average of ranges, in (0, 1].
+        freeze_batch_norm: share of the epochs after which batch normalisation keeps its statistics, so that the last
+            epochs train exactly the weights that are converted (Krishnamoorthi 2018, arXiv:1806.08342, section 3.3).
+        freeze_ranges: share of the epochs after which the ranges stay.
+        rounding: of the integer model.
+        per_channel: one weight scale per output channel; otherwise one per layer.
+        agreement_pictures: validation pictures on which the integer model has to predict what the trained one does.
+    """
+
+    training: TrainOptions = field(
+        default_factory=lambda: TrainOptions(epochs=10, learning_rate=1e-4, schedule="cosine")
+    )
+    observer: str = "mse"
+    calibration: int = 200
+    averaging: float = 0.01
+    freeze_batch_norm: float = 0.5
+    freeze_ranges: float = 0.75
+    rounding: str = "single"
+    per_channel: bool = True
+    agreement_pictures: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuses values outside their range. Raises OptionError."""
+        if self.observer not in OBSERVERS:
+            raise OptionError("observer", f"{self.observer!r} is unknown", f"Use one of: {', '.join(OBSERVERS)}")
+        if self.rounding not in ROUNDINGS:
+            raise OptionError("rounding", f"{self.rounding!r} is unknown", f"Use one of: {', '.join(ROUNDINGS)}")
+        for name in ("freeze_batch_norm", "freeze_ranges"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise OptionError(f"{name} = {getattr(self, name)!r}", "it is a share of the epochs", "Use 0 to 1")
+        if not 0.0 < self.averaging <= 1.0:
+            raise OptionError(f"averaging = {self.averaging!r}", "it must be above 0 and at most 1", "Use 0.01")
+        for name in ("calibration", "agreement_pictures"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} = {getattr(self, name)!r}", "it counts pictures", "Use at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for TOML and JSON."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        values["training"] = self.training.to_dict()
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QatOptions:
+        """The inverse of `to_dict`. Raises OptionError for unknown options and values out of range."""
+        known = {item.name for item in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise OptionError(f"QAT option {name!r}", "it is not known", f"Use {', '.join(sorted(known))}")
+        chosen = dict(values)
+        if isinstance(chosen.get("training"), Mapping):
+            chosen["training"] = TrainOptions.from_dict(chosen["training"])
+        return cls(**chosen)
+
+
+@dataclass(frozen=True)
+class QatResult:
+    """What quantisation-aware training gives.
+
+    Attributes:
+        graph: the integer graph.
+        float_graph: the trained weights as a float graph, batch_norm nodes kept.
+        training: the run's figures; its accuracies are those of the fake-quantised module.
+        pictures: on how many validation pictures the two models were compared.
+        disagreements: how many of them they predict differently (ties only; anything more is refused).
+    """
+
+    graph: Graph
+    float_graph: Graph
+    training: TrainResult
+    pictures: int
+    disagreements: int
+
+
+def quantization_aware_training(
+    source: Graph | nn.Module,
+    prepared: PreparedSet,
+    options: QatOptions,
+    run_dir: Path,
+    *,
+    from_scratch: bool = False,
+    teacher: Graph | nn.Module | None = None,
+    fresh: bool = False,
+    test: bool = False,
+    progress: Progress | None = None,
+) -> QatResult:
+    """Trains with fake quantisation and converts to an integer graph.
+
+    Fine-tuning starts from the ranges of static quantisation. From scratch the weights are taken as they are (give an
+    untrained module or graph), the ranges come from the first batches on. An interrupted run resumes as float training
+    does.
+
+    Args:
+        source: a float graph as captured, batch_norm nodes included (a simplified one trains without batch
+            normalisation), or a module with a `spec`.
+        prepared: the data set.
+        options: how to train.
+        run_dir: folder of the run.
+        from_scratch: whether to leave out calibration.
+        teacher: whose logits are imitated when `options.training.distillation` is above 0; when fine-tuning, the float
+            network itself unless given.
+        fresh: start anew even if there is a checkpoint.
+        test: whether the loop evaluates the fake-quantised module on the test split.
+        progress: told about calibration, training and comparison.
+
+    Raises:
+        QuantizationError: a range is degenerate, or the integer model predicts something else than the trained one
+            (names the first layer that differs).
+        OptionError, CheckpointError, OutputError: as `train.fit`.
+    """
+    from millijoule import execute
+    from millijoule.data import calibration_set
+    from millijoule.train import fit
+
+    graph = source if isinstance(source, Graph) else _captured(source, prepared)
+    ranges: dict[str, tuple[float, float]] = {}
+    if not from_scratch:
+        pictures, _ = calibration_set(prepared, options.calibration, options.training.seed)
+        simplified = simplify(graph)
+        statistics = calibrate(simplified, pictures, progress=progress)
+        ranges = ranges_from(simplified, statistics, options.observer)
+    module = execute.FakeQuantModule(
+        graph, averaging=options.averaging, init_ranges=ranges, per_channel=options.per_channel
+    )
+    if teacher is None and not from_scratch and options.training.distillation > 0.0:
+        teacher = graph
+    if isinstance(teacher, Graph):
+        teacher = execute.float_module(teacher).eval().requires_grad_(False)
+    training = fit(
+        module,
+        prepared,
+        options.training,
+        run_dir,
+        teacher=teacher,
+        normalization=normalization_of(graph),
+        on_epoch_start=_phases(options),
+        fresh=fresh,
+        test=test,
+        progress=progress,
+    )
+    converted, count, different = convert(module, prepared.split("validation").pictures, options, progress=progress)
+    how = "from scratch" if from_scratch else "fine-tuned"
+    note = f"qat: int8, {how} in {options.training.epochs} epochs, {options.rounding} rounding"
+    return QatResult(converted.with_note(note), module.to_float(), training, count, different)
+
+
+def _captured(module: nn.Module, prepared: PreparedSet) -> Graph:
+    from millijoule.interchange import capture
+
+    spec: Any = getattr(module, "spec", None)
+    if spec is None:
+        raise OptionError("the network", "the module has no `spec`", "Capture it yourself and give the graph")
+    return capture(module, spec, classes=prepared.classes)
+
+
+def normalization_of(graph: Graph) -> Normalization:
+    """The normalisation of a graph's first node as the training loop takes it.
+
+    Raises:
+        OptionError: the graph has no such node, or its channels are normalised differently.
+    """
+    from millijoule.nets import Normalization
+
+    first = graph.nodes[0]
+    if first.op != "normalize":
+        raise OptionError(f"graph {graph.name!r}", "it does not begin with normalize", "Capture it from pictures on")
+    scales, offsets = set(first.attrs["scale"]), set(first.attrs["offset"])
+    if len(scales) != 1 or len(offsets) != 1:
+        raise OptionError(
+            f"graph {graph.name!r}", "its channels are normalised differently", "Train with one scale and offset"
+        )
+    return Normalization(scale=scales.pop(), offset=offsets.pop())
+
+
+def _phases(options: QatOptions) -> Any:
+    """The hook that freezes statistics and ranges in the last part of the training."""
+    epochs = options.training.epochs
+
+    def on_epoch_start(module: FakeQuantModule, epoch: int) -> None:
+        module.set_phase(
+            observe=epoch < max(1.0, options.freeze_ranges * epochs),
+            quantize=True,
+            freeze_batch_norm=epoch >= max(1.0, options.freeze_batch_norm * epochs),
+        )
+
+    return on_epoch_start
+
+
+def convert(
+    module: FakeQuantModule, pictures: Any, options: QatOptions, *, progress: Progress | None = None
+) -> tuple[Graph, int, int]:
+    """The integer graph of a trained module, compared with it on some pictures.
+
+    Args:
+        module: a trained module; it is moved to the CPU and put into evaluation mode.
+        pictures: uint8 (N, R, R, 3); `options.agreement_pictures` of them are used, evenly.
+        options: rounding and number of pictures.
+        progress: told about the comparison.
+
+    Returns:
+        The graph, how many pictures were compared, and on how many the predictions differ because two logits are
+        within one step of each other.
+
+    Raises:
+        QuantizationError: on some picture the predictions differ by more than that; names the first layer that differs.
+    """
+    import torch
+
+    from millijoule import execute
+
+    module.cpu().eval()
+    graph = module.to_integer(options.rounding)
+    rows = np.unique(np.linspace(0, len(pictures) - 1, options.agreement_pictures).round().astype(np.int64))
+    batch = np.ascontiguousarray(pictures[rows])
+    stored = execute.run(graph, batch)[graph.outputs[0]].reshape(len(batch), -1).astype(np.int64)
+    with torch.inference_mode():
+        trained = module(_network_input(graph, batch)).numpy()
+    if progress is not None:
+        progress("compare the integer with the trained model", len(batch), len(batch))
+    here, there = stored.argmax(axis=1), trained.argmax(axis=1)
+    different = np.flatnonzero(here != there)
+    if len(different):
+        step = graph.quant(graph.outputs[0]).scalar_scale
+        margin = stored[different, here[different]] - stored[different, there[different]]
+        gap = (trained[different, there[different]] - trained[different, here[different]]) / step
+        wrong = different[(margin > 1) | (gap > 1.5)]
+        if len(wrong):
+            layer = first_difference(module, graph, batch[wrong])
+            raise QuantizationError(
+                f"the conversion of {graph.name!r}",
+                f"{len(wrong)} of {len(batch)} pictures are classified differently by the integer model; "
+                f"the first layer that differs is {layer!r}",
+                "Report this as a defect with the model file",
+            )
+    return graph, len(batch), len(different)
+
+
+def _network_input(graph: Graph, pictures: npt.NDArray[np.uint8]) -> Any:
+    import torch
+
+    from millijoule.train import network_input
+
+    return network_input(pictures, normalization_of(graph), torch.device("cpu"))
+
+
+def first_difference(module: FakeQuantModule, graph: Graph, pictures: npt.NDArray[np.uint8], steps: float = 1.5) -> str:
+    """The first layer with weights whose trained and integer results are further apart than `steps` of its grid.
+
+    Args:
+        module: the trained module, in evaluation mode.
+        graph: its integer graph.
+        pictures: uint8 (N, R, R, 3).
+        steps: tolerance; one step comes from rounding at ties.
+
+    Returns:
+        The layer's name, or "none" when all agree.
+    """
+    import torch
+
+    from millijoule import execute
+
+    seen: dict[str, npt.NDArray[np.float32]] = {}
+    watched = [step for step in module.steps if step.layer is not None]
+    handles = []
+    for step in watched:
+
+        def keep(_: Any, __: Any, result: Any, name: str = step.output) -> None:
+            seen[name] = (result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()
+
+        handles.append(module.layers[str(step.layer)].register_forward_hook(keep))
+    try:
+        with torch.inference_mode():
+            module(_network_input(graph, pictures))
+    finally:
+        for handle in handles:
+            handle.remove()
+    stored = execute.run(graph, pictures, keep=[step.output for step in watched])
+    for step in watched:
+        quant = graph.quant(step.output)
+        scale, zero = quant.scalar_scale, quant.scalar_zero_point
+        low, high = (-128 - zero) * scale, (127 - zero) * scale
+        if step.clamp is not None:
+            low, high = max(low, step.clamp[0]), min(high, step.clamp[1])
+        integer = (stored[step.output].astype(np.float64) - zero) * scale
+        if np.abs(np.clip(seen[step.output], low, high) - integer).max() > steps * scale:
+            return step.node.source or step.output
+    return "none"

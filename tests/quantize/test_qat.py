@@ -1,0 +1,157 @@
+"""Quantisation-aware training of a small network on toy pictures, and its conversion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millijoule import execute
+from millijoule.data import PreparedSet, open_source, prepare
+from millijoule.errors import OptionError, QuantizationError
+from millijoule.graph import Graph, mode, verify
+from millijoule.quantize import QatOptions, quantization_aware_training, static
+from millijoule.quantize.qat import convert, first_difference
+from millijoule.train import TrainOptions
+
+from .networks import small_network
+
+SIZE = 32
+TRAINING = TrainOptions(epochs=3, batch_size=10, learning_rate=3e-3, augmentation=None, device="cpu", seed=1)
+OPTIONS = QatOptions(training=TRAINING, calibration=32, averaging=0.1, agreement_pictures=1000)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are faster on one thread, above all on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+    return prepare(open_source("toy_vehicles", per_class=10), tmp_path_factory.mktemp("toy"), resolution=SIZE)
+
+
+@pytest.fixture(scope="module")
+def network() -> Graph:
+    return small_network(size=SIZE, classes=10)
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_training_learns_and_the_integer_model_predicts_the_same(
+    toy: PreparedSet, network: Graph, tmp_path: Path, from_scratch: bool
+) -> None:
+    result = quantization_aware_training(network, toy, OPTIONS, tmp_path, from_scratch=from_scratch)
+    curve = losses(tmp_path)
+    assert curve[-1] < curve[0] - 0.1
+    assert {mode(result.graph, node) for node in result.graph.nodes} == {"integer"}
+    validation = toy.split("validation")
+    assert result.pictures == len(validation)
+    assert result.disagreements <= 1
+    right = (execute.predict(result.graph, validation.pictures[:]) == validation.labels).mean()
+    assert right == pytest.approx(result.training.validation_accuracy, abs=1.01 / len(validation))
+
+
+def test_the_trained_float_weights_come_back_as_a_graph_that_can_be_quantised_again(
+    toy: PreparedSet, network: Graph, tmp_path: Path
+) -> None:
+    result = quantization_aware_training(network, toy, OPTIONS, tmp_path)
+    assert any(node.op == "batch_norm" for node in result.float_graph.nodes)
+    again = static(result.float_graph, toy.split("train").pictures[:32])
+    pictures = toy.split("validation").pictures[:]
+    assert (execute.predict(again, pictures) == execute.predict(result.graph, pictures)).mean() > 0.8
+
+
+def test_a_finished_run_is_not_trained_again(toy: PreparedSet, network: Graph, tmp_path: Path) -> None:
+    options = replace(OPTIONS, training=replace(TRAINING, epochs=1))
+    first = quantization_aware_training(network, toy, options, tmp_path)
+    stamp = (tmp_path / "best.safetensors").stat().st_mtime_ns
+    second = quantization_aware_training(network, toy, options, tmp_path)
+    assert (tmp_path / "best.safetensors").stat().st_mtime_ns == stamp
+    for name, value in first.graph.constants.items():
+        np.testing.assert_array_equal(second.graph.constant(name), value)
+
+
+def test_distillation_takes_the_float_network_as_teacher(toy: PreparedSet, network: Graph, tmp_path: Path) -> None:
+    options = replace(OPTIONS, training=replace(TRAINING, epochs=1, distillation=0.5))
+    assert quantization_aware_training(network, toy, options, tmp_path).graph.history[-1].startswith("qat")
+
+
+def test_statistics_and_ranges_are_frozen_at_the_end(toy: PreparedSet, network: Graph, tmp_path: Path) -> None:
+    # ranges frozen after the first epoch, statistics too: only weights move from then on
+    options = replace(OPTIONS, freeze_batch_norm=0.0, freeze_ranges=0.0)
+    short = replace(options, training=replace(TRAINING, epochs=1))
+    after_one = quantization_aware_training(network, toy, short, tmp_path / "one").graph
+    after_four = quantization_aware_training(network, toy, options, tmp_path / "four").graph
+    for node in after_four.nodes:
+        assert after_four.tensor(node.output).quant == after_one.tensor(node.output).quant
+
+
+def module_of(network: Graph, toy: PreparedSet) -> execute.FakeQuantModule:
+    import torch
+
+    module = execute.FakeQuantModule(network)
+    pictures = torch.from_numpy(toy.split("train").pictures[:32]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    for _ in range(2):
+        module(pictures)
+    return module.eval()
+
+
+@pytest.mark.parametrize("layer", ["first", "depthwise", "project"])
+def test_the_first_layer_that_differs_is_named(toy: PreparedSet, network: Graph, layer: str) -> None:
+    module = module_of(network, toy)
+    right = module.to_integer()
+    pictures = toy.split("validation").pictures[:8]
+    assert first_difference(module, right, pictures) == "none"
+    node = next(node for node in right.nodes if node.source == layer)
+    wrong = verify(replace(right, constants={**right.constants, node.inputs[1]: -right.constant(node.inputs[1])}))
+    assert first_difference(module, wrong, pictures) == layer
+
+
+def test_a_conversion_that_changes_predictions_is_refused(
+    toy: PreparedSet, network: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = module_of(network, toy)
+    right = module.to_integer()
+    assert convert(module, toy.split("validation").pictures, OPTIONS)[0].constants.keys() == right.constants.keys()
+    head = next(node for node in right.nodes if node.source == "head")
+    wrong = replace(right, constants={**right.constants, head.inputs[1]: -right.constant(head.inputs[1])})
+    monkeypatch.setattr(module, "to_integer", lambda rounding: wrong)
+    with pytest.raises(QuantizationError, match="first layer that differs is 'head'"):
+        convert(module, toy.split("validation").pictures, OPTIONS)
+
+
+def test_options_survive_json_and_refuse_nonsense() -> None:
+    options = replace(OPTIONS, observer="percentile")
+    assert QatOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
+    for bad in (
+        {"observer": "magic"},
+        {"freeze_ranges": 2.0},
+        {"averaging": 0.0},
+        {"calibration": 0},
+        {"rounding": "up"},
+    ):
+        with pytest.raises(OptionError):
+            replace(OPTIONS, **bad)
+    with pytest.raises(OptionError, match="'epochs'"):
+        QatOptions.from_dict({"epochs": 3})
+
+
+def test_a_network_without_a_spec_has_to_be_captured_first(toy: PreparedSet, tmp_path: Path) -> None:
+    import torch
+
+    with pytest.raises(OptionError, match="no `spec`"):
+        quantization_aware_training(torch.nn.Linear(2, 2), toy, OPTIONS, tmp_path)
