@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -231,6 +233,27 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError):
         prepare(open_source("toy_vehicles", per_class=3), tmp_path / "file", resolution=16)
+
+
+def test_full_disk_is_one_sentence_and_leaves_the_old_set(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: writing fails in the middle in the same way."""
+    program = f"""
+import resource, sys
+from pathlib import Path
+from millijoule.data import open_source, prepare
+from millijoule.errors import OutputError
+source = open_source("toy_vehicles", per_class=4)
+prepare(source, Path({str(tmp_path)!r}), resolution=16)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    prepare(source, Path({str(tmp_path)!r}), resolution=64)
+except OutputError as error:
+    sys.exit(f"refused: {{error}}")
+"""
+    pytest.importorskip("resource", reason="file size limits need a POSIX system")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "refused: " in done.stderr and "Traceback" not in done.stderr
+    assert open_prepared(tmp_path).resolution == 16 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_toy_vehicles_keep_their_split_at_every_resolution(tmp_path: Path) -> None:

@@ -103,11 +103,11 @@ def draw_background(canvas: Canvas, chance: Chance, horizon: float) -> None:
 
     for _ in range(chance.integer(0, 4)):  # buildings, fences, shop fronts
         left, width, height = chance.uniform(-0.2, 1.0), chance.uniform(0.1, 0.5), chance.uniform(0.08, 0.5)
-        colour = mix(_any_colour(chance), (140, 140, 140), chance.uniform(0.2, 0.8))
+        colour = mix(_any_colour(chance, 60, 210), (160, 160, 160), chance.uniform(0.5, 0.9))
         top = horizon - height
         canvas.rectangle(left, top, left + width, horizon + 0.01, colour)
         if chance.happens(0.6):
-            dark, rows, columns = mix(colour, _any_colour(chance), 0.6), chance.integer(1, 4), chance.integer(2, 6)
+            dark, rows, columns = mix(colour, _any_colour(chance), 0.35), chance.integer(1, 4), chance.integer(2, 6)
             for row in range(rows):
                 y = top + height * (row + 0.25) / rows
                 for column in range(columns):
@@ -144,10 +144,10 @@ def draw_background(canvas: Canvas, chance: Chance, horizon: float) -> None:
 
 def draw_occluders(canvas: Canvas, chance: Chance) -> None:
     """Things between camera and vehicle: posts, bushes, a passer-by, the corner of a neighbour."""
-    if chance.happens(0.15):
-        x, width = chance.uniform(0.05, 0.95), chance.uniform(0.015, 0.05)
+    if chance.happens(0.12):
+        x, width = chance.uniform(0.05, 0.95), chance.uniform(0.012, 0.035)
         canvas.rectangle(x, 0.0, x + width, 1.0, _grey(chance, 30, 200))
-    if chance.happens(0.15):
+    if chance.happens(0.10):
         green = (chance.integer(25, 100), chance.integer(60, 130), chance.integer(20, 80))
         x, y = chance.choice((0.0, 1.0, 0.5)), 1.0
         for _ in range(5):
@@ -185,16 +185,16 @@ def develop(canvas: Canvas, resolution: int, chance: Chance) -> NDArray[np.uint8
         picture[1:-1] = (picture[:-2] + 2 * picture[1:-1] + picture[2:] + 2) >> 2
         picture[:, 1:-1] = (picture[:, :-2] + 2 * picture[:, 1:-1] + picture[:, 2:] + 2) >> 2
     # Light falls off across the picture: a factor in 1/256 that changes along a random direction.
-    across, down = chance.integer(-50, 50), chance.integer(-50, 50)
+    across, down = chance.integer(-35, 35), chance.integer(-35, 35)
     ramp = np.arange(resolution, dtype=np.int32) * 256 // resolution - 128
-    contrast = chance.integer(200, 290)
+    contrast = chance.integer(225, 285)
     factor = contrast * (256 + ((across * ramp[None, :] + down * ramp[:, None]) >> 8)) >> 8
     middle = chance.integer(100, 140)
-    bright = chance.integer(105, 150)
-    tint = np.array([bright + chance.integer(-14, 14) for _ in range(3)], np.int32)
+    bright = chance.integer(112, 142)
+    tint = np.array([bright + chance.integer(-8, 8) for _ in range(3)], np.int32)
     picture = ((picture - middle) * factor[:, :, None] >> 8) + tint
     # Four uniform bytes added are close to a normal deviate of standard deviation 148.
-    strength = chance.choice((1, 2, 3, 5, 9))
+    strength = chance.choice((1, 1, 2, 3, 5))
     count = resolution * resolution * 3
     noise = chance.bytes(count * 4).reshape(4, count)
     total = noise[0].astype(np.int32) + noise[1] + noise[2] + noise[3] - 510

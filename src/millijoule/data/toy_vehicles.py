@@ -22,11 +22,11 @@ from millijoule.errors import OptionError
 
 __all__ = ["BODY_TYPES", "TOY_VERSION", "render"]
 
-TOY_VERSION = 2
+TOY_VERSION = 3
 """Changes whenever the bytes of the pictures change."""
 
 _PAINTS: tuple[Colour, ...] = (
-    (238, 238, 238), (25, 26, 30), (120, 124, 130), (185, 188, 192), (165, 25, 30), (30, 60, 135), (25, 85, 60),
+    (238, 238, 238), (48, 50, 56), (120, 124, 130), (185, 188, 192), (165, 25, 30), (30, 60, 135), (25, 85, 60),
     (200, 185, 150), (110, 70, 45), (225, 170, 40), (60, 75, 95), (120, 20, 60), (90, 150, 190),
 )  # fmt: skip
 
@@ -156,8 +156,8 @@ def render(body_type: str, index: int, *, resolution: int, seed: int = 0) -> NDA
     palette = _palette(body_type, chance)
 
     # Seen from the side or three-quarter, seldom straight from the front or rear: as people photograph cars.
-    turns = chance.choice((0.0, 0.5)) + chance.choice((-1.0, 1.0)) * chance.uniform(0.08, 0.25)
-    elevation = chance.uniform(0.006, 0.055)
+    turns = chance.choice((0.0, 0.5)) + chance.choice((-1.0, 1.0)) * chance.uniform(0.12, 0.25)
+    elevation = chance.uniform(0.012, 0.045)
     distance = length * chance.uniform(1.5, 3.0)
     camera = _Camera.around((length / 2, 0.0, 0.75), turns, elevation, distance)
     light_turn, light_height = turns + chance.uniform(-0.3, 0.3), chance.uniform(0.08, 0.2)
@@ -166,7 +166,7 @@ def render(body_type: str, index: int, *, resolution: int, seed: int = 0) -> NDA
         sine(light_turn) * cosine(light_height),
         sine(light_height),
     )
-    ambient = chance.uniform(0.45, 0.75)
+    ambient = chance.uniform(0.5, 0.75)
 
     spread = half * 1.08
     shadow = Face(
@@ -180,10 +180,10 @@ def render(body_type: str, index: int, *, resolution: int, seed: int = 0) -> NDA
     ys = [y for outline in outlines[1:] for _, y in outline]
     left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
     # The vehicle fills most of the frame, like pictures cropped to it; upright stretch as from stretched photographs.
-    stretch = chance.uniform(1.15, 1.4)
-    scale = chance.uniform(0.80, 0.98) / max(right - left, (bottom - top) * stretch)
-    centre_x = 0.5 + chance.uniform(-0.05, 0.05)
-    centre_y = 0.54 + chance.uniform(-0.06, 0.06)
+    stretch = chance.uniform(1.25, 1.4)
+    scale = chance.uniform(0.84, 0.98) / max(right - left, (bottom - top) * stretch)
+    centre_x = 0.5 + chance.uniform(-0.04, 0.04)
+    centre_y = 0.54 + chance.uniform(-0.04, 0.04)
     shift_x = centre_x - (left + right) / 2 * scale
     shift_y = centre_y - (top + bottom) / 2 * scale * stretch
 
