@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from millijoule.errors import GraphError, UnsupportedError
-from millijoule.execute._fake_quant_layers import FoldedLayer, PictureQuantizer, affine_parameters, fake_quantize
+from millijoule.execute._fake_quant_layers import (
+    FoldedLayer,
+    PictureQuantizer,
+    affine_parameters,
+    average_on_grid,
+    fake_quantize,
+)
 from millijoule.execute._torch import apply
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, mode, simplify, verify
 from millijoule.graph.conversion import KEEPS_SCALE, activation_quant, input_range, integer_graph
@@ -168,7 +174,7 @@ class FakeQuantModule(nn.Module):
                 if step.inputs[0] in scales:
                     scales[step.output] = scales[step.inputs[0]]
                 if step.grid is not None and self.quantize:
-                    result = self._on_grid(result, step.grid, scale, zero, seen)
+                    result = self._on_grid(result, step, scale, zero, seen)
             values[step.output] = result
             for name in self._finished[position]:
                 values.pop(name, None)
@@ -200,11 +206,17 @@ class FakeQuantModule(nn.Module):
         scales[name] = scale[position]
         return fake_quantize(x, scale[position], zero[position])
 
-    def _on_grid(self, x: Tensor, grid: str, scale: Tensor, zero: Tensor, seen: list[bool]) -> Tensor:
-        if grid == self._start and self.picture is not None:
-            return fake_quantize(x, cast(Tensor, self.picture_scale), cast(Tensor, self.picture_zero))
-        position = self.index[grid]
-        return fake_quantize(x, scale[position], zero[position]) if seen[position] else x
+    def _on_grid(self, x: Tensor, step: _Step, scale: Tensor, zero: Tensor, seen: list[bool]) -> Tensor:
+        if step.grid == self._start and self.picture is not None:
+            grid = (cast(Tensor, self.picture_scale), cast(Tensor, self.picture_zero))
+        else:
+            position = self.index[str(step.grid)]
+            if not seen[position]:
+                return x
+            grid = (scale[position], zero[position])
+        if step.node.op == "avg_pool":
+            return average_on_grid(x, *grid, tuple(step.node.attrs["kernel"]))
+        return fake_quantize(x, *grid)
 
     @torch.no_grad()
     def _update(self, extremes: Mapping[str, tuple[Tensor, Tensor]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -12,7 +13,7 @@ from millijoule.execute._torch import torch_constant
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, Quant, arithmetic
 from millijoule.graph.conversion import BIAS_LIMIT
 
-__all__ = ["FoldedLayer", "PictureQuantizer", "affine_parameters", "fake_quantize"]
+__all__ = ["FoldedLayer", "PictureQuantizer", "affine_parameters", "average_on_grid", "fake_quantize"]
 
 
 def affine_parameters(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,6 +41,26 @@ def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         zero: int32 scalar tensor.
     """
     return torch.fake_quantize_per_tensor_affine(x, scale, zero, -128, 127)
+
+
+def average_on_grid(x: Tensor, scale: Tensor, zero: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """Averages of int8 values rounded as `arithmetic.average_int8` does: the stored value, halves away from zero.
+
+    Averages over small windows are ties as often as not, so the rounding of `fake_quantize` (halves to even) would
+    differ. The gradient is passed straight through: an average cannot leave the range of its inputs.
+
+    Args:
+        x: averages of values on the grid.
+        scale: the grid's scale.
+        zero: the grid's zero point.
+        kernel: height and width of the window.
+    """
+    with torch.no_grad():
+        parts = math.lcm(*range(1, kernel[0] + 1)) * math.lcm(*range(1, kernel[1] + 1))
+        stored = torch.round((x.double() / scale.double() + zero) * parts) / parts
+        rounded = (_round_half_away(stored).clamp(-128, 127) - zero) * scale.double()
+        correction = rounded.to(x.dtype) - x
+    return x + correction
 
 
 class PictureQuantizer(nn.Module):

@@ -57,7 +57,10 @@ class FloatModule(nn.Module):
                     value = torch.from_numpy(torch_constant(node, index, graph.constants[name]).copy())
                     if value.ndim == 4:
                         value = value.to(memory_format=torch.channels_last)
-                    self.register_parameter(stored, nn.Parameter(value))
+                    if node.op == "batch_norm" and index >= 3:
+                        self.register_buffer(stored, value)
+                    else:
+                        self.register_parameter(stored, nn.Parameter(value))
                     self.parameter_names[name] = stored
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from millijoule.interchange.tflite import read_tflite, tflite_bytes, write_tflite
 from millijoule.interchange.torch_capture import capture
 
-__all__ = ["capture"]
+__all__ = ["capture", "read_tflite", "tflite_bytes", "write_tflite"]
