@@ -114,11 +114,12 @@ def _hook() -> Finding:
     if importlib.util.find_spec("unicorn") is None:
         return Finding("counting hook", False, "unicorn is missing", purpose, "pip install 'millijoule[deploy]'")
     try:
-        from millijoule.emulate import hook_kind
-    except ImportError:
-        return Finding("counting hook", False, "unknown", purpose, "pip install 'millijoule[deploy]'", needed=False)
-    kind = str(hook_kind())
-    return Finding("counting hook", True, kind, purpose, "" if kind == "native" else "install zig for the fast one")
+        from millijoule.emulate._native import hook_library
+    except ImportError as error:
+        return Finding("counting hook", False, f"unknown ({error})", purpose, "pip install 'millijoule[deploy]'")
+    native = hook_library() is not None
+    fix = "" if native else "pip install 'millijoule[deploy]' (zig builds the fast one)"
+    return Finding("counting hook", True, "native" if native else "pure Python, slower", purpose, fix)
 
 
 def _machine() -> list[Finding]:

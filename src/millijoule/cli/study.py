@@ -105,11 +105,11 @@ def study(
         pictures["prepared"] = ""
     train = {**options.train, **(_modern() if modern else {})}
     train.update(_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate))
-    tuning = {**options.qat.options, **_given(epochs=qat_epochs)}
+    tuning = {**options.qat.training, **_given(epochs=qat_epochs)}
     options = options.with_changes(
         data=replace(options.data, **pictures),
         train=train,
-        qat=replace(options.qat, options=tuning, **_given(mode=qat)),
+        qat=replace(options.qat, training=tuning, **_given(mode=qat)),
         alpha=alpha,
         resolution=resolution,
         init=_text(init),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millijoule.study.options import DataOptions, QatOptions, StudyOptions, demo_options
+from millijoule.study.options import DataOptions, QatPlan, StudyOptions, demo_options
 from millijoule.study.pipeline import clear_run, run_study
 from millijoule.study.progress import QuietReporter, Reporter, RichReporter
 from millijoule.study.results import SCHEMA, Deployment, MethodFacts, Study
@@ -13,7 +13,7 @@ __all__ = [
     "DataOptions",
     "Deployment",
     "MethodFacts",
-    "QatOptions",
+    "QatPlan",
     "QuietReporter",
     "Reporter",
     "RichReporter",

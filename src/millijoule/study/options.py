@@ -16,7 +16,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - depends on the interpreter
     import tomli as tomllib
 
-__all__ = ["METHODS", "QAT_MODES", "DataOptions", "QatOptions", "StudyOptions", "demo_options"]
+__all__ = ["METHODS", "QAT_MODES", "DataOptions", "QatPlan", "StudyOptions", "demo_options"]
 
 METHODS = ("float", "dynamic", "static", "qat", "qat_scratch")
 """Every column a study can have, in the order of the paper's Table 2."""
@@ -49,16 +49,18 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class QatOptions:
+class QatPlan:
     """Quantisation-aware training.
 
     Attributes:
         mode: "fine-tune" starts from the float network, "scratch" from nothing as in the paper, "both", or "none".
-        options: what differs from the options of float training, for example epochs and learning_rate.
+        training: what differs from the options of float training, for example epochs and learning_rate.
+        settings: other options of `millijoule.quantize.QatOptions`, for example averaging.
     """
 
     mode: str = "fine-tune"
-    options: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class StudyOptions:
     init_partial: bool = False
     seed: int = 0
     train: dict[str, Any] = field(default_factory=dict)
-    qat: QatOptions = field(default_factory=QatOptions)
+    qat: QatPlan = field(default_factory=QatPlan)
     calibration: int = 200
     observer: str = "mse"
     rounding: str = "single"
@@ -137,8 +139,8 @@ class StudyOptions:
                 chosen["data"] = DataOptions(**data)
             if "qat" in chosen:
                 qat = dict(chosen["qat"])
-                _known(QatOptions, qat, "qat.")
-                chosen["qat"] = QatOptions(**qat)
+                _known(QatPlan, qat, "qat.")
+                chosen["qat"] = QatPlan(**qat)
             for name in ("methods", "boards"):
                 if name in chosen:
                     chosen[name] = tuple(str(item) for item in chosen[name])
@@ -198,5 +200,5 @@ def demo_options(seed: int = 0) -> StudyOptions:
             "label_smoothing": 0.05,
             "resolutions": [[0.0, 64], [0.5, 96]],
         },
-        qat=QatOptions(mode="fine-tune", options={"epochs": 2, "learning_rate": 2e-4, "warmup_epochs": 0.0}),
+        qat=QatPlan(mode="fine-tune", training={"epochs": 2, "learning_rate": 2e-4, "warmup_epochs": 0.0}),
     )

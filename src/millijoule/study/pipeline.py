@@ -106,6 +106,7 @@ def run_study(
     folder = Path(folder).resolve()
     boards = [load_board(name) for name in options.boards]
     stages.train_options(options)
+    stages.qat_options(options)
     for board in boards:
         board.regulator()
     run = _Run(folder, options, Ledger(folder), reporter or QuietReporter())
@@ -200,10 +201,11 @@ def _float(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> None:
     )
 
     def capture(_mark: str, _progress: Progress) -> dict[str, Any]:
-        stages.capture_float(folder / "best.safetensors", prepared.classes, run.model("float"))
+        stages.capture_float(folder / "best.safetensors", prepared.classes, folder / "captured.mj", run.model("float"))
         return {}
 
-    run.stage("float", "capture the float graph", {}, capture, after=["train"], files=[run.model("float")])
+    files = [folder / "captured.mj", run.model("float")]
+    run.stage("float", "capture the float graph", {}, capture, after=["train"], files=files)
 
 
 def _file_mark(path: str) -> list[Any]:
@@ -245,10 +247,7 @@ def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
 def _qat(run: _Run, prepared: PreparedSet, spec: NetworkSpec, name: str) -> None:
     options, scratch = run.options, name == "qat_scratch"
     inputs = {
-        "train": stages.train_options(options, options.qat.options).to_dict(),
-        "rounding": options.rounding,
-        "observer": options.observer,
-        "count": options.calibration,
+        "qat": stages.qat_options(options).to_dict(),
         "spec": spec.to_json() if scratch else "",
     }
     run.stage(
@@ -256,7 +255,7 @@ def _qat(run: _Run, prepared: PreparedSet, spec: NetworkSpec, name: str) -> None
         f"train: {stages.TITLES[name]}",
         inputs,
         lambda mark, progress: stages.train_qat(
-            run.model("float"),
+            run.folder / "train" / "float" / "captured.mj",
             prepared,
             spec,
             options,

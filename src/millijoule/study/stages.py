@@ -20,6 +20,7 @@ from millijoule.study.results import BufferFacts, Deployment, EnergyFacts, Layer
 
 if TYPE_CHECKING:
     from millijoule.data import PreparedSet, Source
+    from millijoule.quantize import QatOptions
     from millijoule.train import TrainOptions
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "make_static",
     "network_of",
     "prepare_data",
+    "qat_options",
     "train_float",
     "train_options",
     "train_qat",
@@ -101,6 +103,20 @@ def train_options(options: StudyOptions, changes: Mapping[str, Any] | None = Non
     return TrainOptions.from_dict({"seed": options.seed, **options.train, **(changes or {})})
 
 
+def qat_options(options: StudyOptions) -> QatOptions:
+    """The options of quantisation-aware training: the study's, with those of its plan on top. Raises OptionError."""
+    from millijoule.quantize import QatOptions
+
+    values = {
+        "observer": options.observer,
+        "calibration": options.calibration,
+        "rounding": options.rounding,
+        **options.qat.settings,
+        "training": train_options(options, options.qat.training).to_dict(),
+    }
+    return QatOptions.from_dict(values)
+
+
 def _training_folder(folder: Path, mark: str) -> Path:
     """`folder`, emptied first when it belongs to a run with other options, so that no foreign checkpoint is resumed."""
     note = folder / "fingerprint"
@@ -131,13 +147,15 @@ def train_float(
     }
 
 
-def capture_float(weights: Path, classes: Sequence[str], target: Path) -> None:
-    """Captures the trained network as a float graph, batch normalisation folded."""
+def capture_float(weights: Path, classes: Sequence[str], captured: Path, target: Path) -> None:
+    """Captures the trained network as a float graph: with batch normalisation for QAT, and with it folded."""
     from millijoule.interchange import capture
     from millijoule.nets import load_network
 
     network, _ = load_network(weights)
-    save_graph(simplify(capture(network, network.spec, classes=classes)), target)
+    graph = capture(network, network.spec, classes=classes)
+    save_graph(graph, captured)
+    save_graph(simplify(graph), target)
 
 
 def make_dynamic(source: Path, target: Path) -> None:
@@ -174,8 +192,26 @@ def train_qat(
     *,
     scratch: bool,
 ) -> dict[str, Any]:
-    """Quantisation-aware training, from the float graph or from nothing."""
-    raise NotImplementedError
+    """Quantisation-aware training from the captured float graph, or from nothing; resumes from its checkpoint."""
+    from millijoule.nets import build
+    from millijoule.quantize import quantization_aware_training
+
+    result = quantization_aware_training(
+        build(spec, seed=options.seed) if scratch else load_graph(source),
+        prepared,
+        qat_options(options),
+        _training_folder(folder, mark),
+        from_scratch=scratch,
+        progress=progress,
+    )
+    save_graph(result.graph, target)
+    return {
+        "epochs": list(result.training.history),
+        "best_epoch": result.training.best_epoch,
+        "validation_accuracy": result.training.validation_accuracy,
+        "seconds": result.training.seconds,
+        "agreement": {"pictures": result.pictures, "disagreements": result.disagreements},
+    }
 
 
 def evaluate(models: Mapping[str, Path], prepared: PreparedSet, progress: Progress) -> dict[str, Any]:
