@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millijoule.compile import Lifetime, MemoryPlan, lower_bound, plan_memory
+from millijoule.compile import Buffer, Lifetime, MemoryPlan, lower_bound, plan_memory
 from millijoule.compile.plan import ALIGNMENT, aligned
 
 STEPS = 12
@@ -22,15 +22,30 @@ def lifetimes(draw: st.DrawFn, most: int = 16) -> list[Lifetime]:
     for index in range(count):
         first = draw(st.integers(0, STEPS - 1))
         last = draw(st.integers(first, STEPS - 1))
-        items.append(Lifetime(f"b{index}", draw(st.integers(1, 300)), first, last))
+        size = draw(st.integers(1, 300))
+        tail = draw(st.none() | st.integers(1, size))
+        items.append(Lifetime(f"b{index}", size, first, last, late=draw(st.booleans()), tail_bytes=tail))
     return items
+
+
+def bytes_at(buffer: Buffer, half: int) -> int:
+    """How much of a buffer is needed in half layer `half`, straight from the words of `Lifetime`."""
+    layer, second = divmod(half, 2)
+    if not buffer.first <= layer <= buffer.last or (layer == buffer.first and buffer.late and not second):
+        return 0
+    return buffer.bytes if buffer.tail_bytes is None or layer < buffer.last or not second else buffer.tail_bytes
 
 
 def check(items: list[Lifetime], plan: MemoryPlan) -> None:
     assert {b.name for b in plan.buffers} == {item.name for item in items}
     for a, b in itertools.combinations(plan.buffers, 2):
-        if a.first <= b.last and b.first <= a.last:
-            assert a.end <= b.offset or b.end <= a.offset, (a, b)
+        for half in range(2 * STEPS):
+            ends = (a.offset + bytes_at(a, half), b.offset + bytes_at(b, half))
+            assert ends[0] <= b.offset or ends[1] <= a.offset or a.offset == ends[0] or b.offset == ends[1], (
+                a,
+                b,
+                half,
+            )
     assert all(b.offset % ALIGNMENT == 0 and b.offset >= 0 for b in plan.buffers)
     assert max(b.end for b in plan.buffers) <= plan.arena_bytes
     assert plan.lower_bound <= plan.arena_bytes <= sum(aligned(item.bytes) for item in items)
@@ -63,8 +78,15 @@ def test_a_chain_needs_its_two_largest_neighbours() -> None:
     assert plan.peak_steps() == (2,)
 
 
+def test_a_result_may_begin_behind_the_quantised_copy_of_its_input() -> None:
+    data = Lifetime("x", 400, 0, 1, tail_bytes=100)
+    result = Lifetime("y", 500, 1, 2, late=True)
+    plan = plan_memory([data, result], ["make x", "x to y", "use y"])
+    assert plan.arena_bytes == plan.lower_bound == aligned(100) + aligned(500)
+    assert [step.live_bytes for step in plan.steps] == [400, 608, 504]
+
+
 def test_hill_climbing_finds_what_greedy_orders_miss() -> None:
-    # Found by search: all four fixed orders need 56 bytes, 48 are enough.
     items = find_hard_case()
     plan = plan_memory(items, [str(n) for n in range(STEPS)])
     assert plan.strategy == "hill climbing"
@@ -91,9 +113,7 @@ def find_hard_case() -> list[Lifetime]:
 def test_a_plan_is_json() -> None:
     plan = plan_memory([Lifetime("a", 5, 0, 1), Lifetime("b", 9, 1, 1)], ["one", "two"])
     text = json.loads(json.dumps(plan.as_dict()))
-    assert text["steps"][1] == {"name": "two", "live_bytes": 24, "buffers": ["a", "b"]} or text["steps"][1][
-        "buffers"
-    ] == ["b", "a"]
+    assert text["steps"][1]["live_bytes"] == 24 and set(text["steps"][1]["buffers"]) == {"a", "b"}
     assert text["arena_bytes"] == 24
     assert plan.buffer("b").bytes == 9
     with pytest.raises(KeyError):

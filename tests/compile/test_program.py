@@ -51,6 +51,12 @@ def test_any_integer_network_gives_the_bits_of_the_executor(graph: Graph, kernel
     agree(graph, kernels)
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.sampled_from(LAYERS), min_size=1, max_size=7), st.integers(0, 2**31))
+def test_any_dynamic_network_agrees_though_inputs_are_quantised_in_place(layers: list[str], seed: int) -> None:
+    agree(random_network(layers, seed, "dynamic"), "dsp", tolerance=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "float"])
 @pytest.mark.parametrize("seed", range(2))
 def test_dynamic_and_float_networks_agree_within_float_rounding(kind: str, seed: int) -> None:

@@ -278,7 +278,9 @@ def _layer(emission: Emission, step: Step, call: Call) -> str:
     inputs = " and ".join(place(name) for name in step.node.inputs if name in emission.schedule.home)
     text = f"{step.name}: {step.node.op}, {inputs} -> {place(step.node.output)}"
     if step.scratch_bytes:
-        text += f", scratch {step.scratch_bytes} at {emission.plan.buffer(step.scratch).offset}"
+        text += (
+            f", scratch {step.scratch_bytes} at {emission.plan.buffer(emission.schedule.scratch[step.index]).offset}"
+        )
     if step.macs:
         text += f", {step.macs} MACs"
     body = "".join(f"    {_structure(item)}\n" for item in call.structures)

@@ -8,6 +8,10 @@ and, if none of them reaches the lower bound, improve the best one by moving a b
 to another place in the order, as long as tries are left. The lower bound is the largest number of bytes alive in any
 one layer: no placement can be smaller, so a plan that reaches it is optimal.
 
+A layer has two halves. Kernels that quantise their float input before they write anything (dynamic quantisation) need
+the input only in the first half and their result only in the second; the quantised copy takes the input's own place.
+`Lifetime.late` and `Lifetime.tail_bytes` say so, all other buffers need both halves.
+
 The problem is dynamic storage allocation (Garey and Johnson, SR2); the search follows the idea of the hill climbing
 allocator described for Arm's Ethos-U compiler.
 """
@@ -28,6 +32,16 @@ TRIES = 400
 """Moves that the hill climbing search may try; it stops sooner at the lower bound."""
 
 
+def aligned(size: int, alignment: int = ALIGNMENT) -> int:
+    """`size` rounded up to a multiple of `alignment`.
+
+    Example:
+        >>> aligned(13)
+        16
+    """
+    return -(-size // alignment) * alignment
+
+
 @dataclass(frozen=True)
 class Lifetime:
     """A demand for memory.
@@ -39,6 +53,8 @@ class Lifetime:
         last: the last layer that touches it, at least `first`.
         kind: "picture", "activation" or "scratch".
         tensors: the tensors that live in it, one after another (in-place layers and reshapes share a buffer).
+        late: its first layer needs it in the second half only.
+        tail_bytes: in the second half of its last layer only so many of its bytes are needed; None for all.
     """
 
     name: str
@@ -47,6 +63,17 @@ class Lifetime:
     last: int
     kind: str = "activation"
     tensors: tuple[str, ...] = ()
+    late: bool = False
+    tail_bytes: int | None = None
+
+    def spans(self, alignment: int = ALIGNMENT) -> list[tuple[int, int, int]]:
+        """When how much of it is needed: (first half layer, last half layer, aligned bytes)."""
+        begin, end = 2 * self.first + self.late, 2 * self.last + 1
+        size = aligned(self.bytes, alignment)
+        if self.tail_bytes is None:
+            return [(begin, end, size)]
+        spans = [(begin, end - 1, size), (end, end, aligned(self.tail_bytes, alignment))]
+        return [span for span in spans if span[0] <= span[1]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +87,8 @@ class Buffer:
     last: int
     kind: str
     tensors: tuple[str, ...]
+    late: bool
+    tail_bytes: int | None
 
     @property
     def end(self) -> int:
@@ -113,16 +142,6 @@ class MemoryPlan:
         return dataclasses.asdict(self)
 
 
-def aligned(size: int, alignment: int = ALIGNMENT) -> int:
-    """`size` rounded up to a multiple of `alignment`.
-
-    Example:
-        >>> aligned(13)
-        16
-    """
-    return -(-size // alignment) * alignment
-
-
 def lower_bound(lifetimes: Sequence[Lifetime], steps: int, alignment: int = ALIGNMENT) -> int:
     """The largest number of (aligned) bytes alive in any one of the `steps` layers."""
     return max(_live_bytes(lifetimes, steps, alignment), default=0)
@@ -136,12 +155,13 @@ def plan_memory(lifetimes: Sequence[Lifetime], step_names: Sequence[str], alignm
         step_names: one name per layer; `first` and `last` of the lifetimes index it.
         alignment: every offset becomes a multiple of it.
     """
-    live = _live_bytes(lifetimes, len(step_names), alignment)
+    halves = _live_bytes(lifetimes, len(step_names), alignment)
+    live = [max(pair) for pair in zip(halves[0::2], halves[1::2], strict=True)]
     bound = max(live, default=0)
     best, strategy = _search(lifetimes, bound, alignment)
     height = max((best[item.name] + aligned(item.bytes, alignment) for item in lifetimes), default=0)
     buffers = tuple(
-        Buffer(item.name, best[item.name], item.bytes, item.first, item.last, item.kind, item.tensors)
+        Buffer(offset=best[item.name], **vars(item))
         for item in sorted(lifetimes, key=lambda item: (item.first, best[item.name]))
     )
     steps = tuple(
@@ -152,10 +172,12 @@ def plan_memory(lifetimes: Sequence[Lifetime], step_names: Sequence[str], alignm
 
 
 def _live_bytes(lifetimes: Sequence[Lifetime], steps: int, alignment: int) -> list[int]:
-    live = [0] * steps
+    """Bytes alive in each half of each layer."""
+    live = [0] * (2 * steps)
     for item in lifetimes:
-        for step in range(item.first, item.last + 1):
-            live[step] += aligned(item.bytes, alignment)
+        for first, last, size in item.spans(alignment):
+            for half in range(first, last + 1):
+                live[half] += size
     return live
 
 
@@ -194,15 +216,24 @@ def _search(lifetimes: Sequence[Lifetime], bound: int, alignment: int) -> tuple[
 
 def _place(order: Sequence[Lifetime], alignment: int) -> tuple[dict[str, int], int]:
     """Each buffer at the lowest offset that is free during its whole life."""
-    placed: list[tuple[int, int, Lifetime]] = []
+    placed: list[tuple[int, list[tuple[int, int, int]]]] = []
+    offsets: dict[str, int] = {}
     height = 0
     for item in order:
-        size, offset = aligned(item.bytes, alignment), 0
-        rivals = [(at, end) for at, end, other in placed if other.first <= item.last and item.first <= other.last]
-        for at, end in sorted(rivals):
-            if offset + size <= at:
+        spans, offset = item.spans(alignment), 0
+        # Beside another span that is alive at the same time: at most `low`, or at least `high`.
+        walls = [
+            (at - size, at + other_size)
+            for at, others in placed
+            for other_first, other_last, other_size in others
+            for first, last, size in spans
+            if other_first <= last and first <= other_last
+        ]
+        for low, high in sorted(walls):
+            if offset <= low:
                 break
-            offset = max(offset, end)
-        placed.append((offset, offset + size, item))
-        height = max(height, offset + size)
-    return {item.name: offset for offset, _, item in placed}, height
+            offset = max(offset, high)
+        placed.append((offset, spans))
+        offsets[item.name] = offset
+        height = max(height, offset + aligned(item.bytes, alignment))
+    return offsets, height

@@ -189,7 +189,7 @@ def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan) -> tuple[Call, .
         return f"MJ_AT({C_TYPES[graph.tensor(tensor).dtype]}, {plan.buffer(parts.home[tensor]).offset})"
 
     def scratch(step: Step) -> str:
-        return f"&mj_arena[{plan.buffer(step.scratch).offset}]" if step.scratch_bytes else "NULL"
+        return f"&mj_arena[{plan.buffer(parts.scratch[step.index]).offset}]" if step.index in parts.scratch else "NULL"
 
     return tuple(lower(graph, step, address, scratch(step)) for step in parts.steps)
 

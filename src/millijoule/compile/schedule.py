@@ -21,6 +21,11 @@ IN_PLACE = {("normalize", "integer"), ("add", "integer"), ("add", "float"), ("cl
 """Operators (with their arithmetic) whose kernel reads an element before it writes the one at the same place."""
 
 
+QUANTIZES_FIRST = ("mj_conv2d_dyn", "mj_depthwise_dyn", "mj_dense_dyn")
+"""Kernels that turn their float input into int8 scratch, from the first element to the last, before they write their
+result. Where nobody needs the input later, the scratch lies at its start: float i is read before byte i is written."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One layer of the firmware.
@@ -45,19 +50,22 @@ class Step:
     macs: int
     scratch_bytes: int
 
-    @property
-    def scratch(self) -> str:
-        """The name of its scratch buffer in the memory plan."""
-        return f"scratch of layer {self.index}"
-
 
 @dataclass(frozen=True)
 class Schedule:
-    """The layers in order, their demands for memory, and the buffer in which each tensor lives."""
+    """The layers in order and their demands for memory.
+
+    Attributes:
+        steps: the layers.
+        lifetimes: the buffers.
+        home: tensor name -> name of the buffer in which it lives.
+        scratch: layer index -> name of the buffer at whose start its scratch lies.
+    """
 
     steps: tuple[Step, ...]
     lifetimes: tuple[Lifetime, ...]
     home: Mapping[str, str]
+    scratch: Mapping[int, str]
 
 
 def layer_name(node: Node) -> str:
@@ -99,10 +107,21 @@ def schedule(graph: Graph, kernels: str) -> Schedule:
 
     for name in graph.inputs:
         live(name, name, 0)
+    late: set[str] = set()
     for step in steps:
         result = step.node.output
         over = _overwritten(graph, step, value, last)
         live(result, home[over] if over else result, step.index)
+        if step.kernel.name in QUANTIZES_FIRST:
+            late.add(result)
+    scratch: dict[int, str] = {}
+    tails: dict[str, int] = {}
+    for step in steps:
+        buffer = home[value[step.node.inputs[0]]]
+        if step.kernel.name in QUANTIZES_FIRST and ends[buffer] == step.index:
+            scratch[step.index], tails[buffer] = buffer, step.scratch_bytes
+        elif step.scratch_bytes:
+            scratch[step.index] = f"scratch of layer {step.index}"
     lifetimes = [
         Lifetime(
             buffer,
@@ -111,16 +130,18 @@ def schedule(graph: Graph, kernels: str) -> Schedule:
             ends[buffer],
             "picture" if buffer in graph.inputs else "activation",
             tuple(tensors[buffer]),
+            buffer in late,
+            tails.get(buffer),
         )
         for buffer in tensors
     ]
     lifetimes += [
-        Lifetime(step.scratch, step.scratch_bytes, step.index, step.index, "scratch")
+        Lifetime(scratch[step.index], step.scratch_bytes, step.index, step.index, "scratch")
         for step in steps
-        if step.scratch_bytes
+        if step.scratch_bytes and scratch[step.index] not in tails
     ]
     places = {name: home[source] for name, source in value.items()}
-    return Schedule(tuple(steps), tuple(lifetimes), places)
+    return Schedule(tuple(steps), tuple(lifetimes), places, scratch)
 
 
 def _check_ends(graph: Graph) -> None:
