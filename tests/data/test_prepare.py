@@ -216,6 +216,17 @@ def test_only_broken_pictures(tmp_path: Path) -> None:
         prepare(open_source("folder", root=tmp_path / "photos"), tmp_path / "set", resolution=32)
 
 
+def test_file_names_that_are_not_utf8(photos: Path, tmp_path: Path) -> None:
+    strange = os.fsdecode(b"van/caf\xe9.png")
+    try:
+        (photos / strange).write_bytes(encoded(render("van", 90, resolution=64)))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    prepared = prepare(open_source("folder", root=photos), tmp_path / "set", resolution=32)
+    assert strange in splits_of(prepared)
+    assert strange in splits_of(open_prepared(tmp_path / "set"))
+
+
 @pytest.mark.parametrize("split", [(0.7, 0.2), (0.7, 0.2, 0.2), (0.0, 0.5, 0.5), (1.2, -0.1, -0.1)])
 def test_impossible_fractions_are_refused(tmp_path: Path, split: tuple[float, ...]) -> None:
     with pytest.raises(OptionError, match="sum to 1"):

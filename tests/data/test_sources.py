@@ -68,6 +68,9 @@ def test_empty_root_and_foreign_kinds_are_refused(tmp_path: Path) -> None:
         open_source("vmmrdb", root=tmp_path)
     with pytest.raises(DataError, match="it is a folder"):
         open_source("parquet", root=tmp_path)
+    for kind, options in (("folder", {"root": tmp_path, "subset": "a"}), ("toy_vehicles", {"root": tmp_path})):
+        with pytest.raises(OptionError, match="Leave the"):
+            open_source(kind, **options)
     with pytest.raises(OptionError, match="no such kind"):
         open_source("imagenet", root=tmp_path)
 

@@ -175,6 +175,7 @@ def _print_summary(prepared: Any, as_json: bool) -> None:
             for pair in manifest.near_duplicates
         ],
     )
+    console.print(f"near-duplicates within one split: {manifest.near_duplicates_within}", highlight=False)
     for kind, found in manifest.source.get("classes", {}).items():
         for what in ("missing_years", "empty", "ambiguous"):
             if found[what]:
@@ -186,6 +187,7 @@ def _print_summary(prepared: Any, as_json: bool) -> None:
 def _print_list(console: Console, title: str, lines: list[str], limit: int = 10) -> None:
     console.print(f"{title}: {len(lines)}", highlight=False)
     for line in lines[:limit]:
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        printable = line.encode("utf-8", "replace").decode()
+        console.print(f"  {printable}", highlight=False, markup=False, soft_wrap=True)
     if len(lines) > limit:
         console.print(f"  and {len(lines) - limit} more in manifest.json", highlight=False)

@@ -84,7 +84,7 @@ class FileSource(EncodedSource):
 
     def fingerprint(self) -> str:
         """The hash of classes, labels, file names, sizes and times of change."""
-        digest = hashlib.sha256(f"{self.kind} {self.root.resolve()} {self.classes}".encode())
+        digest = hashlib.sha256(f"{self.kind} {self.classes}".encode("utf-8", "surrogateescape"))
         for label, file in zip(self.labels, self._files, strict=True):
             digest.update(f"\n{label} {file.size} {file.changed} {file.name}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()

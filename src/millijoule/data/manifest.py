@@ -10,7 +10,7 @@ from typing import Any
 
 from millijoule.data.split import SPLITS
 from millijoule.errors import DataError
-from millijoule.files import atomic_write_json
+from millijoule.files import atomic_write_text
 
 __all__ = ["MANIFEST_NAME", "Manifest", "NearDuplicate", "PictureEntry", "SkippedPicture"]
 
@@ -157,7 +157,12 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Writes the manifest whole or not at all. Raises `OutputError`."""
-        atomic_write_json(path, self.to_json())
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # a file name that is not UTF-8: escaped, it comes back as it was
+            text = json.dumps(self.to_json(), indent=2)
+        atomic_write_text(path, text + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

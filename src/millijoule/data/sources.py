@@ -105,7 +105,11 @@ def open_source(
         DataError: the root is missing, empty or not what the kind needs.
         OptionError: unknown kind or option.
     """
+    if kind in ("folder", "toy_vehicles") and subset is not None:
+        raise OptionError(f"subset {subset!r}", f"the source {kind} has no subsets", "Leave the subset out")
     if kind == "toy_vehicles":
+        if root is not None:
+            raise OptionError(f"root {root}", "toy_vehicles are rendered, not read", "Leave the root out")
         from millijoule.data._toy_source import ToyVehicles
 
         return ToyVehicles(per_class=per_class, seed=seed)
