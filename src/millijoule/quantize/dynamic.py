@@ -7,29 +7,37 @@ from typing import Any
 
 import numpy.typing as npt
 
-from millijoule.errors import QuantizationError
+from millijoule.errors import OptionError, QuantizationError
 from millijoule.graph import WEIGHT_AXIS, Graph, Tensor, mode, simplify, verify
 from millijoule.graph.conversion import quantize_weights, weight_quant
+from millijoule.quantize.bias_correction import REFINEMENTS, assumed_means, correct_biases
 
 __all__ = ["dynamic"]
 
 
-def dynamic(graph: Graph, *, per_channel: bool = True) -> Graph:
+def dynamic(graph: Graph, *, per_channel: bool = True, refine: str = "bias") -> Graph:
     """A float graph with its weights as int8; biases and activations stay float32.
 
-    Needs no pictures. The weights follow TFLite's rules (symmetric, [-127, 127], one scale per output channel).
+    Needs no pictures: the biases are corrected with the means that batch normalisation tells, so give the graph as
+    captured; a simplified graph has no batch_norm nodes left and keeps its biases. The weights follow TFLite's rules
+    (symmetric, [-127, 127], one scale per output channel).
 
     Args:
         graph: a float graph, simplified or as captured.
         per_channel: one weight scale per output channel; otherwise one per layer.
+        refine: "bias" corrects the biases (see `bias_correction`), "none" does not.
 
     Returns:
         The verified graph; weights are called ``<float name>.int8``.
 
     Raises:
         QuantizationError: the graph is quantised already, or weights are not finite (names the layer).
+        OptionError: unknown refinement.
     """
-    graph = simplify(require_float(graph))
+    if refine not in REFINEMENTS:
+        raise OptionError("refine", f"{refine!r} is unknown", f"Use one of: {', '.join(REFINEMENTS)}")
+    means = assumed_means(require_float(graph)) if refine == "bias" else {}
+    graph = simplify(graph)
     tensors, constants = dict(graph.tensors), dict(graph.constants)
     nodes = []
     for node in graph.nodes:
@@ -39,8 +47,9 @@ def dynamic(graph: Graph, *, per_channel: bool = True) -> Graph:
             node = replace(node, inputs=(node.inputs[0], name, *node.inputs[2:]))
         nodes.append(node)
     converted = replace(graph, nodes=tuple(nodes), tensors=tensors, constants=constants).without_unused()
+    corrected = correct_biases(graph, verify(converted), means)
     scope = "channel" if per_channel else "layer"
-    return verify(converted.with_note(f"dynamic: int8 weights, one scale per {scope}"))
+    return corrected.with_note(f"dynamic: int8 weights, one scale per {scope}, refinement: {refine}")
 
 
 def _weights(

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from millijoule.errors import OptionError, QuantizationError
 from millijoule.files import Progress
-from millijoule.graph import ROUNDINGS, Graph, simplify
+from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, simplify
 from millijoule.graph.conversion import KEEPS_SCALE, integer_graph
+from millijoule.quantize.bias_correction import REFINEMENTS, correct_biases
 from millijoule.quantize.dynamic import require_float
 from millijoule.quantize.observers import OBSERVERS, Range, choose_range
 from millijoule.quantize.statistics import TensorStatistics, collect_statistics
@@ -28,6 +29,7 @@ def static(
     observer: str = "mse",
     rounding: str = "single",
     per_channel: bool = True,
+    refine: str = "bias",
     progress: Progress | None = None,
 ) -> Graph:
     """A float graph as an int8 graph.
@@ -42,30 +44,41 @@ def static(
         observer: a key of `OBSERVERS`.
         rounding: "single" or "double", see `arithmetic.requantize`.
         per_channel: one weight scale per output channel; otherwise one per layer.
+        refine: "bias" corrects the biases (see `bias_correction`), "none" does not.
         progress: called after each batch.
 
     Raises:
         QuantizationError: no calibration pictures, pictures of another shape, a degenerate range (names layer, reason
             and fix), or the graph is quantised already.
-        OptionError: unknown observer or rounding.
+        OptionError: unknown observer, rounding or refinement.
     """
-    _check_options(observer, rounding)
+    _check_options(observer, rounding, refine)
     simplified = simplify(require_float(graph))
     statistics = calibrate(simplified, calibration, progress=progress)
     ranges = ranges_from(simplified, statistics, observer)
     converted = integer_graph(simplified, ranges, rounding=rounding, per_channel=per_channel)
+    if refine == "bias":
+        means = {name: seen.mean for name, seen in statistics.items()}
+        converted = correct_biases(simplified, converted, means)
     scope = "channel" if per_channel else "layer"
     return converted.with_note(
         f"static: int8, {observer} ranges of {len(calibration)} pictures, one weight scale per {scope}, "
-        f"{rounding} rounding"
+        f"{rounding} rounding, refinement: {refine}"
     )
 
 
-def _check_options(observer: str, rounding: str) -> None:
+def _check_options(observer: str, rounding: str, refine: str) -> None:
     if observer not in OBSERVERS:
         raise OptionError("observer", f"{observer!r} is unknown", f"Use one of: {', '.join(OBSERVERS)}")
+    if refine not in REFINEMENTS:
+        raise OptionError("refine", f"{refine!r} is unknown", f"Use one of: {', '.join(REFINEMENTS)}")
     if rounding not in ROUNDINGS:
         raise OptionError("rounding", f"{rounding!r} is unknown", f"Use one of: {', '.join(ROUNDINGS)}")
+
+
+def _layer_inputs(graph: Graph) -> tuple[str, ...]:
+    """The data that layers with weights read; bias correction needs their means."""
+    return tuple(dict.fromkeys(node.inputs[0] for node in graph.nodes if node.op in WEIGHT_AXIS))
 
 
 def calibrated_tensors(graph: Graph) -> tuple[str, ...]:
@@ -82,7 +95,7 @@ def calibrated_tensors(graph: Graph) -> tuple[str, ...]:
 def calibrate(
     graph: Graph, calibration: npt.NDArray[np.uint8], *, batch: int | None = None, progress: Progress | None = None
 ) -> dict[str, TensorStatistics]:
-    """The statistics of every activation of a simplified float graph whose range has to be measured.
+    """The statistics of every activation of a simplified float graph whose range or mean has to be measured.
 
     Raises:
         QuantizationError: no pictures, pictures of another shape than the graph's input, or activations not finite.
@@ -94,7 +107,8 @@ def calibrate(
             f"its pictures are {calibration.shape[1:]}, not {expected}",
             "Prepare them at that size",
         )
-    return collect_statistics(graph, calibrated_tensors(graph), calibration, batch=batch, progress=progress)
+    names = dict.fromkeys((*calibrated_tensors(graph), *_layer_inputs(graph)))
+    return collect_statistics(graph, names, calibration, batch=batch, progress=progress)
 
 
 def ranges_from(graph: Graph, statistics: Mapping[str, TensorStatistics], observer: str) -> dict[str, Range]:
@@ -107,7 +121,8 @@ def ranges_from(graph: Graph, statistics: Mapping[str, TensorStatistics], observ
     """
     logits = _logits(graph)
     ranges = {}
-    for name, seen in statistics.items():
+    for name in calibrated_tensors(graph):
+        seen = statistics[name]
         careful = name == logits and observer in ("percentile", "mse", "entropy")
         ranges[name] = choose_range(seen, LOGITS_OBSERVER if careful else observer)
     return ranges

@@ -45,6 +45,7 @@ class TensorStatistics:
         average_high: exponential moving average of the batches' largest values.
         momentum: weight of the past in the moving averages.
         histogram: int64 (8192,).
+        pictures: pictures seen.
         width: width of a bin.
     """
 
@@ -58,7 +59,16 @@ class TensorStatistics:
         self.average_low = 0.0
         self.average_high = 0.0
         self.histogram: npt.NDArray[np.int64] = np.zeros(2 * HALF_BINS, dtype=np.int64)
+        self.pictures = 0
+        self._sum: npt.NDArray[np.float64] | None = None
         self._exponent: int | None = None
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """The mean over the pictures, in the shape of one picture's values."""
+        if self._sum is None:
+            raise QuantizationError(f"tensor {self.name!r}", "it was not observed", "Calibrate first")
+        return self._sum / self.pictures
 
     @property
     def width(self) -> float:
@@ -66,7 +76,7 @@ class TensorStatistics:
         return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent)
 
     def update(self, values: npt.NDArray[np.float32]) -> None:
-        """Adds one batch of values of any shape.
+        """Adds one batch of values, (N, ...).
 
         Raises:
             QuantizationError: a value is NaN or infinite.
@@ -84,6 +94,9 @@ class TensorStatistics:
         else:
             self.average_low = self.momentum * self.average_low + (1.0 - self.momentum) * low
             self.average_high = self.momentum * self.average_high + (1.0 - self.momentum) * high
+        self.pictures += len(values)
+        total = values.sum(axis=0, dtype=np.float64)
+        self._sum = total if self._sum is None else self._sum + total
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._grow(max(-low, high))
         self.count += flat.size

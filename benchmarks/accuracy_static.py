@@ -1,0 +1,92 @@
+"""Float, dynamic and static quantisation of the reference network on its 1,392 validation and test photographs.
+
+    python benchmarks/accuracy_static.py --data ../shared/data --cache ../prepared [--limit 348] [ROW ...]
+
+Prints one row per configuration as soon as it is measured, in the columns of docs/results/static_baseline.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from baseline import baseline_graph, photographs
+
+from millijoule import execute
+from millijoule.graph import Graph, simplify
+from millijoule.graph.conversion import integer_graph
+from millijoule.quantize import OBSERVERS, dynamic, flash_bytes
+from millijoule.quantize.bias_correction import correct_biases
+from millijoule.quantize.compare import paired_interval, sqnr
+from millijoule.quantize.static import calibrate, ranges_from
+
+
+def main() -> None:
+    """Measures the rows that are asked for, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with cars_body10.parquet and weights/")
+    parser.add_argument("--cache", type=Path, required=True, help="where decoded photographs are kept (240 MB)")
+    parser.add_argument("--limit", type=int, help="only so many photographs, evenly chosen")
+    parser.add_argument("rows", nargs="*", help="row names; all when none is given")
+    options = parser.parse_args()
+    photos = photographs(options.data / "cars_body10.parquet", options.cache)
+    graph = baseline_graph(options.data / "weights" / "baseline_mbv2_0.35_cars.safetensors")
+    simplified = simplify(graph)
+    count = min(options.limit or len(photos.labels), len(photos.labels))
+    chosen = np.unique(np.linspace(0, len(photos.labels) - 1, count).round().astype(np.int64))
+    pictures, labels = np.ascontiguousarray(photos.pictures[chosen]), photos.labels[chosen]
+
+    statistics = {}
+
+    def static_row(observer: str, refine: str, per_channel: bool, rounding: str) -> Graph:
+        if not statistics:
+            began = time.perf_counter()
+            statistics.update(calibrate(simplified, np.asarray(photos.calibration)))
+            print(f"# calibration on {len(photos.calibration)} photographs: {time.perf_counter() - began:.1f} s")
+        ranges = ranges_from(simplified, statistics, observer)
+        converted = integer_graph(simplified, ranges, rounding=rounding, per_channel=per_channel)
+        if refine == "none":
+            return converted
+        return correct_biases(simplified, converted, {name: seen.mean for name, seen in statistics.items()})
+
+    rows: dict[str, Callable[[], Graph]] = {
+        "dynamic": lambda: dynamic(graph),
+        "dynamic-none": lambda: dynamic(graph, refine="none"),
+    }
+    for per_channel in (True, False):
+        for refine in ("bias", "none"):
+            for observer in OBSERVERS:
+                name = f"static-{observer}-{refine}" + ("" if per_channel else "-per_tensor")
+                rows[name] = lambda o=observer, r=refine, p=per_channel: static_row(o, r, p, "single")
+    rows["static-mse-bias-double"] = lambda: static_row("mse", "bias", True, "double")
+
+    unknown = [name for name in options.rows if name not in rows]
+    if unknown:
+        parser.error(f"unknown rows {unknown}; there are: {', '.join(rows)}")
+    reference = execute.run(simplified, pictures)[simplified.outputs[0]].astype(np.float64)
+    right = reference.argmax(axis=1) == labels
+    print(f"# {len(labels)} photographs; float: {right.sum()} right, {100 * right.mean():.2f} %", flush=True)
+    print("| row | accuracy | drop | changed | lost/won | SQNR dB | flash bytes |\n|---|---|---|---|---|---|---|")
+    for name in options.rows or rows:
+        model = rows[name]()
+        stored = execute.run(model, pictures)[model.outputs[0]].astype(np.float64)
+        quant = model.tensor(model.outputs[0]).quant
+        logits = stored if quant is None else (stored - quant.scalar_zero_point) * quant.scalar_scale
+        predicted = stored.argmax(axis=1)
+        now = predicted == labels
+        lost, won = int((right & ~now).sum()), int((~right & now).sum())
+        interval = paired_interval(lost, won, len(labels))
+        changed = int((predicted != reference.argmax(axis=1)).sum())
+        print(
+            f"| {name} | {100 * now.mean():.2f} | {100 * (won - lost) / len(labels):+.2f} "
+            f"+-{(interval.high - interval.low) / 2:.2f} | {changed} ({100 * changed / len(labels):.1f} %) | "
+            f"{lost}/{won} | {sqnr(reference, logits):.1f} | {flash_bytes(model):,} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
