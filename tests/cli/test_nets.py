@@ -1,0 +1,41 @@
+"""`millijoule nets`."""
+
+from __future__ import annotations
+
+import json
+
+from typer.testing import CliRunner
+
+from millijoule.cli import app
+
+
+def test_show_prints_table_1_with_its_costs() -> None:
+    result = CliRunner().invoke(app, ["nets", "show", "mobilenet_v2", "--alpha", "0.5", "--resolution", "224"])
+    assert result.exit_code == 0, result.output
+    words = result.output.split()
+    assert "719,034" in words  # 706,224 and a classifier of 1280 x 10 + 10
+    assert "(706,224" in words
+    assert "95,864,640" in words
+    assert "block_16_depthwise" in words
+    assert "735" in words  # KiB, (112 x 112 + 56 x 56) x 48
+    assert [line.split()[1] for line in result.output.splitlines() if line.startswith("224x224x3 ")] == ["conv2d"]
+
+
+def test_show_as_json_adds_up() -> None:
+    result = CliRunner().invoke(app, ["nets", "show", "--alpha", "0.35", "--resolution", "96", "--json"])
+    values = json.loads(result.output)
+    assert values["parameters_without_classifier"] == 410_208
+    assert sum(row["macs"] for row in values["layers"]) == values["macs"]
+    assert sum(row["parameters"] for row in values["table_1"]) == values["parameters"]
+
+
+def test_list_names_every_family() -> None:
+    result = CliRunner().invoke(app, ["nets", "list"])
+    assert result.exit_code == 0
+    assert "mobilenet_v2" in result.output
+
+
+def test_what_cannot_be_is_refused_with_one_sentence() -> None:
+    for arguments in (["vgg16"], ["--alpha", "0"], ["--resolution", "5"], ["--classes", "1"]):
+        result = CliRunner().invoke(app, ["nets", "show", *arguments])
+        assert result.exit_code == 2, arguments
