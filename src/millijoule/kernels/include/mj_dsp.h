@@ -19,6 +19,9 @@
 #define MJ_DSP_ARM 0
 #endif
 
+/* The four sums are complete here: compilers may not move their parts across, which would cost registers. No code. */
+#define MJ_IN_ORDER(a, b, c, d) __asm__ volatile("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d))
+
 static inline uint32_t mj_load_s8x4(const int8_t *x)
 {
     uint32_t word;
@@ -42,6 +45,17 @@ static inline uint32_t mj_load_s8_part(const int8_t *x, int32_t count)
         word |= (uint32_t)(uint8_t)x[2] << 16;
     }
     return word;
+}
+
+/* x + y, saturated to 32 bits */
+static inline int32_t mj_qadd(int32_t x, int32_t y)
+{
+#if MJ_DSP_ARM
+    return __qadd(x, y);
+#else
+    const int64_t sum = (int64_t)x + y;
+    return sum < INT32_MIN ? INT32_MIN : sum > INT32_MAX ? INT32_MAX : (int32_t)sum;
+#endif
 }
 
 /* acc + x.low * y.low + x.high * y.high, halves as int16 */

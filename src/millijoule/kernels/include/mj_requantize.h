@@ -16,18 +16,34 @@
 #error "define exactly one of MJ_ROUNDING_SINGLE and MJ_ROUNDING_DOUBLE"
 #endif
 
+#if defined(MJ_ROUNDING_SINGLE)
+/* the formula as it stands; kept out of the loops, which rarely need it */
+static __attribute__((noinline, unused)) int32_t mj_requantize_wide(int32_t acc, int32_t multiplier, int32_t shift)
+{
+    const int32_t total = 31 - shift;
+    return (int32_t)(((int64_t)acc * multiplier + (INT64_C(1) << (total - 1))) >> total);
+}
+
+/* shift <= -2 (a real scale below 1/4): the half lies in the high word, and adding it there cannot carry from the low
+ * one. Cortex-M: SMMLA, ASR. */
+static inline int32_t mj_requantize_small(int32_t acc, int32_t multiplier, int32_t shift)
+{
+    const int32_t high = (int32_t)(((int64_t)acc * multiplier) >> 32);
+    return (high + (INT32_C(1) << (-2 - shift))) >> (-1 - shift);
+}
+
 static inline int32_t mj_requantize(int32_t acc, int32_t multiplier, int32_t shift)
 {
-#if defined(MJ_ROUNDING_SINGLE)
-    const int64_t product = (int64_t)acc * multiplier;
-    if (shift <= -2) {
-        /* The half lies in the high word, and adding it there cannot carry from the low one: SMULL, ADD, ASR. */
-        const int32_t high = (int32_t)(product >> 32);
-        return (high + (INT32_C(1) << (-2 - shift))) >> (-1 - shift);
+    if (__builtin_expect(shift > -2, 0)) {
+        return mj_requantize_wide(acc, multiplier, shift);
     }
-    const int32_t total = 31 - shift;
-    return (int32_t)((product + (INT64_C(1) << (total - 1))) >> total);
+    /* as above, halved last: two constants fewer where the channel changes with every call */
+    const int32_t high = (int32_t)(((int64_t)acc * multiplier) >> 32);
+    return ((high >> (-2 - shift)) + 1) >> 1;
+}
 #else
+static inline int32_t mj_requantize(int32_t acc, int32_t multiplier, int32_t shift)
+{
     const int32_t left = shift > 0 ? shift : 0;
     const int32_t right = shift > 0 ? 0 : -shift;
     const int32_t shifted = (int32_t)((uint32_t)acc << left);
@@ -36,8 +52,16 @@ static inline int32_t mj_requantize(int32_t acc, int32_t multiplier, int32_t shi
     const int32_t mask = (int32_t)((UINT32_C(1) << right) - 1u);
     const int32_t threshold = (mask >> 1) + (high < 0);
     return (high >> right) + ((high & mask) > threshold);
-#endif
 }
+
+/* shift <= -2: no left shift is needed */
+static inline int32_t mj_requantize_small(int32_t acc, int32_t multiplier, int32_t shift)
+{
+    const int32_t high = (int32_t)(((int64_t)acc * multiplier + (INT64_C(1) << 30)) >> 31);
+    const int32_t half = INT32_C(1) << (-shift - 1);
+    return (high + half - (high < 0)) >> -shift;
+}
+#endif
 
 static inline int32_t mj_clamp(int32_t value, int32_t low, int32_t high)
 {
