@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,27 @@ def test_both_hooks_count_the_same() -> None:
         firmware.run(pictures)
         found.append((firmware.machine.counter.edges(), dict(firmware.machine.counter.sizes())))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize(
+    ("fault", "printed"),
+    [
+        (
+            3,
+            r"fault: exception 5, access to an address without memory\r\n"
+            r".*cfsr 0x00008200 .*address 0x60000000 pc 0x0800",
+        ),
+        (6, r"fault: exception 6, undefined instruction\r\n.*cfsr 0x00010000 hfsr 0x00000000 pc 0x0800"),
+        (7, r"fault: exception 5, access to an address without memory, stacking ran out.*stack overflow\r\n"),
+    ],
+)
+def test_the_firmware_prints_its_faults(board: str, fault: int, printed: str) -> None:
+    files = model_files()
+    firmware = EmulatedFirmware(build_board(files, board, defines={"MJ_MISBEHAVE": str(fault)}), board, files)
+    with pytest.raises(EmulationError):
+        firmware.run(np.ones((1, 8, 8, 3), np.uint8))
+    assert re.search(printed, firmware.console, flags=re.DOTALL), firmware.console
 
 
 @pytest.mark.parametrize(

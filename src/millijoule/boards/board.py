@@ -266,9 +266,9 @@ def _from_values(values: Mapping[str, Any]) -> Board:
 
 
 def _check(path: Path, board: Board) -> None:
-    for memory in (board.flash, *board.memories):
-        if not all(isinstance(value, int) and value >= 0 for value in (memory.base, memory.size)) or memory.size < 1024:
-            raise BoardError(str(path), f"a base or size is wrong ({memory})", "Give whole numbers of bytes")
+    for base, size in [(board.flash.base, board.flash.size), *((m.base, m.size) for m in board.memories)]:
+        if not (isinstance(base, int) and isinstance(size, int) and base >= 0 and size >= 1024):
+            raise BoardError(str(path), f"base {base} or size {size} is wrong", "Give whole numbers of bytes")
     spans = sorted([(board.flash.base, board.flash.size, "flash"), *((m.base, m.size, m.name) for m in board.memories)])
     for (base, size, name), (following, _, other) in itertools.pairwise(spans):
         if base + size > following:

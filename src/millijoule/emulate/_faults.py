@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from millijoule.emulate._decode import decode
 from millijoule.errors import EmulationError
@@ -10,7 +12,7 @@ from millijoule.errors import EmulationError
 if TYPE_CHECKING:
     from millijoule.emulate.machine import Machine
 
-__all__ = ["explain"]
+__all__ = ["deliver", "explain"]
 
 
 def explain(machine: Machine, number: int | None, interrupt: int | None = None) -> EmulationError:
@@ -21,8 +23,7 @@ def explain(machine: Machine, number: int | None, interrupt: int | None = None) 
         number: the emulator library's error number, None when there was none.
         interrupt: the exception number the core raised, None when there was none.
     """
-    import unicorn
-
+    unicorn: Any = importlib.import_module("unicorn")
     pc = machine.register("pc") & ~1
     place = f"{machine.image.function_at(pc)} at {pc:#010x}"
     address = _accessed(machine, pc)
@@ -71,3 +72,52 @@ def _accessed(machine: Machine, pc: int) -> int | None:
     for register in first.addresses - {first.offset[0]}:
         address += machine.register(names[register])
     return address & 0xFFFFFFFF
+
+
+# Configurable fault status bits, Armv7-M Architecture Reference Manual B3.2.15, and the exception they raise.
+_PRECISE_WITH_ADDRESS = 1 << 9 | 1 << 15
+_FETCH = 1 << 8
+_STACKING = 1 << 12
+_UNDEFINED = 1 << 16
+_BUS_FAULT, _USAGE_FAULT = 5, 6
+_EXCEPTION_RETURN = 0xFFFFFFF9  # thread mode, main stack
+_HANDLER_BLOCKS = 1_000_000
+
+
+def deliver(machine: Machine, number: int | None) -> None:
+    """Enters the firmware's own fault handler, as the core would, and runs it until it halts: it prints the reason.
+
+    Nothing happens for images without `mj_halt`, or when the handler faults itself.
+    """
+    unicorn: Any = importlib.import_module("unicorn")
+    image, registers = machine.image, machine.peripherals.registers
+    kinds = {
+        unicorn.UC_ERR_READ_UNMAPPED: (_BUS_FAULT, _PRECISE_WITH_ADDRESS),
+        unicorn.UC_ERR_WRITE_UNMAPPED: (_BUS_FAULT, _PRECISE_WITH_ADDRESS),
+        unicorn.UC_ERR_WRITE_PROT: (_BUS_FAULT, _PRECISE_WITH_ADDRESS),
+        unicorn.UC_ERR_FETCH_UNMAPPED: (_BUS_FAULT, _FETCH),
+        unicorn.UC_ERR_INSN_INVALID: (_USAGE_FAULT, _UNDEFINED),
+    }
+    if number not in kinds or "mj_halt" not in image.symbols:
+        return
+    exception, status = kinds[number]
+    pc = machine.register("pc") & ~1
+    address = _accessed(machine, pc)
+    frame = [machine.register(name) for name in ("r0", "r1", "r2", "r3", "r12", "lr")]
+    frame += [pc, machine.register("xpsr")]
+    stack = (machine.register("sp") - 4 * len(frame)) & ~7
+    try:
+        for offset, word in enumerate(frame):
+            machine.write_word(stack + 4 * offset, word)
+    except EmulationError:
+        status |= _STACKING  # no room for the frame: the handler starts on a fresh stack
+    values = machine.peripherals.values
+    values[registers.address("CORE_SCB_CFSR")] = status
+    values[registers.address("CORE_SCB_BFAR")] = address or 0
+    vector = machine.read_word(machine.board.flash.base + 4 * exception)
+    machine.write_register("sp", stack)
+    machine.write_register("lr", _EXCEPTION_RETURN)
+    machine.write_register("ipsr", exception)
+    machine.counter.begin(_HANDLER_BLOCKS)
+    with contextlib.suppress(unicorn.UcError):
+        machine.emulator.emu_start(vector | 1, image.symbols["mj_halt"].address)

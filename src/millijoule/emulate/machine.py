@@ -12,7 +12,7 @@ import numpy as np
 from millijoule.boards import Board, load_board
 from millijoule.build import Image
 from millijoule.emulate._counting import BlockCounter, make_counter
-from millijoule.emulate._faults import explain
+from millijoule.emulate._faults import deliver, explain
 from millijoule.emulate.cycles import Counts, CycleModel, EdgeCosts, EdgeTotal, cycle_model
 from millijoule.emulate.peripherals import Peripherals
 from millijoule.errors import BoardError, EmulationError, ToolchainError
@@ -154,7 +154,9 @@ class Machine:
         try:
             self.emulator.emu_start(self.register("pc") | 1, until)
         except self._unicorn.UcError as error:
-            raise explain(self, int(error.errno)) from error
+            refusal = explain(self, int(error.errno))
+            deliver(self, int(error.errno))
+            raise refusal from error
         if self.counter.limited():
             where = self.image.function_at(self.register("pc"))
             raise EmulationError(
