@@ -1,1 +1,19 @@
+"""A compiled model in use: run it, prove it, export it."""
 
+from __future__ import annotations
+
+from millijoule.deploy.export import export_project
+from millijoule.deploy.firmware import Firmware, build_program, compile_model
+from millijoule.deploy.verify import LayerDifference, TargetReport, VerifyReport, first_difference, verify
+
+__all__ = [
+    "Firmware",
+    "LayerDifference",
+    "TargetReport",
+    "VerifyReport",
+    "build_program",
+    "compile_model",
+    "export_project",
+    "first_difference",
+    "verify",
+]

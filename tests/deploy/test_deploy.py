@@ -1,0 +1,133 @@
+"""One object that runs anywhere, the proof that all executors agree, and the exported project."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millijoule.compile import Program, compile_graph
+from millijoule.deploy import build_program, compile_model, export_project, first_difference, verify
+from millijoule.errors import DataError, FormatError, OptionError, OutputError
+from millijoule.execute import run
+from networks import LAYERS, random_network, random_pictures
+
+BOARDS = ("stm32l4r9i", "stm32h7b3i")
+needs_boards = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("ziglang", "unicorn", "elftools")),
+    reason="the extra 'deploy' is not installed",
+)
+
+
+def test_a_model_runs_on_this_computer() -> None:
+    graph = random_network(["conv", "depthwise", "residual"], 1)
+    firmware = compile_model(graph)
+    pictures = random_pictures(graph, 2)
+    assert firmware.target == "host" and firmware.image is None
+    np.testing.assert_array_equal(firmware.run(pictures)["logits"], run(graph, pictures)[graph.outputs[0]])
+    assert len(firmware.profile()) == len(firmware.program.layers)  # type: ignore[arg-type]
+    assert firmware.plan.arena_bytes == firmware.program.arena_bytes
+    with pytest.raises(FormatError, match="trace=True"):
+        firmware.checksums(pictures[0])
+
+
+@needs_boards
+@pytest.mark.parametrize("kind", ["integer", "dynamic"])
+def test_all_executors_agree(kind: str) -> None:
+    graph = random_network(LAYERS, 2, kind)
+    report = verify(graph, random_pictures(graph, 2), ["host", *BOARDS])
+    assert report.equal and report.arithmetic == kind
+    assert [target.target for target in report.targets] == ["host", *BOARDS]
+    assert all(target.bit_exact for target in report.targets) or kind != "integer"
+    assert json.loads(json.dumps(report.as_dict()))["equal"] is True
+
+
+def broken(program: Program, layer: int) -> Program:
+    """The program with every weight of one layer negated."""
+    text = program.files["mj_weights.c"]
+    start = text.index(".weights = {", text.index(f"mj_constants_{layer:03d} = {{"))
+    end = text.index("}", start)
+    weights = re.sub(r"-?\d+", lambda match: str(-int(match.group())), text[start:end])
+    return replace(program, files={**program.files, "mj_weights.c": text[:start] + weights + text[end:]})
+
+
+@pytest.mark.parametrize("target", ["host", pytest.param("stm32l4r9i", marks=needs_boards)])
+def test_the_first_layer_that_differs_is_named(target: str) -> None:
+    graph = random_network(["conv", "depthwise", "pointwise", "pointwise"], 11)
+    program = compile_graph(graph, target, self_test=False, trace=True)
+    pictures = random_pictures(graph, 2)
+    assert first_difference(program, pictures) is None
+    guilty = program.layers[3]
+    found = first_difference(broken(program, guilty.index), pictures)
+    assert found is not None
+    assert (found.index, found.name, found.kernel) == (guilty.index, guilty.name, guilty.kernel)
+
+
+def test_a_difference_is_reported_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = sys.modules["millijoule.deploy.verify"]
+
+    graph = random_network(["conv", "pointwise", "pointwise"], 11)
+    honest = room.compile_graph
+
+    def faulty(*args: object, **options: object) -> Program:
+        return broken(honest(*args, **{**options, "self_test": False}), 2)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(room, "compile_graph", faulty)
+    report = verify(graph, random_pictures(graph, 3))
+    assert not report.equal
+    difference = report.targets[0].first_difference
+    assert difference is not None and difference.index == 2 and difference.operator == "conv2d"
+
+
+def test_wrong_pictures_are_refused() -> None:
+    graph = random_network(["conv"], 0)
+    with pytest.raises(DataError):
+        verify(graph, random_pictures(graph, 0))
+    with pytest.raises(DataError):
+        verify(graph, np.zeros((1, 4, 4, 3), np.uint8))
+
+
+@needs_boards
+def test_an_exported_project_is_whole(tmp_path: Path) -> None:
+    program = compile_graph(random_network(["conv", "depthwise"], 4), "stm32l4r9i", name="shed")
+    folder = export_project(program, tmp_path / "project")
+    assert {path.name for path in tmp_path.iterdir()} == {"project"}
+    for name in ("Makefile", "README.md", "firmware.ld", "firmware.elf", "firmware.bin", "firmware.hex"):
+        assert (folder / name).stat().st_size > 0
+    assert (folder / "model/mj_model.c").read_text() == program.files["mj_model.c"]
+    with pytest.raises(OutputError, match="already"):
+        export_project(program, folder)
+    export_project(program, folder, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"project"}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("keep me")
+    with pytest.raises(OutputError, match="other files"):
+        export_project(program, tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine/letter.txt").read_text() == "keep me"
+    with pytest.raises(OptionError, match="for a board"):
+        export_project(compile_graph(program.graph), tmp_path / "host")
+
+
+@needs_boards
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("board", BOARDS)
+def test_the_makefile_builds_firmware_that_runs(tmp_path: Path, board: str) -> None:
+    from millijoule.build import read_image
+    from millijoule.emulate import EmulatedFirmware
+
+    graph = random_network(LAYERS, 5)
+    program = compile_graph(graph, board)
+    folder = export_project(program, tmp_path / "project")
+    subprocess.run(["make", "-C", str(folder), f"ZIG={sys.executable} -m ziglang"], check=True, capture_output=True)
+    made = EmulatedFirmware(read_image(folder / "build/firmware.elf", board), board, program)
+    pictures = random_pictures(graph, 1)
+    np.testing.assert_array_equal(made.run(pictures)["logits"], build_program(program).run(pictures)["logits"])
