@@ -2,8 +2,8 @@
 
     python benchmarks/kernels.py
 
-Each kernel is called by itself, with the shapes of MobileNetV2 layers, random data in RAM and weights in flash; the
-cycle models count no wait states.
+Each kernel is called by itself, with the shapes of MobileNetV2 layers and random data; the cycle models count no wait
+states.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class KernelMachine:
         self.machine = Machine(self.image, self.board)
 
     def call(self, name: str, *arguments: Any, offset: int = 0) -> Cost:
-        """Calls a kernel. Arrays are copied to RAM (read-only ones to flash) and back; what lies around them is checked.
+        """Calls a kernel. Arrays are copied to RAM and back; what lies around them is checked.
+
+        Read-only arrays of 64 KB and more go to flash.
 
         Args:
             name: the C function.
@@ -239,7 +241,7 @@ def main() -> None:
     text += (
         "One call per kernel: all overhead of the call included (columns, edges, requantisation). Rounding: single.\n"
     )
-    text += "Cycles: the models of the emulate room, no wait states. Weights in RAM when small, else in flash.\n\n"
+    text += "Cycles: the models of the emulate room, no wait states. The bounds of the results are those of int8.\n\n"
     text += table(boards, "single")
     atomic_write_text(arguments.out, text)
     print(text)

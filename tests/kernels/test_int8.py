@@ -153,13 +153,13 @@ def check(operator: str, dims: Dims, seed: int, rounding: str, names: list[str],
             np.testing.assert_array_equal(result, expected, err_msg=name)
 
 
-@examples(400)
+@examples(550)
 @given(dims=window_dims(depthwise=False), seed=seeds, rounding=rounding_rules)
 def test_conv2d(dims: Dims, seed: int, rounding: str, libraries: Any, tools: Any) -> None:
     check("conv2d", dims, seed, rounding, ["mj_conv2d_s8", "mj_conv2d_s8_dsp"], libraries, tools)
 
 
-@examples(400)
+@examples(550)
 @given(
     height=st.integers(1, 5), width=st.integers(1, 5), channels=st.integers(1, 40), out_channels=st.integers(1, 10),
     seed=seeds, rounding=rounding_rules,
@@ -172,14 +172,14 @@ def test_pointwise(
     check("conv2d", dims, seed, rounding, names, libraries, tools)
 
 
-@examples(400)
+@examples(550)
 @given(dims=window_dims(depthwise=True), seed=seeds, rounding=rounding_rules)
 def test_depthwise(dims: Dims, seed: int, rounding: str, libraries: Any, tools: Any) -> None:
     names = ["mj_depthwise_s8", "mj_depthwise_s8_dsp"]
     check("depthwise_conv2d", dims, seed, rounding, names, libraries, tools)
 
 
-@examples(300)
+@examples(400)
 @given(features=st.integers(1, 70), out_features=st.integers(1, 12), seed=seeds, rounding=rounding_rules)
 def test_dense(features: int, out_features: int, seed: int, rounding: str, libraries: Any, tools: Any) -> None:
     dims = Dims(in_channels=features, out_channels=out_features)
