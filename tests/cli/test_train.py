@@ -123,17 +123,8 @@ def test_refusals_have_exit_code_2_and_leave_nothing(trained: Path, data: Path, 
 
 def test_torchrun_trains_with_two_processes(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "millijoule",
-    ]
-    arguments = ["train", "--data", str(data), "--out", str(run), "--alpha", "0.35", *QUICK]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = ["-m", "millijoule", "train", "--data", str(data), "--out", str(run), "--alpha", "0.35", *QUICK]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
