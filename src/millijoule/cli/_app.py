@@ -31,6 +31,13 @@ COMMANDS = (
     LazyEntry("nets", "millijoule.cli.nets", "Networks as tables: layers, parameters, MACs, memory.", _PATH),
     LazyEntry("train", "millijoule.cli.train", "Train in float; resumes after any interruption.", _PATH),
     LazyEntry("quantize", "millijoule.cli.quantize", "Float model to 8 bits: dynamic, static, QAT.", _PATH),
+    LazyEntry(
+        "compare",
+        "millijoule.cli.quantize",
+        "Accuracy, sizes and predictions changed, model by model.",
+        _PATH,
+        subcommand="compare",
+    ),
     LazyEntry("deploy", "millijoule.cli.deploy", "Compile, build, emulate, export firmware.", _PATH),
     LazyEntry("report", "millijoule.cli.report", "Rebuild report.html from report.json.", _LOOK),
     LazyEntry("boards", "millijoule.cli.boards", "The boards: clock, memories, energy source.", _LOOK),

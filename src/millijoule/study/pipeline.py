@@ -216,7 +216,7 @@ def _file_mark(path: str) -> list[Any]:
 
 
 def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
-    options, source = run.options, run.model("float")
+    options, source = run.options, run.folder / "train" / "float" / "captured.mj"
 
     def dynamic(_mark: str, _progress: Progress) -> dict[str, Any]:
         stages.make_dynamic(source, run.model("dynamic"))
@@ -239,12 +239,12 @@ def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
     methods = ["float", "dynamic", "static"]
     wanted = {"fine-tune": ["qat"], "scratch": ["qat_scratch"], "both": ["qat", "qat_scratch"], "none": []}
     for name in wanted[options.qat.mode]:
-        _qat(run, prepared, spec, name)
+        _qat(run, prepared, spec, name, source)
         methods.append(name)
     return methods
 
 
-def _qat(run: _Run, prepared: PreparedSet, spec: NetworkSpec, name: str) -> None:
+def _qat(run: _Run, prepared: PreparedSet, spec: NetworkSpec, name: str, source: Path) -> None:
     options, scratch = run.options, name == "qat_scratch"
     inputs = {
         "qat": stages.qat_options(options).to_dict(),
@@ -255,7 +255,7 @@ def _qat(run: _Run, prepared: PreparedSet, spec: NetworkSpec, name: str) -> None
         f"train: {stages.TITLES[name]}",
         inputs,
         lambda mark, progress: stages.train_qat(
-            run.folder / "train" / "float" / "captured.mj",
+            source,
             prepared,
             spec,
             options,

@@ -224,7 +224,22 @@ def evaluate(models: Mapping[str, Path], prepared: PreparedSet, progress: Progre
 
     graphs = {name: load_graph(path) for name, path in models.items()}
     comparison = compare(graphs, prepared.split("test"), reference="float", activation_bytes=arena, progress=progress)
-    return comparison.to_json()
+    result = comparison.to_json()
+    for row in result["models"]:
+        row["tflite_bytes"] = _tflite_size(graphs[row["name"]])
+    return result
+
+
+def _tflite_size(graph: Graph) -> int | None:
+    """Bytes of the equivalent .tflite file; None where it cannot be written (no flatbuffers, a part TFLite lacks)."""
+    from millijoule.errors import MillijouleError
+
+    try:
+        from millijoule.interchange import tflite_bytes
+
+        return len(tflite_bytes(graph))
+    except (ModuleNotFoundError, MillijouleError):
+        return None
 
 
 def deploy(
