@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millijoule.errors import DataError, GraphError
+from millijoule.execute._blas import single_blas_thread
 from millijoule.execute._float import dynamic_step, float_step
 from millijoule.execute._integer import Step, integer_step
 from millijoule.files import Progress
@@ -139,9 +140,9 @@ def predict(
 
 
 def _small_batch(graph: Graph) -> int:
-    """Pictures per step so that the largest activation stays near four million values."""
+    """Pictures per step so that the largest activation stays near two million values."""
     largest = max(tensor.elements for tensor in graph.activations())
-    return max(1, min(64, (1 << 22) // largest))
+    return max(1, min(64, (1 << 21) // largest))
 
 
 def _float_executor(graph: Graph, keep: Sequence[str], batch: int | None) -> tuple[Any, int, int]:
@@ -161,7 +162,7 @@ def _in_order(execute: Any, pictures: Any, count: int, size: int, threads: int) 
         for start in starts:
             yield execute(np.asarray(pictures[start : start + size]))
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with single_blas_thread(), ThreadPoolExecutor(threads) as pool:
         waiting: list[Future[dict[str, Array]]] = []
         try:
             for start in starts:
