@@ -134,7 +134,7 @@ class Labels:
                     inside = box[0] >= plot.left and box[2] <= plot.width and box[1] >= plot.top - 8
                     if inside and box[3] <= plot.y.start and not any(_overlap(box, other) for other in self._taken):
                         self._taken.append(box)
-                        plot.parts.append(text(left, base, value))
+                        plot.parts.append(text(left, base, value, extra=' class="halo"'))
                         return
 
 

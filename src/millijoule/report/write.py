@@ -80,6 +80,7 @@ def render_report(result: Mapping[str, Any]) -> str:
             charts=charts_of(result),
             headline=headline(result),
             main=main_method(result),
+            titles={method["name"]: method["title"] for method in result["methods"]},
             methods=method_rows(result),
             table_3=table_3_rows(result),
             board_of=lambda name: board_of(result, name),
