@@ -180,7 +180,7 @@ def develop(canvas: Canvas, resolution: int, chance: Chance) -> NDArray[np.uint8
     fine = canvas.pixels.reshape(resolution, 2, resolution, 2, 3).astype(np.uint16)
     picture = ((fine[:, 0, :, 0] + fine[:, 1, :, 0] + fine[:, 0, :, 1] + fine[:, 1, :, 1] + 2) >> 2).astype(np.int32)
     # A pass of (1, 2, 1) / 4 spreads by one pixel; the count grows with the resolution so that the look stays.
-    blur = chance.choice((0, 0, 0, 1, 1, 2))
+    blur = chance.choice((0, 0, 0, 0, 1, 1))
     for _ in range((blur * resolution * resolution + 96 * 48) // (96 * 96)):
         picture[1:-1] = (picture[:-2] + 2 * picture[1:-1] + picture[2:] + 2) >> 2
         picture[:, 1:-1] = (picture[:, :-2] + 2 * picture[:, 1:-1] + picture[:, 2:] + 2) >> 2

@@ -11,23 +11,11 @@ import functools
 from dataclasses import dataclass, field
 
 from millijoule.data._chance import Chance
+from millijoule.data._toy_proportions import PROPORTIONS
 
-__all__ = ["BODY_TYPES", "Face", "Part", "Point", "build_vehicle", "circle", "cosine", "sine"]
+__all__ = ["Face", "Part", "Point", "build_vehicle", "circle", "cosine", "sine"]
 
 Point = tuple[float, float, float]
-
-BODY_TYPES = (
-    "box_truck",
-    "convertible",
-    "coupe",
-    "hatchback",
-    "minivan",
-    "pickup",
-    "sedan",
-    "suv",
-    "van",
-    "wagon",
-)
 
 
 def sine(turns: float) -> float:
@@ -74,67 +62,6 @@ class Part:
     faces: list[Face] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Proportions:
-    """Ranges (low, high) in metres, or in parts of the length where it says so."""
-
-    length: tuple[float, float]
-    width: tuple[float, float]
-    height: tuple[float, float]
-    clearance: tuple[float, float]
-    belt: tuple[float, float]  # height of the window line, part of the height
-    wheel: tuple[float, float]  # radius
-    hood: tuple[float, float]  # length of the bonnet, part of the length
-    screen: tuple[float, float]  # run of the windscreen, part of the length
-    roof_end: tuple[float, float]  # rear end of the roof, part of the length from the rear
-    deck: tuple[float, float]  # foot of the rear window, part of the length from the rear
-    windows: tuple[int, ...]  # side windows
-
-
-_TYPES: dict[str, _Proportions] = {
-    "sedan": _Proportions(
-        (4.5, 5.0), (1.74, 1.86), (1.40, 1.48), (0.17, 0.21), (0.62, 0.66), (0.30, 0.34),
-        (0.25, 0.28), (0.13, 0.16), (0.29, 0.34), (0.18, 0.22), (2,),
-    ),
-    "coupe": _Proportions(
-        (4.1, 4.6), (1.78, 1.92), (1.22, 1.33), (0.12, 0.16), (0.65, 0.70), (0.33, 0.37),
-        (0.31, 0.36), (0.16, 0.20), (0.34, 0.40), (0.06, 0.11), (1,),
-    ),
-    "convertible": _Proportions(
-        (3.9, 4.5), (1.72, 1.90), (1.24, 1.36), (0.14, 0.18), (0.63, 0.68), (0.31, 0.36),
-        (0.28, 0.34), (0.11, 0.15), (0.33, 0.40), (0.20, 0.26), (1,),
-    ),
-    "hatchback": _Proportions(
-        (3.3, 3.8), (1.60, 1.74), (1.42, 1.54), (0.15, 0.19), (0.60, 0.64), (0.29, 0.33),
-        (0.21, 0.25), (0.14, 0.18), (0.16, 0.22), (0.01, 0.04), (1, 2),
-    ),
-    "wagon": _Proportions(
-        (4.7, 5.1), (1.74, 1.86), (1.38, 1.47), (0.16, 0.20), (0.62, 0.66), (0.30, 0.34),
-        (0.25, 0.29), (0.12, 0.15), (0.07, 0.11), (0.01, 0.03), (3,),
-    ),
-    "suv": _Proportions(
-        (4.2, 4.8), (1.82, 2.00), (1.78, 1.95), (0.28, 0.36), (0.62, 0.66), (0.38, 0.44),
-        (0.23, 0.28), (0.06, 0.10), (0.03, 0.06), (0.01, 0.02), (2, 3),
-    ),
-    "minivan": _Proportions(
-        (4.5, 5.1), (1.82, 2.00), (1.68, 1.80), (0.15, 0.20), (0.53, 0.58), (0.29, 0.33),
-        (0.10, 0.14), (0.20, 0.25), (0.03, 0.07), (0.005, 0.02), (3,),
-    ),
-    "van": _Proportions(
-        (4.7, 5.8), (1.85, 2.05), (2.05, 2.50), (0.19, 0.26), (0.50, 0.56), (0.31, 0.37),
-        (0.11, 0.17), (0.08, 0.12), (0.01, 0.03), (0.002, 0.01), (1,),
-    ),
-    "pickup": _Proportions(
-        (4.9, 5.8), (1.82, 2.05), (1.72, 1.90), (0.28, 0.38), (0.60, 0.64), (0.38, 0.44),
-        (0.22, 0.26), (0.06, 0.10), (0.42, 0.52), (0.39, 0.49), (1, 2),
-    ),
-    "box_truck": _Proportions(
-        (5.6, 7.2), (2.00, 2.30), (2.05, 2.35), (0.36, 0.48), (0.50, 0.57), (0.38, 0.45),
-        (0.03, 0.13), (0.04, 0.08), (0.66, 0.70), (0.66, 0.70), (1,),
-    ),
-}  # fmt: skip
-
-
 def _range(chance: Chance, bounds: tuple[float, float]) -> float:
     return chance.uniform(*bounds)
 
@@ -143,7 +70,7 @@ class _Builder:
     """Collects the faces of one vehicle from its proportions."""
 
     def __init__(self, kind: str, chance: Chance) -> None:
-        shape = _TYPES[kind]
+        shape = PROPORTIONS[kind]
         self.kind, self.chance = kind, chance
         self.length = _range(chance, shape.length)
         self.half = _range(chance, shape.width) / 2
@@ -160,6 +87,8 @@ class _Builder:
         self.tail = self.belt * (chance.uniform(0.93, 1.0) if self.deck_x > 0.06 * self.length else 0.98)
         if kind in ("pickup", "box_truck", "suv", "van"):
             self.nose = self.belt * chance.uniform(0.86, 0.96)
+        # The walls of a pickup's bed are lower than its windows; elsewhere the body goes on level.
+        self.rail = self.belt * (chance.uniform(0.84, 0.90) if kind == "pickup" else 1.0)
         self.tumble = self.half * chance.uniform(0.10, 0.22)
         if kind in ("van", "box_truck"):
             self.tumble *= 0.5
@@ -205,8 +134,8 @@ class _Builder:
             (length, low + 0.25 * (self.nose - low), narrow),
             (length * 0.99, self.nose, narrow),
             (self.hood_x, top, half),
-            (self.deck_x, top, half),
-            (0.012 * length, self.tail, half * 0.97),
+            (self.deck_x, self.rail, half),
+            (0.012 * length, min(self.tail, self.rail), half * 0.97),
             (0.0, low + 0.3 * (self.tail - low), narrow),
         ]
         part = Part((length / 2, 0.0, low))
@@ -440,7 +369,7 @@ class _Builder:
 
     def bed(self) -> list[Part]:
         """The open bed of a pickup, sometimes with a cover or a load."""
-        base, y = self.belt, self.half * 0.86
+        base, y = self.rail, self.half * 0.86
         rear, front = 0.03 * self.length, self.deck_x - 0.06
         part = Part((self.deck_x / 2, 0.0, base))
         opening = ((rear, -y, base + 0.01), (front, -y, base + 0.01), (front, y, base + 0.01), (rear, y, base + 0.01))
@@ -457,7 +386,7 @@ def build_vehicle(kind: str, chance: Chance) -> tuple[list[Part], Part, float, f
     """One vehicle of a body type.
 
     Args:
-        kind: one of `BODY_TYPES`.
+        kind: a key of `PROPORTIONS`.
         chance: the stream its proportions and details are drawn from.
 
     Returns:
@@ -466,17 +395,17 @@ def build_vehicle(kind: str, chance: Chance) -> tuple[list[Part], Part, float, f
     builder = _Builder(kind, chance)
     body = builder.body()
     parts = [body]
-    if kind == "convertible" and not chance.happens(0.12):
+    if kind == "convertible" and not chance.happens(0.04):
         parts += builder.open_cabin()
     elif kind == "convertible":
         parts.append(builder.cabin("softtop"))
     elif kind == "box_truck":
         cab = builder.cabin()
         rear, front = 0.01 * builder.length, builder.roof_rear - 0.02
-        tall = max(builder.height * chance.uniform(1.08, 1.45), builder.height + 0.2)
+        tall = builder.height * chance.uniform(1.2, 1.5)
         half = max(builder.half, builder.half * chance.uniform(1.0, 1.08))
         cargo = builder.box((rear, front), half, (builder.clearance + 0.35, tall), "cargo")
-        if chance.happens(0.6):
+        if chance.happens(0.4):
             z0, z1 = tall * 0.55, tall * 0.80
             x0, x1 = front * 0.15, front * chance.uniform(0.5, 0.9)
             builder.on_side(cargo, [(x0, z0, half), (x1, z0, half), (x1, z1, half), (x0, z1, half)], "load")
@@ -485,7 +414,7 @@ def build_vehicle(kind: str, chance: Chance) -> tuple[list[Part], Part, float, f
         parts += [*builder.bed(), builder.cabin()]
     else:
         parts.append(builder.cabin())
-        if kind in ("suv", "wagon") and chance.happens(0.5):
+        if kind == "wagon" and chance.happens(0.6):
             w, z = builder.half - builder.tumble, builder.height
             rails = Part((builder.length / 2, 0.0, z))
             x0, x1 = builder.roof_rear + 0.1, builder.roof_front - 0.1

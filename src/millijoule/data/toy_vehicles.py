@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millijoule.data._chance import Chance
+from millijoule.data._toy_proportions import BODY_TYPES
 from millijoule.data._toy_scene import Canvas, Colour, develop, draw_background, draw_occluders, mix
-from millijoule.data._toy_shapes import BODY_TYPES, Face, Part, Point, build_vehicle, cosine, sine
+from millijoule.data._toy_shapes import Face, Part, Point, build_vehicle, cosine, sine
 from millijoule.errors import OptionError
 
 __all__ = ["BODY_TYPES", "TOY_VERSION", "render"]
 
-TOY_VERSION = 3
+TOY_VERSION = 5
 """Changes whenever the bytes of the pictures change."""
 
 _PAINTS: tuple[Colour, ...] = (
@@ -99,10 +100,10 @@ def _palette(kind: str, chance: Chance) -> dict[str, Colour]:
         "taillamp": mix((170, 20, 25), (220, 60, 40), chance.uniform(0.0, 1.0)),
         "plate": chance.choice(((230, 230, 225), (225, 200, 70), (60, 60, 60))),
         "seam": mix(paint, (10, 10, 10), 0.55),
-        "interior": (45, 42, 40),
-        "seat": chance.choice(((70, 60, 55), (40, 40, 42), (150, 120, 90))),
+        "interior": (38, 35, 34),
+        "seat": chance.choice(((190, 165, 130), (150, 60, 45), (205, 200, 190))),
         "softtop": chance.choice(((38, 38, 42), (85, 70, 55), (30, 35, 60))),
-        "cargo": chance.choice(((232, 232, 230), (232, 232, 230), (200, 205, 210), paint)),
+        "cargo": chance.choice(((232, 232, 230), (225, 225, 220), (200, 205, 210))),
         "load": chance.choice(_PAINTS),
     }
 
@@ -155,9 +156,10 @@ def render(body_type: str, index: int, *, resolution: int, seed: int = 0) -> NDA
     parts, wheels, length, half = build_vehicle(body_type, chance)
     palette = _palette(body_type, chance)
 
-    # Seen from the side or three-quarter, seldom straight from the front or rear: as people photograph cars.
-    turns = chance.choice((0.0, 0.5)) + chance.choice((-1.0, 1.0)) * chance.uniform(0.12, 0.25)
-    elevation = chance.uniform(0.012, 0.045)
+    # Seen from the side, or three-quarter from the front or rear: as people photograph cars.
+    low, high = (0.12, 0.18) if chance.happens(0.35) else (0.18, 0.25)
+    turns = chance.choice((0.0, 0.5)) + chance.choice((-1.0, 1.0)) * chance.uniform(low, high)
+    elevation = chance.uniform(0.012, 0.035)
     distance = length * chance.uniform(1.5, 3.0)
     camera = _Camera.around((length / 2, 0.0, 0.75), turns, elevation, distance)
     light_turn, light_height = turns + chance.uniform(-0.3, 0.3), chance.uniform(0.08, 0.2)
@@ -180,7 +182,7 @@ def render(body_type: str, index: int, *, resolution: int, seed: int = 0) -> NDA
     ys = [y for outline in outlines[1:] for _, y in outline]
     left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
     # The vehicle fills most of the frame, like pictures cropped to it; upright stretch as from stretched photographs.
-    stretch = chance.uniform(1.25, 1.4)
+    stretch = 1.35
     scale = chance.uniform(0.84, 0.98) / max(right - left, (bottom - top) * stretch)
     centre_x = 0.5 + chance.uniform(-0.04, 0.04)
     centre_y = 0.54 + chance.uniform(-0.04, 0.04)
