@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millijoule.deploy.export import export_project
+from millijoule.deploy.export import export_project, export_sources
 from millijoule.deploy.firmware import Firmware, build_program, compile_model
 from millijoule.deploy.verify import LayerDifference, TargetReport, VerifyReport, first_difference, verify
 
@@ -14,6 +14,7 @@ __all__ = [
     "build_program",
     "compile_model",
     "export_project",
+    "export_sources",
     "first_difference",
     "verify",
 ]

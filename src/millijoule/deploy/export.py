@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from millijoule import __version__
@@ -14,7 +16,7 @@ from millijoule.compile import Program
 from millijoule.deploy.firmware import build_program
 from millijoule.errors import OptionError, OutputError
 
-__all__ = ["MARKER", "export_project"]
+__all__ = ["MARKER", "export_project", "export_sources"]
 
 MARKER = "millijoule.json"
 """The file by which an exported folder is recognised; it holds the program's summary."""
@@ -42,26 +44,49 @@ def export_project(program: Program, folder: Path, *, compiler: str = "zig", ove
     board = program.board
     if board is None:
         raise OptionError("target 'host'", "a project is for a board", "Compile the model for a board")
-    folder = Path(folder)
-    _check_place(folder, overwrite)
+    _check_place(Path(folder), overwrite)
     image = build_program(program, compiler=compiler).image
     assert image is not None  # a board's firmware always has one
-    files = _project_files(program, board, image)
+    return _write_folder(_project_files(program, board, image), Path(folder))
+
+
+def export_sources(program: Program, folder: Path, *, overwrite: bool = False) -> Path:
+    """Writes the model's C files and `millijoule.json` (plan, layers, sizes) to a folder; see `export_project`.
+
+    Raises:
+        OutputError: the folder is in use by something else, or cannot be written.
+    """
+    _check_place(Path(folder), overwrite)
+    texts = {**program.files, MARKER: _summary(program)}
+    return _write_folder({name: text.encode("utf-8") for name, text in texts.items()}, Path(folder))
+
+
+def _write_folder(files: Mapping[str, bytes], folder: Path) -> Path:
+    """Puts a folder with these files in place of `folder`, whole or not at all."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-            fresh = Path(temporary) / "project"
+            fresh, previous = Path(temporary) / "fresh", Path(temporary) / "previous"
             for name, content in files.items():
                 path = fresh / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             if folder.exists():
-                folder.rename(Path(temporary) / "previous")
-            fresh.rename(folder)
+                folder.rename(previous)
+            try:
+                fresh.rename(folder)
+            except OSError:
+                if previous.exists():
+                    previous.rename(folder)
+                raise
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise OutputError(str(folder), f"it cannot be written ({reason})", "Choose another folder") from error
     return folder
+
+
+def _summary(program: Program) -> str:
+    return json.dumps({"millijoule": __version__, **program.summary()}, indent=2) + "\n"
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:
@@ -86,7 +111,7 @@ def _project_files(program: Program, board: Board, image: Image) -> dict[str, by
     texts["firmware.ld"] = linker_script(board, memory, stack_bytes=DEFAULT_STACK_BYTES)
     texts["Makefile"] = _makefile(board, sorted(name for name in texts if name.endswith(".c")))
     texts["README.md"] = _readme(program, board, image)
-    texts[MARKER] = json.dumps({"millijoule": __version__, **program.summary()}, indent=2) + "\n"
+    texts[MARKER] = _summary(program)
     files = {name: text.encode("utf-8") for name, text in texts.items()}
     files["firmware.elf"] = image.elf.read_bytes()
     files["firmware.bin"] = image.binary()
