@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -186,3 +187,21 @@ def test_exponential_is_within_two_units_in_the_last_place(libraries: Any) -> No
         exact = float(np.exp(np.float64(x)))
         worst = max(worst, abs(ratio - exact) / exact)
     assert worst < 2 * 2.0**-23 + 2 * 2.0**-24
+
+
+def test_dynamic_may_quantize_over_its_input(libraries: Any, tools: Any) -> None:
+    rng = np.random.default_rng(1)
+    dims = Dims(6, 5, 4, 6, 5, 4, (3, 3), padding=(1, 1, 1, 1))
+    x = rng.normal(size=(6, 5, 4)).astype(np.float32)
+    weights = rng.integers(-127, 128, (3, 3, 4), dtype=np.int8)
+    real, sums = np.full(4, 0.01, dtype=np.float32), weights.sum(axis=(0, 1), dtype=np.int32)
+    parameters = tools.Dynamic(real.ctypes.data, sums.ctypes.data, -INFINITY, INFINITY)
+    apart, over = np.zeros_like(x), np.zeros_like(x)
+    scratch = np.zeros(x.size // 4, dtype=np.uint32)
+    arguments = (tools.Window.of(dims), parameters)
+    libraries["single"].call("mj_depthwise_dyn", x, weights, None, apart, *arguments, scratch)
+    function = libraries["single"].library.mj_depthwise_dyn
+    pointers = [ctypes.c_void_p(a.ctypes.data) if a is not None else None for a in (x, weights, None, over)]
+    window, dynamic = arguments
+    function(*pointers, ctypes.byref(window), ctypes.byref(dynamic), pointers[0])
+    np.testing.assert_array_equal(over, apart)

@@ -1,7 +1,7 @@
 #include "mj_block.h"
 
-/* mj_pointwise_s8 with SMLAD, two output channels x MJ_BLOCK_PIXELS pixels at a time; weights in the order of _pack_pairs.
- * scratch: MJ_BLOCK_PIXELS pixels as int16 */
+/* mj_pointwise_s8 with SMLAD, two output channels x MJ_BLOCK_PIXELS pixels at a time; weights in the order of
+ * _pack_pairs; scratch: MJ_BLOCK_PIXELS pixels as int16 */
 void mj_pointwise_s8_dsp(const int8_t *x, const int8_t *weights, const int32_t *bias, int8_t *y,
                          const mj_window *window, const mj_requant *requant, void *scratch)
 {

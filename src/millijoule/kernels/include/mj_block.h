@@ -57,8 +57,8 @@ static inline void mj_block_store(const int32_t *sums, int32_t multiplier, int32
 /* sums[2 * pixel + channel] = sums[channel] + products, of two output channels and MJ_BLOCK_PIXELS columns; sums[0] and
  * sums[1] hold the biases. weights..end: 8 bytes for every four k, at least one such quad.
  *
- * This takes all 14 registers of a Cortex-M (8 sums, 2 of weights, 2 of data, 2 pointers). Compilers spill some of them,
- * so on Arm the loop is written by hand, two quads a round: loads stand in groups, which the Cortex-M4 pipelines. */
+ * This takes all 14 registers of a Cortex-M (8 sums, 2 of weights, 2 of data, 2 pointers). Compilers spill some, so on
+ * Arm the loop is written by hand, two quads a round: loads stand in groups, which the Cortex-M4 pipelines. */
 #if MJ_DSP_ARM
 #define MJ_HALF(first_w, first_x, x1, x2, x3)                                                                          \
     first_w first_x "ldr lr, [r0, #" x1 "]\n\t"                                                                        \

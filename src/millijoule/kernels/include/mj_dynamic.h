@@ -9,7 +9,8 @@ typedef struct {
     int32_t zero;
 } mj_dynamic_range;
 
-/* x: count floats -> q: count int8; returns what they mean: x ~ scale * (q - zero) */
+/* x: count floats -> q: count int8; returns what they mean: x ~ scale * (q - zero). q may begin where x does: each
+ * value is read before its place is written. */
 static inline mj_dynamic_range mj_dynamic_quantize(const float *x, int8_t *q, int32_t count)
 {
     float low = 0.0f, high = 0.0f; /* the range always holds zero */
