@@ -41,8 +41,9 @@ class CortexM4:
     name = "Cortex-M4F"
     version = "m4-2"
     assumptions = (
-        "zero wait states and no cache misses; division 6 cycles; branch refill 1 (direct) or 2 (indirect) cycles; "
-        "flash wait states and caches are not modelled yet, which makes weights in flash look up to 14 % too fast"
+        "zero wait states, no cache misses, no penalty for unaligned accesses; division 6 cycles; branch refill 1 "
+        "(direct) or 2 (indirect) cycles; on published images 2 to 4 % too fast with weights in RAM, up to 26 % where "
+        "weights stream from flash"
     )
 
     def __init__(self, rules: M4Rules | None = None) -> None:

@@ -70,9 +70,10 @@ class CortexM7:
     name = "Cortex-M7F"
     version = "m7-2"
     assumptions = (
-        "zero wait states, every access hits (tightly coupled memory or first-level cache); division 7 cycles; one "
-        "bubble per taken branch, 6 cycles per misprediction; cache misses are not modelled yet (weights and arenas "
-        "outside tightly coupled memory look up to 15 % too fast), pairing across blocks is not tracked (about 3 %)"
+        "zero wait states, every access hits (tightly coupled memory or first-level cache), no penalty for unaligned "
+        "accesses; division 7 cycles; one bubble per taken branch, 6 cycles per misprediction; pairing across blocks is "
+        "not tracked; on published images 2 to 6 % too fast with data in tightly coupled memory, up to 25 % where "
+        "weights stream from flash"
     )
 
     def __init__(self, rules: M7Rules | None = None) -> None:
