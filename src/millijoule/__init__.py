@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from millijoule._firmware import Firmware, compile_model
     from millijoule.boards import Board, board_names, load_board
     from millijoule.data import (
         Augmentation,
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
         open_source,
         prepare,
     )
+    from millijoule.deploy import Firmware, compile_model
     from millijoule.errors import MillijouleError
     from millijoule.execute import predict, run
     from millijoule.graph import Graph, format_graph, load_graph, save_graph, simplify
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "Augmentation": "data",
     "Board": "boards",
-    "Firmware": "_firmware",
+    "Firmware": "deploy",
     "Graph": "graph",
     "MillijouleError": "errors",
     "NetworkSpec": "nets",
@@ -48,7 +48,7 @@ _PLACES = {
     "calibration_set": "data",
     "capture": "interchange",
     "compare_models": "quantize:compare",
-    "compile_model": "_firmware",
+    "compile_model": "deploy",
     "dynamic": "quantize",
     "evaluate": "train",
     "fit": "train",
