@@ -30,14 +30,21 @@ def firmware_sources(board: Board) -> dict[str, str]:
         ) from error
 
 
-def firmware_defines(board: Board) -> dict[str, str]:
-    """The macros that carry the board's description into the C files, by name."""
+def firmware_defines(board: Board, *, stack_bytes: int = 8192) -> dict[str, str]:
+    """The macros that carry the board's description into the C files, by name.
+
+    Args:
+        board: the board.
+        stack_bytes: size of the stack; what is left bounds the arena (`MJ_RAM_BYTES`, checked at compile time).
+    """
     console = board.console
     defines = {
         "MJ_BOARD_TITLE": f'"{board.title}"',
         "MJ_BOARD_CLOCK_HZ": f"{board.clock_hz}u",
         "MJ_BOARD_INTERRUPTS": str(board.interrupts),
         "MJ_BOARD_FLASH_WAIT_STATES": f"{board.flash.wait_states}u",
+        "MJ_BOARD_FLASH_BYTES": f"{board.flash.size}u",
+        "MJ_RAM_BYTES": f"{board.arena_limit(stack_bytes)}u",
         "MJ_BOARD_SUPPLY_SMPS": str(int(board.supply == "smps")),
         "MJ_BOARD_REGISTERS": f'"registers_{board.name}.h"',
         "MJ_CONSOLE": console.peripheral,

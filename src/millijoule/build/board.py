@@ -91,12 +91,7 @@ def build_board(
     if "mj_model.h" not in {PurePosixPath(name).name for name in files}:
         raise OptionError("files", "there is no mj_model.h among them", "Give the files of a compiled model")
     sources = {f"board/{name}": text for name, text in firmware_sources(target).items()}
-    macros = {
-        **firmware_defines(target),
-        "MJ_RAM_BYTES": str(target.arena_limit(stack_bytes + 1024)),
-        "MJ_BOARD_FLASH_BYTES": str(target.flash.size),
-        **(defines or {}),
-    }
+    macros = {**firmware_defines(target, stack_bytes=stack_bytes), **(defines or {})}
     return build_elf(
         {**files, **sources},
         target,

@@ -71,8 +71,8 @@ class CortexM7:
     version = "m7-2"
     assumptions = (
         "zero wait states, every access hits (tightly coupled memory or first-level cache), no penalty for unaligned "
-        "accesses; division 7 cycles; one bubble per taken branch, 6 cycles per misprediction; pairing across blocks is "
-        "not tracked; on published images 2 to 6 % too fast with data in tightly coupled memory, up to 25 % where "
+        "accesses; division 7 cycles; one bubble per taken branch, 6 cycles per misprediction; pairing across blocks "
+        "is not tracked; on published images 2 to 6 % too fast with data in tightly coupled memory, up to 25 % where "
         "weights stream from flash"
     )
 
