@@ -72,6 +72,7 @@ class StudyOptions:
         alpha: width multiplier of MobileNetV2.
         resolution: pixels per side; 0 takes that of the prepared set.
         dropout: before the classifier while training.
+        bn_momentum: share of the newest batch in the statistics of batch normalisation; short trainings need more.
         init: a weight file to start from, empty for random weights.
         init_partial: pad or skip layers of the file that have another shape.
         seed: of the toy pictures, the initial weights, shuffling and augmentation.
@@ -91,6 +92,7 @@ class StudyOptions:
     alpha: float = 0.5
     resolution: int = 0
     dropout: float = 0.2
+    bn_momentum: float = 0.03
     init: str = ""
     init_partial: bool = False
     seed: int = 0
@@ -187,18 +189,20 @@ def demo_options(seed: int = 0) -> StudyOptions:
     The schedule is a short modern one (cosine, high rate, averaged weights), not the paper's 150 epochs at 1e-4.
     """
     return StudyOptions(
-        data=DataOptions(kind="toy_vehicles", per_class=400),
+        data=DataOptions(kind="toy_vehicles", per_class=300),
         alpha=0.35,
         resolution=96,
+        dropout=0.1,
+        bn_momentum=0.1,
         seed=seed,
         train={
-            "epochs": 14,
-            "batch_size": 32,
-            "learning_rate": 3e-3,
+            "epochs": 16,
+            "batch_size": 16,
+            "learning_rate": 2e-3,
             "schedule": "cosine",
-            "warmup_epochs": 1.0,
+            "warmup_epochs": 0.5,
             "label_smoothing": 0.05,
-            "resolutions": [[0.0, 64], [0.5, 96]],
+            "augmentation": {"rotation": 0.0, "shift": 0.08, "shear": 0.0, "zoom": 0.1, "flip": True},
         },
-        qat=QatPlan(mode="fine-tune", training={"epochs": 2, "learning_rate": 2e-4, "warmup_epochs": 0.0}),
+        qat=QatPlan(mode="fine-tune", training={"epochs": 2, "learning_rate": 1e-4, "warmup_epochs": 0.0}),
     )

@@ -93,7 +93,8 @@ def network_of(options: StudyOptions, prepared: PreparedSet) -> NetworkSpec:
             f"the pictures were prepared at {prepared.resolution}",
             f"Use --resolution {prepared.resolution}, or prepare the pictures again",
         )
-    return mobilenet_v2(options.alpha, prepared.resolution, len(prepared.classes), options.dropout)
+    classes = len(prepared.classes)
+    return mobilenet_v2(options.alpha, prepared.resolution, classes, options.dropout, bn_momentum=options.bn_momentum)
 
 
 def train_options(options: StudyOptions, changes: Mapping[str, Any] | None = None) -> TrainOptions:
