@@ -73,13 +73,14 @@ def test_pictures_of_another_shape_are_refused(firmware: EmulatedFirmware) -> No
         firmware.run(np.zeros((1, 9, 8, 3), np.uint8))
 
 
-def test_both_hooks_count_the_same() -> None:
+@pytest.mark.parametrize("board", BOARDS)
+def test_both_hooks_count_the_same(board: str) -> None:
     files = model_files()
-    image = build_board(files, "stm32l4r9i")
+    image = build_board(files, board)
     pictures = np.random.default_rng(2).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     found = []
     for hook in ("native", "python"):
-        firmware = EmulatedFirmware(image, "stm32l4r9i", files, hook=hook)
+        firmware = EmulatedFirmware(image, board, files, hook=hook)
         firmware.run(pictures)
         found.append((firmware.machine.counter.edges(), dict(firmware.machine.counter.sizes())))
     assert found[0] == found[1]

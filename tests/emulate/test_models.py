@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def test_dynamic_models_run_on_the_boards(board: str) -> None:
     ours, expected = firmware.run(pictures)["logits"], run(graph, pictures)[graph.outputs[0]]
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, expected, atol=1e-4 * float(np.abs(expected).max()))
+
+
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")
+@pytest.mark.parametrize("board", BOARDS)
+def test_gcc_s_firmware_gives_the_same_results(board: str) -> None:
+    graph = random_network(["conv", "depthwise", "pointwise", "residual"], 2, "integer", size=(9, 9, 3))
+    program = compile_graph(graph, board)
+    firmware = EmulatedFirmware(build_board(program.files, board, compiler="gcc"), board, program)
+    pictures = random_pictures(graph, 2)
+    np.testing.assert_array_equal(firmware.run(pictures)["logits"], run(graph, pictures)[graph.outputs[0]])
 
 
 def test_a_broken_build_fails_its_self_test() -> None:
