@@ -108,7 +108,7 @@ def fit(
     spec: NetworkSpec | None = getattr(module, "spec", None)
     normalization = normalization or (spec.normalization if spec is not None else Normalization())
     full = spec.resolution if spec is not None else prepared.resolution
-    source = batches or data_batches
+    source: Callable[..., Any] = batches or data_batches
     train, validation = prepared.split("train"), prepared.split("validation")
     steps = len(train.labels) // options.batch_size  # an incomplete last batch is left out: every step weighs the same
 
@@ -134,19 +134,9 @@ def fit(
             resolution = options.resolution(epoch, full)
             totals = torch.tensor(state.totals, dtype=torch.float64, device=world.device)  # loss, right, pictures
             began = time.perf_counter() - state.seconds
-            epoch_batches = source(
-                train,
-                options.batch_size,
-                augmentation=options.augmentation,
-                resolution=resolution,
-                seed=options.seed,
-                epoch=epoch,
-                shuffle=True,
-                rank=world.rank,
-                world=world.size,
-                drop_last=True,
-            )
-            for step, (pictures, labels) in enumerate(epoch_batches):
+            order = {"seed": options.seed, "epoch": epoch, "shuffle": True, "rank": world.rank, "world": world.size}
+            how = {"augmentation": options.augmentation, "resolution": resolution, "drop_last": True}
+            for step, (pictures, labels) in enumerate(source(train, options.batch_size, **order, **how)):
                 if step < state.step:
                     continue  # done before the interruption
                 for group in optimizer.param_groups:
@@ -167,11 +157,9 @@ def fit(
                 if average is not None:
                     follow(average, module, options.ema_decay, epoch * steps + step)
 
-                with torch.no_grad():
-                    right = (logits.argmax(1) == target).sum()
-                    totals += torch.stack(
-                        [loss.detach().double() * len(labels), right.double(), right * 0 + len(labels)]
-                    )
+                totals[0] += loss.detach() * len(labels)
+                totals[1] += (logits.detach().argmax(1) == target).sum()
+                totals[2] += len(labels)
                 done = epoch * steps + step + 1
                 if progress is not None:
                     progress(_news(state, options, epoch, totals), done, options.epochs * steps)
@@ -181,12 +169,7 @@ def fit(
                     _save(run_dir / LAST, state, module, average, optimizer, totals, world)
 
             loss_sum, right_sum, count = world.total(totals).tolist()
-            if not math.isfinite(loss_sum):
-                raise OptionError(
-                    f"learning_rate = {options.learning_rate:g}",
-                    f"the loss is no longer finite in epoch {epoch + 1}",
-                    "Lower the learning rate, or use --gradient-clip 1",
-                )
+            _check_loss(loss_sum, epoch, options)
             seconds = time.perf_counter() - began
             judged = average if average is not None else module
             validated = evaluate(
@@ -268,6 +251,16 @@ def _check(
             )
 
 
+def _check_loss(loss: float, epoch: int, options: TrainOptions) -> None:
+    """Refuses to go on, and to write a checkpoint, when the loss is no longer a number."""
+    if not math.isfinite(loss):
+        raise OptionError(
+            f"learning_rate = {options.learning_rate:g}",
+            f"the loss is no longer finite in epoch {epoch + 1}",
+            "Lower the learning rate, or clip the gradient (gradient_clip = 1)",
+        )
+
+
 def _start(
     run_dir: Path,
     options: TrainOptions,
@@ -309,6 +302,7 @@ def _save(
 ) -> None:
     """A checkpoint within an epoch. The sums of the other processes go to the first one's."""
     shared = world.total(totals).tolist()
+    _check_loss(shared[0], state.epoch, TrainOptions.from_dict(state.options))
     if world.rank == 0:
         stored = State(**{**asdict(state), "totals": shared})
         write_checkpoint(path, stored, module, average, optimizer)
