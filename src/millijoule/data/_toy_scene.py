@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from millijoule.data._chance import Chance
-from millijoule.data._toy_shapes import circle
+from millijoule.data._toy_canvas import Canvas, Colour
 
-__all__ = ["Canvas", "Colour", "develop", "draw_background", "draw_occluders", "mix"]
-
-Colour = tuple[int, int, int]
-
-FRACTION_BITS = 4  # cv2.fillPoly takes corners in sixteenths of a pixel
+__all__ = ["develop", "draw_background", "draw_occluders", "mix"]
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
@@ -26,39 +20,6 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
     )
 
 
-class Canvas:
-    """A square picture of `size` pixels a side, drawn in coordinates 0 to 1 (right, down) by integer rasterisation."""
-
-    def __init__(self, size: int) -> None:
-        import cv2
-
-        self._fill: Any = cv2.fillPoly
-        self.size = size
-        self.pixels: NDArray[np.uint8] = np.empty((size, size, 3), np.uint8)
-
-    def polygon(self, corners: list[tuple[float, float]], colour: Colour) -> None:
-        """Fills a polygon, edges included, without blending."""
-        scale = self.size * (1 << FRACTION_BITS)
-        points = np.array([(int(x * scale), int(y * scale)) for x, y in corners], np.int32)
-        self._fill(self.pixels, [points], colour, 8, FRACTION_BITS)
-
-    def rectangle(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
-        """Fills an upright rectangle."""
-        side = self.size
-        x0, x1 = max(0, int(left * side)), min(side, int(right * side))
-        y0, y1 = max(0, int(top * side)), min(side, int(bottom * side))
-        if x0 < x1 and y0 < y1:
-            self.pixels[y0:y1, x0:x1] = colour
-
-    def blob(self, x: float, y: float, radius: float, colour: Colour, chance: Chance, count: int = 11) -> None:
-        """Fills an uneven round shape, such as the crown of a tree."""
-        corners = []
-        for right, up in circle(count):
-            reach = radius * chance.uniform(0.75, 1.1)
-            corners.append((x + reach * right, y + reach * up))
-        self.polygon(corners, colour)
-
-
 def _gradient(canvas: Canvas, top: int, bottom: int, first: Colour, second: Colour) -> None:
     rows = bottom - top
     if rows <= 0:
@@ -66,7 +27,7 @@ def _gradient(canvas: Canvas, top: int, bottom: int, first: Colour, second: Colo
     steps = np.arange(rows, dtype=np.int32)[:, None]
     start, end = np.array(first, np.int32), np.array(second, np.int32)
     ramp = start + (end - start) * steps // max(1, rows - 1)
-    canvas.pixels[top:bottom] = ramp[:, None, :].astype(np.uint8)
+    canvas.background[top:bottom] = ramp[:, None, :].astype(np.uint8)
 
 
 def _any_colour(chance: Chance, low: int = 30, high: int = 225) -> Colour:
@@ -177,7 +138,7 @@ def develop(canvas: Canvas, resolution: int, chance: Chance) -> NDArray[np.uint8
     Returns:
         uint8 (resolution, resolution, 3) RGB.
     """
-    fine = canvas.pixels.reshape(resolution, 2, resolution, 2, 3).astype(np.uint16)
+    fine = canvas.pixels().reshape(resolution, 2, resolution, 2, 3).astype(np.uint16)
     picture = ((fine[:, 0, :, 0] + fine[:, 1, :, 0] + fine[:, 0, :, 1] + fine[:, 1, :, 1] + 2) >> 2).astype(np.int32)
     # A pass of (1, 2, 1) / 4 spreads by one pixel; the count grows with the resolution so that the look stays.
     blur = chance.choice((0, 0, 0, 0, 1, 1))

@@ -10,20 +10,22 @@ float64 arithmetic only by exactly rounded operations, element by element; filli
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from millijoule.data._chance import Chance
+from millijoule.data._toy_canvas import Canvas, Colour
 from millijoule.data._toy_proportions import BODY_TYPES
-from millijoule.data._toy_scene import Canvas, Colour, develop, draw_background, draw_occluders, mix
+from millijoule.data._toy_scene import develop, draw_background, draw_occluders, mix
 from millijoule.data._toy_shapes import Face, Part, Point, build_vehicle, cosine, sine
 from millijoule.errors import OptionError
 
 __all__ = ["BODY_TYPES", "TOY_VERSION", "render"]
 
-TOY_VERSION = 5
+TOY_VERSION = 6
 """Changes whenever the bytes of the pictures change."""
 
 _PAINTS: tuple[Colour, ...] = (
@@ -112,7 +114,7 @@ def _shade(colour: Colour, normal: Point | None, light: Point, ambient: float) -
     if normal is None:
         return colour
     x, y, z = normal
-    length = (x * x + y * y + z * z) ** 0.5
+    length = math.sqrt(x * x + y * y + z * z)
     facing = (x * light[0] + y * light[1] + z * light[2]) / length if length > 0 else 0.0
     level = ambient + (1.25 - ambient) * max(0.0, facing)
     return (min(255, int(colour[0] * level)), min(255, int(colour[1] * level)), min(255, int(colour[2] * level)))
