@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millijoule.compile import Buffer, Lifetime, MemoryPlan, lower_bound, plan_memory
@@ -51,17 +51,20 @@ def check(items: list[Lifetime], plan: MemoryPlan) -> None:
     assert plan.lower_bound <= plan.arena_bytes <= sum(aligned(item.bytes) for item in items)
 
 
+@settings(deadline=None)
 @given(lifetimes())
 def test_live_buffers_never_overlap_and_the_bound_holds(items: list[Lifetime]) -> None:
     check(items, plan_memory(items, [f"layer {n}" for n in range(STEPS)]))
 
 
+@settings(deadline=None, max_examples=20)
 @given(lifetimes())
 def test_the_same_demands_give_the_same_plan(items: list[Lifetime]) -> None:
     names = [str(n) for n in range(STEPS)]
     assert plan_memory(items, names) == plan_memory(items, names)
 
 
+@settings(deadline=None, max_examples=50)
 @given(lifetimes(most=5))
 def test_few_buffers_are_placed_as_well_as_by_trying_every_order(items: list[Lifetime]) -> None:
     from millijoule.compile.plan import _place

@@ -45,13 +45,13 @@ def agree(graph: Graph, kernels: str, tolerance: float = 0.0) -> None:
     np.testing.assert_array_equal(ours["class"], ours["logits"].argmax(axis=1))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(networks, st.sampled_from(VARIANTS))
 def test_any_integer_network_gives_the_bits_of_the_executor(graph: Graph, kernels: str) -> None:
     agree(graph, kernels)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.sampled_from(LAYERS), min_size=1, max_size=7), st.integers(0, 2**31))
 def test_any_dynamic_network_agrees_though_inputs_are_quantised_in_place(layers: list[str], seed: int) -> None:
     agree(random_network(layers, seed, "dynamic"), "dsp", tolerance=1e-5)
