@@ -27,11 +27,11 @@ PACKAGES = (
     ("numpy", "numpy", "core", "everything"),
     ("safetensors", "safetensors", "core", "model files"),
     ("typer", "typer", "core", "the command line"),
-    ("rich", "rich", "core", "progress and tables"),
-    ("torch", "torch", "train", "training, capture, fast reference"),
-    ("opencv-python-headless", "cv2", "train", "reading and augmenting photographs"),
+    ("rich", "rich", "core", "tables, bars"),
+    ("torch", "torch", "train", "training, capture"),
+    ("opencv-python-headless", "cv2", "train", "photographs"),
     ("pyarrow", "pyarrow", "train", "parquet data sets"),
-    ("ziglang", "ziglang", "deploy", "the cross compiler and the native counting hook"),
+    ("ziglang", "ziglang", "deploy", "cross compiler"),
     ("unicorn", "unicorn", "deploy", "the emulated boards"),
     ("capstone", "capstone", "deploy", "cycle models"),
     ("pyelftools", "elftools", "deploy", "reading firmware"),
@@ -87,14 +87,14 @@ def _compilers() -> list[Finding]:
             "zig",
             zig is not None,
             zig or "missing",
-            "compiles firmware and host library",
+            "compiles the firmware",
             "" if zig else "pip install 'millijoule[deploy]'",
         ),
         Finding(
             "host C compiler",
             host is not None,
             (_first_line([host, "--version"]) if host else None) or "missing",
-            "optional; zig is used for the host too",
+            "optional, zig serves too",
             "" if host else "apt install gcc (or leave it: zig serves)",
             needed=False,
         ),
@@ -102,7 +102,7 @@ def _compilers() -> list[Finding]:
             "arm-none-eabi-gcc",
             arm is not None,
             (_first_line([arm, "--version"]) if arm else None) or "missing",
-            "optional second cross compiler",
+            "optional",
             "" if arm else "apt install gcc-arm-none-eabi (or leave it: zig serves)",
             needed=False,
         ),
@@ -110,7 +110,7 @@ def _compilers() -> list[Finding]:
 
 
 def _hook() -> Finding:
-    purpose = "counts instructions in the emulator"
+    purpose = "counts instructions"
     if importlib.util.find_spec("unicorn") is None:
         return Finding("counting hook", False, "unicorn is missing", purpose, "pip install 'millijoule[deploy]'")
     try:
@@ -127,17 +127,17 @@ def _machine() -> list[Finding]:
     free = shutil.disk_usage(Path.cwd()).free
     cache = cache_folder()
     return [
-        Finding("CPU threads", True, str(threads), "training and evaluation use all of them"),
-        Finding("GPU", *_gpu(), "optional; training uses it with bf16", needed=False),
+        Finding("CPU threads", True, str(threads), "all are used"),
+        Finding("GPU", *_gpu(), "optional, for training", needed=False),
         Finding(
             "free disk here",
             free > 2 * 2**30,
             f"{free / 1e9:.1f} GB",
-            "the demo needs about 0.3 GB, a large data set more",
+            "the demo needs 0.3 GB",
             "" if free > 2 * 2**30 else "free some space",
             needed=False,
         ),
-        Finding("cache folder", True, str(cache), "compiled hooks; MILLIJOULE_CACHE moves it"),
+        Finding("cache folder", True, str(cache), "MILLIJOULE_CACHE moves it"),
     ]
 
 
@@ -175,16 +175,16 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
             json.dumps({"millijoule": __version__, "findings": [asdict(finding) for finding in findings]}, indent=2)
         )
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, title=f"millijoule {__version__}", title_justify="left")
     for heading in ("", "what", "found", "for"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "what")
     for finding in findings:
         mark = "[green]ok[/green]" if finding.present else "[red]missing[/red]" if finding.needed else "[dim]none[/dim]"
         table.add_row(mark, finding.what, finding.found, finding.purpose)
     console.print(table)
     lacking = [finding for finding in findings if not finding.present and finding.fix]
     for finding in lacking:
-        console.print(f"{'needed' if finding.needed else 'optional'}: {finding.what}: {finding.fix}")
+        console.print(f"{'needed' if finding.needed else 'optional'}: {finding.what}: {finding.fix}", soft_wrap=True)
     if not any(finding.needed and not finding.present for finding in findings):
         console.print("Everything the demo needs is here: millijoule demo")
