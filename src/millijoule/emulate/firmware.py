@@ -143,8 +143,7 @@ class EmulatedFirmware:
     ) -> None:
         self.info = program if isinstance(program, ModelInfo) else ModelInfo.of(program)
         self.image = image
-        limits = {} if block_limit is None else {"block_limit": block_limit}
-        self.machine = Machine(image, board, hook=hook, model=model, **limits)
+        self.machine = Machine(image, board, hook=hook, model=model, block_limit=block_limit)
         self.board = self.machine.board
         self._mail = image.symbol("mj_mail").address
         self._idle = image.symbol("mj_idle").address

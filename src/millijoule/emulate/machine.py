@@ -19,7 +19,8 @@ from millijoule.errors import BoardError, EmulationError, ToolchainError
 
 __all__ = ["Machine"]
 
-DEFAULT_BLOCK_LIMIT = 2_000_000_000
+# Far above any inference that fits these boards; a hang ends after seconds (native) or about two minutes (Python).
+DEFAULT_BLOCK_LIMITS = {"native": 2_000_000_000, "python": 200_000_000}
 _PERIPHERALS = ((0x40000000, 0x20000000), (0xE0000000, 0x100000))
 _LAYER_SYMBOL = "mj_layer_"
 
@@ -32,7 +33,7 @@ class Machine:
         board: the board or its name.
         hook: "native" (C, built at first use), "python", or "auto"; both give equal counts.
         model: timing rules; the core's own by default.
-        block_limit: a run that executes more blocks than this is taken for a hang.
+        block_limit: a run that executes more blocks than this is taken for a hang; by default 2e9, or 2e8 in Python.
 
     Raises:
         ToolchainError: the emulator library is missing.
@@ -46,7 +47,7 @@ class Machine:
         *,
         hook: str = "auto",
         model: CycleModel | None = None,
-        block_limit: int = DEFAULT_BLOCK_LIMIT,
+        block_limit: int | None = None,
     ) -> None:
         try:
             unicorn: Any = importlib.import_module("unicorn")
@@ -57,7 +58,6 @@ class Machine:
             ) from error
         self.board = load_board(board) if isinstance(board, str) else board
         self.image = image
-        self.block_limit = block_limit
         self._arm: Any = arm_const
         self._unicorn: Any = unicorn
         cpu = {"cortex-m4": arm_const.UC_CPU_ARM_CORTEX_M4, "cortex-m7": arm_const.UC_CPU_ARM_CORTEX_M7}
@@ -74,6 +74,7 @@ class Machine:
         memories += [(memory.base, memory.size) for memory in self.board.memories]
         self.counter: BlockCounter = make_counter(hook, memories, {a: n for a, (n, _) in self.markers.items()})
         self.counter.attach(self.emulator)
+        self.block_limit = block_limit or DEFAULT_BLOCK_LIMITS[self.counter.name]
         self.costs = EdgeCosts(self.model, self.read)
         self.peripherals = Peripherals(self.board, lambda: self.counts().cycles + self._past_cycles)
         for base, size in _PERIPHERALS:
