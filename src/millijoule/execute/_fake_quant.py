@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from millijoule.execute._fake_quant_layers import (
     PictureQuantizer,
     affine_parameters,
     average_on_grid,
+    extremes_of,
     fake_quantize,
 )
 from millijoule.execute._torch import apply
@@ -24,6 +25,9 @@ from millijoule.graph.conversion import KEEPS_SCALE, activation_quant, input_ran
 from millijoule.graph.simplify import merge_padding
 
 __all__ = ["FakeQuantModule"]
+
+_Grid: TypeAlias = list[tuple[float, int]]
+"""Scale and zero point of each observed tensor."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ class FakeQuantModule(nn.Module):
     def _forward(self, x: Tensor) -> Tensor:
         observing = self.observe and self.training
         scale, zero = affine_parameters(cast(Tensor, self.low), cast(Tensor, self.high))
+        grid: _Grid = list(zip(scale.tolist(), zero.tolist(), strict=True))
         seen = cast(Tensor, self.seen).tolist()
         extremes: dict[str, tuple[Tensor, Tensor]] = {}
         values: dict[str, Tensor] = {self._start: x}
@@ -158,7 +163,7 @@ class FakeQuantModule(nn.Module):
             if self.quantize:
                 values[self._start] = self.picture(x)
         elif self._float_input is not None:
-            values[self._start] = self._rounded(x, self._start, None, scale, zero, seen, extremes, scales, observing)
+            values[self._start] = self._rounded(x, self._start, None, scale, grid, seen, extremes, scales, observing)
         for position, step in enumerate(self.steps):
             inputs = [values[name] for name in step.inputs]
             if step.layer is not None:
@@ -167,14 +172,14 @@ class FakeQuantModule(nn.Module):
             else:
                 result = apply(self.graph, step.node, inputs)
             if step.observed:
-                result = self._rounded(result, step.output, step.clamp, scale, zero, seen, extremes, scales, observing)
+                result = self._rounded(result, step.output, step.clamp, scale, grid, seen, extremes, scales, observing)
             else:
                 if step.clamp is not None:
                     result = result.clamp(*step.clamp)
                 if step.inputs[0] in scales:
                     scales[step.output] = scales[step.inputs[0]]
                 if step.grid is not None and self.quantize:
-                    result = self._on_grid(result, step, scale, zero, seen)
+                    result = self._on_grid(result, step, grid, seen)
             values[step.output] = result
             for name in self._finished[position]:
                 values.pop(name, None)
@@ -188,7 +193,7 @@ class FakeQuantModule(nn.Module):
         name: str,
         clamp: tuple[float, float] | None,
         scale: Tensor,
-        zero: Tensor,
+        grid: _Grid,
         seen: list[bool],
         extremes: dict[str, tuple[Tensor, Tensor]],
         scales: dict[str, Tensor],
@@ -196,7 +201,7 @@ class FakeQuantModule(nn.Module):
     ) -> Tensor:
         """Observes and fake-quantises one result. The grid of a clamped result ends at the clamp, so it clamps too."""
         if observing:
-            low, high = torch.aminmax(x.detach())
+            low, high = extremes_of(x)
             if clamp is not None:
                 low, high = low.clamp(*clamp), high.clamp(*clamp)
             extremes[name] = (low, high)
@@ -204,19 +209,19 @@ class FakeQuantModule(nn.Module):
         if not (self.quantize and seen[position]):
             return x if clamp is None else x.clamp(*clamp)
         scales[name] = scale[position]
-        return fake_quantize(x, scale[position], zero[position])
+        return fake_quantize(x, grid[position][0], grid[position][1])
 
-    def _on_grid(self, x: Tensor, step: _Step, scale: Tensor, zero: Tensor, seen: list[bool]) -> Tensor:
+    def _on_grid(self, x: Tensor, step: _Step, grid: _Grid, seen: list[bool]) -> Tensor:
         if step.grid == self._start and self.picture is not None:
-            grid = (cast(Tensor, self.picture_scale), cast(Tensor, self.picture_zero))
+            scale, zero = self._picture_grid
         else:
             position = self.index[str(step.grid)]
             if not seen[position]:
                 return x
-            grid = (scale[position], zero[position])
+            scale, zero = grid[position]
         if step.node.op == "avg_pool":
-            return average_on_grid(x, *grid, tuple(step.node.attrs["kernel"]))
-        return fake_quantize(x, *grid)
+            return average_on_grid(x, scale, zero, tuple(step.node.attrs["kernel"]))
+        return fake_quantize(x, scale, zero)
 
     @torch.no_grad()
     def _update(self, extremes: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -238,8 +243,7 @@ class FakeQuantModule(nn.Module):
             quant = activation_quant(*input_range(first))
             self.picture, self._start = PictureQuantizer(first, quant), first.output
             self.register_buffer("picture_scale", torch.tensor(quant.scalar_scale), persistent=False)
-            zero = torch.tensor(quant.scalar_zero_point, dtype=torch.int32)
-            self.register_buffer("picture_zero", zero, persistent=False)
+            self._picture_grid = (quant.scalar_scale, quant.scalar_zero_point)
         else:
             self._start = self._float_input = graph.inputs[0]
         self._logits = graph.outputs[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from millijoule.execute._torch import torch_constant
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, Quant, arithmetic
 from millijoule.graph.conversion import BIAS_LIMIT
 
-__all__ = ["FoldedLayer", "PictureQuantizer", "affine_parameters", "average_on_grid", "fake_quantize"]
+__all__ = ["FoldedLayer", "PictureQuantizer", "affine_parameters", "average_on_grid", "extremes_of", "fake_quantize"]
 
 
 def affine_parameters(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,20 +30,49 @@ def affine_parameters(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return scale, zero.int()
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+class _FakeQuantize(torch.autograd.Function):
+    """Vectorised passes in place; the result is saved (the next layer saves it anyway) instead of a mask."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, zero: int) -> Tensor:
+        y = x.mul(1.0 / scale).round_().clamp_(-128 - zero, 127 - zero).mul_(scale)
+        ctx.save_for_backward(y)
+        ctx.low, ctx.high = (-128 - zero) * scale, (127 - zero) * scale
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (y,) = ctx.saved_tensors
+        half = (ctx.high - ctx.low) / 510.0  # the ends of the grid, and nothing else, are within half a step of them
+        masked: Tensor = torch.ops.aten.hardtanh_backward(gradients[0], y, ctx.low + half, ctx.high - half)
+        return masked, None, None
+
+
+def fake_quantize(x: Tensor, scale: float, zero: int) -> Tensor:
     """Activations rounded to their int8 grid; gradients pass where nothing was cut (straight-through estimator).
 
-    Bengio et al. 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877. One fused forward, one masked backward.
+    Bengio et al. 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877. Values at the two ends of the grid count
+    as cut, as ReLU6 counts them.
 
     Args:
-        x: any shape.
-        scale: float32 scalar tensor.
-        zero: int32 scalar tensor.
+        x: float32, any shape.
+        scale: of the grid.
+        zero: zero point in [-128, 127].
     """
-    return torch.fake_quantize_per_tensor_affine(x, scale, zero, -128, 127)
+    result: Tensor = _FakeQuantize.apply(x, scale, zero)  # type: ignore[no-untyped-call]
+    return result
 
 
-def average_on_grid(x: Tensor, scale: Tensor, zero: Tensor, kernel: tuple[int, int]) -> Tensor:
+def extremes_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value; channels_last maps are read in memory order, without a copy."""
+    x = x.detach()
+    if x.ndim == 4 and not x.is_contiguous():
+        x = x.permute(0, 2, 3, 1)
+    low, high = torch.aminmax(x)
+    return low, high
+
+
+def average_on_grid(x: Tensor, scale: float, zero: int, kernel: tuple[int, int]) -> Tensor:
     """Averages of int8 values rounded as `arithmetic.average_int8` does: the stored value, halves away from zero.
 
     Averages over small windows are ties as often as not, so the rounding of `fake_quantize` (halves to even) would
@@ -57,8 +86,8 @@ def average_on_grid(x: Tensor, scale: Tensor, zero: Tensor, kernel: tuple[int, i
     """
     with torch.no_grad():
         parts = math.lcm(*range(1, kernel[0] + 1)) * math.lcm(*range(1, kernel[1] + 1))
-        stored = torch.round((x.double() / scale.double() + zero) * parts) / parts
-        rounded = (_round_half_away(stored).clamp(-128, 127) - zero) * scale.double()
+        stored = torch.round((x.double() / scale + zero) * parts) / parts
+        rounded = (_round_half_away(stored).clamp(-128, 127) - zero) * scale
         correction = rounded.to(x.dtype) - x
     return x + correction
 
@@ -145,7 +174,7 @@ class FoldedLayer(nn.Module):
         if not batch_statistics or factor is None:
             return self._linear(x, weight, bias)
         safe = torch.where(factor.abs() < 1e-12, torch.full_like(factor, 1e-12), factor).float()
-        sums = self._linear(x, weight, None) / self._along_channels(safe, x)
+        sums = self._linear(x, weight / safe.reshape(-1, *[1] * (weight.ndim - 1)), None)
         return self._normalize(sums if self.bias is None else sums + self._along_channels(self.bias, x))
 
     def _along_channels(self, value: Tensor, x: Tensor) -> Tensor:
