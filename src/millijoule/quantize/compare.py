@@ -107,8 +107,8 @@ def compare(
     reference: str | None = None,
     batch: int | None = None,
     limit: int | None = None,
-    tflite_bytes: Callable[[Graph], int] | None = None,
-    activation_bytes: Callable[[Graph], int] | None = None,
+    tflite_bytes: Callable[[Graph], int | None] | None = None,
+    activation_bytes: Callable[[Graph], int | None] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Runs every model over the same pictures.

@@ -1,0 +1,300 @@
+"""`millijoule quantize`: a float model to 8 bits, three ways; `millijoule quantize compare`: the table of them all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from millijoule.errors import OptionError
+from millijoule.files import Progress as ProgressCallback
+
+if TYPE_CHECKING:
+    from millijoule.graph import Graph
+    from millijoule.quantize import Comparison
+
+app = typer.Typer(no_args_is_help=True, help="Float model to 8 bits: dynamic, static, QAT; compare the results.")
+
+Model = Annotated[
+    Path, typer.Argument(help="Float model: a .mj file, or best.safetensors of a training run.", show_default=False)
+]
+Out = Annotated[Path, typer.Option(help="The .mj file to write.")]
+Data = Annotated[Path, typer.Option(help="A prepared data set, made by `millijoule data prepare`.")]
+Observer = Annotated[
+    str, typer.Option(help="How ranges are chosen: min_max, moving_average, percentile, mse or entropy.")
+]
+Rounding = Annotated[str, typer.Option(help="32-bit sums to 8 bits: single (TFLite today) or double (gemmlowp).")]
+PerChannel = Annotated[
+    bool, typer.Option("--per-channel/--per-layer", help="One weight scale per output channel, or one per layer.")
+]
+Refine = Annotated[str, typer.Option(help="bias: corrected biases, no cost at run time. none: plain conversion.")]
+Calibration = Annotated[int, typer.Option(help="Training pictures to measure ranges on, balanced by class.")]
+Seed = Annotated[int, typer.Option(help="Chooses other calibration pictures.")]
+
+
+@app.command("float")
+def capture_float(model: Model, out: Out) -> None:
+    """Write a trained network as a float .mj model, batch normalisation kept.
+
+    Example: millijoule quantize float runs/train/best.safetensors --out float.mj
+    """
+    _save(_load(model), out)
+
+
+@app.command()
+def dynamic(model: Model, out: Out, per_channel: PerChannel = True, refine: Refine = "bias") -> None:
+    """8-bit weights, float activations quantised per layer at run time. Needs no pictures.
+
+    Example: millijoule quantize dynamic runs/train/best.safetensors --out dynamic.mj
+    """
+    from millijoule.quantize import dynamic as quantize_dynamic
+
+    _save(quantize_dynamic(_load(model), per_channel=per_channel, refine=refine), out)
+
+
+@app.command()
+def static(
+    model: Model,
+    data: Data,
+    out: Out,
+    observer: Observer = "mse",
+    rounding: Rounding = "single",
+    per_channel: PerChannel = True,
+    refine: Refine = "bias",
+    calibration: Calibration = 200,
+    seed: Seed = 0,
+) -> None:
+    """8 bits throughout; ranges measured on training pictures.
+
+    Example: millijoule quantize static runs/train/best.safetensors --data runs/photos --out static.mj
+    """
+    from millijoule.data import calibration_set, open_prepared
+    from millijoule.quantize import static as quantize_static
+
+    graph = _load(model)
+    pictures, _ = calibration_set(open_prepared(data), calibration, seed)
+    with _shown() as progress:
+        result = quantize_static(
+            graph,
+            pictures,
+            observer=observer,
+            rounding=rounding,
+            per_channel=per_channel,
+            refine=refine,
+            progress=progress,
+        )
+    _save(result, out)
+
+
+@app.command()
+def qat(
+    model: Model,
+    data: Data,
+    out: Out,
+    run: Annotated[Path | None, typer.Option(help="Folder of the training run [OUT without .mj, plus .run].")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training pictures.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, at its highest.")] = 1e-4,
+    batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 16,
+    schedule: Annotated[str, typer.Option(help="constant or cosine.")] = "cosine",
+    distillation: Annotated[float, typer.Option(help="Share of the loss that imitates the float model.")] = 0.0,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="No calibration; give an untrained model, as the paper does.")
+    ] = False,
+    augmentation: Annotated[
+        bool, typer.Option("--augmentation/--no-augmentation", help="The paper's random changes.")
+    ] = True,
+    observer: Observer = "mse",
+    rounding: Rounding = "single",
+    calibration: Calibration = 200,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew even if there is a checkpoint.")] = False,
+) -> None:
+    """Train with fake quantisation, then convert without changing a prediction. Resumes after any interruption.
+
+    Example: millijoule quantize qat runs/train/best.safetensors --data runs/photos --out qat.mj --epochs 5
+    """
+    from millijoule.data import open_prepared
+    from millijoule.quantize import QatOptions, quantization_aware_training
+    from millijoule.train import TrainOptions
+
+    changes: dict[str, Any] = {} if augmentation else {"augmentation": False}
+    training = TrainOptions.from_dict(
+        {
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "schedule": schedule,
+            "distillation": distillation,
+            "seed": seed,
+            "device": device,
+            **changes,
+        }
+    )
+    options = QatOptions(training=training, observer=observer, rounding=rounding, calibration=calibration)
+    folder = run or out.with_suffix(".run")
+    with _shown() as progress:
+        result = quantization_aware_training(
+            _load(model),
+            open_prepared(data),
+            options,
+            folder,
+            from_scratch=from_scratch,
+            fresh=fresh,
+            progress=progress,
+        )
+    _save(result.graph, out)
+    typer.echo(
+        f"best epoch {result.training.best_epoch}, validation {100 * result.training.validation_accuracy:.2f} %, "
+        f"{result.disagreements} of {result.pictures} predictions changed by conversion"
+    )
+
+
+@app.command()
+def compare(
+    models: Annotated[list[Path], typer.Argument(help=".mj files (or best.safetensors), the float one first.")],
+    data: Data,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Only so many pictures, evenly chosen.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, confusion matrices too.")] = False,
+) -> None:
+    """Accuracy, sizes and changed predictions of several models on the same pictures.
+
+    Example: millijoule quantize compare float.mj dynamic.mj static.mj qat.mj --data runs/photos
+    """
+    from millijoule.data import open_prepared
+    from millijoule.quantize import compare as compare_models
+
+    graphs: dict[str, Graph] = {}
+    for path in models:
+        name = path.stem if path.stem not in graphs else str(path)
+        if name in graphs:
+            raise OptionError(str(path), "it is given twice", "Name every model once")
+        graphs[name] = _load(path)
+    with _shown() as progress:
+        comparison = compare_models(
+            graphs,
+            open_prepared(data).split(split),
+            limit=limit,
+            tflite_bytes=_tflite_bytes(),
+            activation_bytes=_activation_bytes(),
+            progress=progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(comparison.to_json(), indent=2))
+    else:
+        console = Console(highlight=False)
+        # narrower terminals fold the lines of one table; cut cells would lose figures
+        Console(highlight=False, width=max(console.width, 125)).print(_table(comparison))
+
+
+def _table(comparison: Comparison) -> Table:
+    """The comparison with the paper's column beside ours; KB is 1,000 bytes in ours."""
+    from millijoule.report import PAPER_METHODS
+
+    reference = comparison.reference
+    title = f"{comparison.pictures} pictures; 95 % intervals; KB = 1,000 bytes; changed, SQNR: against {reference}"
+    table = Table(title=title, title_justify="left", caption_justify="left", box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    heads = ("accuracy %", "difference", "changed", "SQNR dB", "model KB", ".tflite KB", "activations KB", "paper")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in comparison.models:
+        paper = PAPER_METHODS.get(row.name)
+        difference = "-"
+        if row.difference is not None and row.difference_interval is not None:
+            half = (row.difference_interval.high - row.difference_interval.low) / 2
+            difference = f"{row.difference:+.2f} ±{half:.2f}"
+        table.add_row(
+            row.name,
+            f"{row.accuracy:.2f} ({row.interval.low:.1f}-{row.interval.high:.1f})",
+            difference,
+            "-" if row.changed is None else f"{row.changed} ({100 * row.changed / comparison.pictures:.1f} %)",
+            "-" if row.logits_sqnr is None else f"{row.logits_sqnr:.1f}",
+            _kilobytes(row.flash_bytes),
+            _kilobytes(row.tflite_bytes),
+            _kilobytes(row.activation_bytes),
+            "-" if paper is None else f"{paper.accuracy} / {paper.model_kb:,g} / {paper.activation_kb:,g}",
+        )
+    table.caption = "paper: accuracy % / model KB / activations KB on VMMRdb, other photographs than these"
+    return table
+
+
+def _kilobytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1000:,.1f}"
+
+
+def _tflite_bytes() -> Any:
+    """The size of a graph's .tflite file, or None where that package is missing."""
+    try:
+        from millijoule.errors import MillijouleError
+        from millijoule.interchange import tflite_bytes
+    except ImportError:
+        return None
+
+    def size(graph: Graph) -> int | None:
+        try:
+            return len(tflite_bytes(graph))
+        except MillijouleError:
+            return None
+
+    return size
+
+
+def _activation_bytes() -> Any:
+    """Peak RAM of the compiled model, or None where it cannot be compiled."""
+    from millijoule.compile import HOST, compile_graph
+    from millijoule.errors import MillijouleError
+
+    def size(graph: Graph) -> int | None:
+        try:
+            return compile_graph(graph, HOST, self_test=False).arena_bytes
+        except MillijouleError:
+            return None
+
+    return size
+
+
+def _load(path: Path) -> Graph:
+    """A model file: .mj as it is, weights of a training run captured."""
+    from millijoule.graph import load_graph
+
+    if path.suffix != ".safetensors":
+        return load_graph(path)
+    from millijoule.interchange import capture
+    from millijoule.nets import load_network
+
+    network, classes = load_network(path)
+    return capture(network, network.spec, classes=classes or ())
+
+
+def _save(graph: Graph, path: Path) -> None:
+    from millijoule.graph import save_graph
+    from millijoule.quantize import flash_bytes
+
+    save_graph(graph, path)
+    note = graph.history[-1] if graph.history else "float"
+    typer.echo(f"{path}: {note}; {_kilobytes(flash_bytes(graph))} KB of weights, biases and constants")
+
+
+@contextmanager
+def _shown() -> Iterator[ProgressCallback]:
+    """Progress bars on the error stream, one per kind of work; training news replaces its bar's text."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+
+        def update(what: str, done: int, total: int) -> None:
+            key = "training" if what.startswith("epoch ") else what
+            if key not in tasks:
+                tasks[key] = bars.add_task(what, total=total)
+            bars.update(tasks[key], description=what, completed=done, total=total)
+
+        yield update

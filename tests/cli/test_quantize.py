@@ -1,0 +1,70 @@
+"""`millijoule quantize` on a small network and toy pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from millijoule.cli.quantize import app
+from millijoule.data import open_source, prepare
+from millijoule.errors import DataError, OptionError, QuantizationError
+from millijoule.graph import load_graph, save_graph
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "quantize"))
+from networks import small_network
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set in `toy` and a float model `float.mj`."""
+    folder = tmp_path_factory.mktemp("quantize")
+    prepare(open_source("toy_vehicles", per_class=10), folder / "toy", resolution=32)
+    network = small_network(size=32, classes=10)
+    save_graph(network, folder / "float.mj")
+    return folder
+
+
+def run(*arguments: object) -> str:
+    result = RUNNER.invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_three_ways_and_their_comparison(folder: Path, tmp_path: Path) -> None:
+    toy, model = folder / "toy", folder / "float.mj"
+    run("dynamic", model, "--out", tmp_path / "dynamic.mj")
+    run("static", model, "--data", toy, "--out", tmp_path / "static.mj", "--calibration", 20, "--observer", "min_max")
+    out = tmp_path / "qat.mj"
+    options = ("--epochs", 1, "--batch-size", 10, "--calibration", 20, "--no-augmentation", "--device", "cpu")
+    assert "predictions changed by conversion" in run("qat", model, "--data", toy, "--out", out, *options)
+    assert load_graph(out).history[-1].startswith("qat")
+    assert (tmp_path / "qat.run" / "metrics.jsonl").is_file()
+    models = [model, *(tmp_path / f"{name}.mj" for name in ("dynamic", "static", "qat"))]
+    table = json.loads(run("compare", *models, "--data", toy, "--split", "validation", "--json"))
+    assert [row["name"] for row in table["models"]] == ["float", "dynamic", "static", "qat"]
+    assert table["models"][2]["flash_bytes"] < 0.5 * table["models"][0]["flash_bytes"]
+    text = run("compare", *models, "--data", toy, "--limit", 8)
+    assert "92.42 / 5,323 / 1,532" in text
+    assert all(name in text for name in ("float", "dynamic", "static", "qat"))
+
+
+def test_refusals(folder: Path, tmp_path: Path) -> None:
+    toy, model = folder / "toy", folder / "float.mj"
+    run("dynamic", model, "--out", tmp_path / "dynamic.mj")
+
+    def refused(kind: type[Exception], *arguments: object) -> None:
+        with pytest.raises(kind):
+            RUNNER.invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+    out = tmp_path / "out.mj"
+    refused(QuantizationError, "static", tmp_path / "dynamic.mj", "--data", toy, "--out", out)
+    refused(OptionError, "static", model, "--data", toy, "--out", out, "--observer", "magic")
+    refused(DataError, "static", model, "--data", tmp_path / "nothing", "--out", out)
+    refused(OptionError, "compare", model, model, model, "--data", toy)
+    assert not out.exists()
