@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from millijoule.quantize.compare import Comparison, Interval, ModelFigures, compare, flash_bytes
 from millijoule.quantize.dynamic import dynamic
 from millijoule.quantize.observers import OBSERVERS
+from millijoule.quantize.sensitivity import LayerError, layer_snr
 from millijoule.quantize.static import static
 
 if TYPE_CHECKING:
@@ -16,12 +17,14 @@ __all__ = [
     "OBSERVERS",
     "Comparison",
     "Interval",
+    "LayerError",
     "ModelFigures",
     "QatOptions",
     "QatResult",
     "compare",
     "dynamic",
     "flash_bytes",
+    "layer_snr",
     "quantization_aware_training",
     "static",
 ]
