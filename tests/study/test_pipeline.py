@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -70,8 +71,8 @@ def test_a_finished_study_is_only_told_again(finished: tuple[Path, Study, list[s
     assert (repeated.methods, repeated.deployments) == (study.methods, study.deployments)
 
 
-def test_other_boards_do_not_train_again(finished: tuple[Path, Study, list[str]]) -> None:
-    folder, _, _ = finished
+def test_other_boards_do_not_train_again(finished: tuple[Path, Study, list[str]], tmp_path: Path) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
     reporter = _Stop("Static on STM32H7B3I")
     with pytest.raises(KeyboardInterrupt):
         run_study(replace(OPTIONS, boards=("stm32h7b3i",)), folder, reporter=reporter)

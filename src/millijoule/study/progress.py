@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from millijoule.files import Progress as Callback
 
@@ -58,14 +59,14 @@ class RichReporter:
             yield lambda _what, _done, _total: None
             return
         columns = (
-            SpinnerColumn(finished_text="[green]ok[/green]"),
-            TextColumn("{task.description:<30}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[news]}"),
+            SpinnerColumn(finished_text="[green]ok[/green]", table_column=Column(width=2)),
+            TextColumn("{task.description}", table_column=Column(width=26, no_wrap=True)),
+            BarColumn(bar_width=14, table_column=Column(width=14)),
+            MofNCompleteColumn(table_column=Column(width=11, no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(width=7)),
+            TextColumn("[dim]{task.fields[news]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         )
-        with Progress(*columns, console=self.console) as progress:
+        with Progress(*columns, console=self.console, expand=True) as progress:
             task = progress.add_task(title, total=None, news="")
 
             def callback(what: str, done: int, total: int) -> None:
