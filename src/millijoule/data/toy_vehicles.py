@@ -25,7 +25,7 @@ from millijoule.errors import OptionError
 
 __all__ = ["BODY_TYPES", "TOY_VERSION", "render"]
 
-TOY_VERSION = 6
+TOY_VERSION = 7
 """Changes whenever the bytes of the pictures change."""
 
 _PAINTS: tuple[Colour, ...] = (
