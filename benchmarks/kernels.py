@@ -214,12 +214,52 @@ LAYERS = (
 )
 
 
-def table(boards: tuple[str, ...], rounding: str) -> str:
-    lines = [
-        "| layer | kernel | MAC | " + " | ".join(f"{b} instructions/MAC | {b} cycles/MAC" for b in boards) + " |",
+def measure_elementwise(machine: KernelMachine, name: str, pixels: int, channels: int) -> Cost:
+    """One call of add, mean or softmax with random data and multipliers as real layers have them."""
+    rng = np.random.default_rng(0)
+    x, other = (constant(rng.integers(-128, 128, (pixels, channels), dtype=np.int8)) for _ in range(2))
+    y = np.zeros((pixels, channels), dtype=np.int8)
+    if name.startswith("mj_add"):
+        params = Struct((3, -5, 7, 2**30, 1518500250, 1318500250, 0, -1, -18, -128, 127))
+        return machine.call(name, x, other, y, x.size, params)
+    if name.startswith("mj_mean"):
+        return machine.call(name, x, y[0].copy(), pixels, channels, 3, -5, 1518500250, -6, -128, 127)
+    exponentials = constant(np.floor(65536 * np.exp(-0.05 * np.arange(256)) + 0.5).astype(np.uint32))
+    return machine.call(name, x, y, x.size, exponentials)
+
+
+# pixels, channels
+ELEMENTWISE = (
+    ("add, 28x28x16", "mj_add_s8", 784, 16),
+    ("add, 7x7x80", "mj_add_s8", 49, 80),
+    ("mean, 7x7x1280", "mj_mean_s8", 49, 1280),
+    ("softmax, 10 classes", "mj_softmax_s8", 1, 10),
+    ("softmax, 1000 classes", "mj_softmax_s8", 1, 1000),
+)
+
+
+def header(boards: tuple[str, ...], unit: str) -> list[str]:
+    return [
+        f"| layer | kernel | {unit} | "
+        + " | ".join(f"{b} instructions/{unit} | {b} cycles/{unit}" for b in boards)
+        + " |",
         "|---|---|---:|" + "---:|---:|" * len(boards),
     ]
-    machines = [KernelMachine(board, rounding) for board in boards]
+
+
+def elementwise_table(machines: list[KernelMachine]) -> str:
+    lines = header(tuple(machine.board.name for machine in machines), "element")
+    for layer, stem, pixels, channels in ELEMENTWISE:
+        for name in (stem, f"{stem}_dsp"):
+            costs = [measure_elementwise(machine, name, pixels, channels) for machine in machines]
+            work = pixels * channels
+            figures = " | ".join(f"{cost.instructions / work:.2f} | {cost.cycles / work:.2f}" for cost in costs)
+            lines.append(f"| {layer} | `{name}` | {work:,} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def table(machines: list[KernelMachine]) -> str:
+    lines = header(tuple(machine.board.name for machine in machines), "MAC")
     for layer, stem, dims in LAYERS:
         for name in (stem, f"{stem}_dsp"):
             work = macs(next(k.operator for k in KERNELS if k.name == name), dims)
@@ -234,15 +274,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     boards = ("stm32l4r9i", "stm32h7b3i")
     arguments = parser.parse_args()
-    machine = KernelMachine(boards[0])
+    machines = [KernelMachine(board, "single") for board in boards]
+    image = machines[0].image
     text = "# Kernels on the emulated boards\n\n"
     text += "Made by `python benchmarks/kernels.py`; compiler "
-    text += f"{machine.image.compiler}, flags `{' '.join(machine.image.flags)}` (Cortex-M4).\n"
+    text += f"{image.compiler}, flags `{' '.join(image.flags)}` (Cortex-M4).\n"
     text += (
         "One call per kernel: all overhead of the call included (columns, edges, requantisation). Rounding: single.\n"
     )
     text += "Cycles: the models of the emulate room, no wait states. The bounds of the results are those of int8.\n\n"
-    text += table(boards, "single")
+    text += table(machines)
+    text += "\nAdd, mean and softmax, per element of the input:\n\n" + elementwise_table(machines)
     atomic_write_text(arguments.out, text)
     print(text)
 

@@ -99,26 +99,32 @@ def test_int8_layers(kernel: Any, machine: Any, libraries: Any, tools: Any) -> N
         np.testing.assert_array_equal(results[0], results[1], err_msg=f"case {case}: {dims}")
 
 
-def test_add_mean_softmax(machine: Any, libraries: Any, tools: Any) -> None:
+@pytest.mark.parametrize("suffix", ["", "_dsp"])
+def test_add_mean_softmax(suffix: str, machine: Any, libraries: Any, tools: Any) -> None:
     rng = np.random.default_rng(3)
     library = libraries[machine.rounding]
-    for _ in range(6):
-        left, right = (bench.constant(rng.integers(-128, 128, 37, dtype=np.int8)) for _ in range(2))
-        values = (3, -7, 11, 2**30, 2**31 - 5, 1518500250, 0, -1, -17, -120, 126)
-        results = [np.zeros(37, dtype=np.int8) for _ in range(2)]
-        machine.call("mj_add_s8", left, right, results[0], 37, bench.Struct(values))
-        library.call("mj_add_s8", left, right, results[1], 37, tools.AddParams(*values))
-        np.testing.assert_array_equal(*results)
-        x = bench.constant(rng.integers(-128, 128, (12, 3), dtype=np.int8))
-        results = [np.zeros(3, dtype=np.int8) for _ in range(2)]
-        for target, result in zip((machine, library), results, strict=True):
-            target.call("mj_mean_s8", x, result, 12, 3, -4, 9, 1518500250, -3, -128, 127)
-        np.testing.assert_array_equal(*results)
-        table = bench.constant(np.floor(65536 * np.exp(-0.1 * np.arange(256)) + 0.5).astype(np.uint32))
-        results = [np.zeros(37, dtype=np.int8) for _ in range(2)]
-        for target, result in zip((machine, library), results, strict=True):
-            target.call("mj_softmax_s8", left, result, 37, table)
-        np.testing.assert_array_equal(*results)
+    table = bench.constant(np.floor(65536 * np.exp(-0.1 * np.arange(256)) + 0.5).astype(np.uint32))
+    for case in range(16 if suffix else 4):
+
+        def both(name: str, inputs: list[np.ndarray], size: int, emulated: list[Any], native: list[Any]) -> None:
+            results = [np.full(size, 77, dtype=np.int8) for _ in range(2)]
+            machine.call(name + suffix, *inputs, results[0], *emulated, offset=case % 4)  # noqa: B023
+            library.call(name + suffix, *inputs, results[1], *native)
+            np.testing.assert_array_equal(*results, err_msg=f"{name}{suffix}, case {case}")  # noqa: B023
+
+        count = int(rng.integers(1, 90))
+        kinds: list[Any] = [rng.integers(-128, 128, (2, count)), rng.choice([-128, 127], (2, count))]
+        left, right = (bench.constant(row.astype(np.int8)) for row in kinds[case % 3 == 0])
+        zeros = [int(zero) for zero in rng.choice([-128, -7, 0, 127], 3)]
+        shifts = [[0, -1, -17], [-3, 0, -18], [0, 0, -22], [1, -30, -1]][int(rng.integers(4))]
+        bounds = (-128, 127) if case % 2 else (-120, 100)
+        values = (*zeros, 2**30, 2**31 - 5, 1518500250, *shifts, *bounds)
+        both("mj_add_s8", [left, right], count, [count, bench.Struct(values)], [count, tools.AddParams(*values)])
+        both("mj_softmax_s8", [left], count, [count, table], [count, table])
+        pixels, channels = (int(rng.choice([1, 12, 49, 300])), int(rng.integers(1, 14)))
+        x = bench.constant(rng.integers(-128, -100 if case % 4 == 0 else 128, (pixels, channels)).astype(np.int8))
+        sizes = [pixels, channels, zeros[0], zeros[1], 1518500250, -3, *bounds]
+        both("mj_mean_s8", [x], channels, sizes, sizes)
 
 
 def test_float_kernels_give_the_bits_of_the_host(machine: Any, libraries: Any, tools: Any) -> None:

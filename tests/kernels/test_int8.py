@@ -234,26 +234,45 @@ def test_add(count: int, seed: int, rounding: str, in_place: str, libraries: Any
         *zeros, plan.left[0], plan.right[0], plan.result[0], plan.left[1], plan.right[1], plan.result[1], low, high
     )
     for name in ("mj_add_s8", "mj_add_s8_dsp"):
-        if name in KERNEL:
-            result = np.zeros(count, dtype=np.int8)
-            given_left, given_right = left.copy(), right.copy()
-            given_left.flags.writeable = given_right.flags.writeable = False
-            libraries[rounding].call(name, given_left, given_right, result, count, params, at_end=bool(seed % 3))
-            np.testing.assert_array_equal(result, expected)
-            if in_place:
-                over, pair = (left.copy(), right.copy()), (ctypes.c_void_p * 2)()
-                pair[0], pair[1] = over[0].ctypes.data, over[1].ctypes.data
-                target = over[in_place == "right"]
-                function = getattr(libraries[rounding].library, name)
-                function(
-                    ctypes.c_void_p(pair[0]), ctypes.c_void_p(pair[1]), ctypes.c_void_p(target.ctypes.data), count,
-                    ctypes.byref(params),
-                )  # fmt: skip
-                np.testing.assert_array_equal(target, expected)
+        result = np.zeros(count, dtype=np.int8)
+        given_left, given_right = left.copy(), right.copy()
+        given_left.flags.writeable = given_right.flags.writeable = False
+        libraries[rounding].call(name, given_left, given_right, result, count, params, at_end=bool(seed % 3))
+        np.testing.assert_array_equal(result, expected)
+        if in_place:
+            over, pair = (left.copy(), right.copy()), (ctypes.c_void_p * 2)()
+            pair[0], pair[1] = over[0].ctypes.data, over[1].ctypes.data
+            target = over[in_place == "right"]
+            function = getattr(libraries[rounding].library, name)
+            function(
+                ctypes.c_void_p(pair[0]), ctypes.c_void_p(pair[1]), ctypes.c_void_p(target.ctypes.data), count,
+                ctypes.byref(params),
+            )  # fmt: skip
+            np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_add_of_every_pair_of_values_at_the_limits_of_the_fast_way(rounding: str, libraries: Any, tools: Any) -> None:
+    rng = np.random.default_rng(11)
+    values = np.arange(-128, 128, dtype=np.int8)
+    left, right = (np.ascontiguousarray(v.ravel()) for v in np.meshgrid(values, values))
+    for case in range(60):
+        multipliers = [int(m) for m in rng.choice([2**30, 2**30 + 1, 1518500250, 2**31 - 1], 3)]
+        shifts = [int(s) for s in rng.choice([-31, -30, -29, -28, -9, -2, -1, 0, 0, 0, 1], 2)]
+        out_shift = int(rng.choice([-24, -23, -22, -21, -20, -19, -18, -3, -2, -1, 0]))
+        zeros = tuple(int(z) for z in rng.choice([-128, -7, 0, 127], 3))
+        params = tools.AddParams(*zeros, *multipliers, *shifts, out_shift, *(bounds(rng)))
+        results = [np.zeros(left.size, dtype=np.int8) for _ in range(2)]
+        for name, result in zip(("mj_add_s8", "mj_add_s8_dsp"), results, strict=True):
+            libraries[rounding].call(name, left, right, result, left.size, params)
+        np.testing.assert_array_equal(*results, err_msg=f"case {case}: {multipliers} {shifts} {out_shift} {zeros}")
 
 
 @examples(200)
-@given(pixels=st.integers(1, 60), channels=st.integers(1, 21), seed=seeds, rounding=rounding_rules)
+@given(
+    pixels=st.one_of(st.integers(1, 60), st.integers(250, 800)), channels=st.integers(1, 21), seed=seeds,
+    rounding=rounding_rules,
+)  # fmt: skip
 def test_mean(pixels: int, channels: int, seed: int, rounding: str, libraries: Any, tools: Any) -> None:
     rng = np.random.default_rng(seed)
     x = int8_data(rng, (pixels, channels))
@@ -265,11 +284,10 @@ def test_mean(pixels: int, channels: int, seed: int, rounding: str, libraries: A
     expected = tools.rounded(acc, multiplier, shift, out_zero, low, high, rounding)
     x.flags.writeable = False
     for name in ("mj_mean_s8", "mj_mean_s8_dsp"):
-        if name in KERNEL:
-            y = np.zeros(channels, dtype=np.int8)
-            arguments = (pixels, channels, in_zero, out_zero, multiplier, shift, low, high)
-            libraries[rounding].call(name, x, y, *arguments, at_end=bool(seed % 3))
-            np.testing.assert_array_equal(y, expected)
+        y = np.zeros(channels, dtype=np.int8)
+        arguments = (pixels, channels, in_zero, out_zero, multiplier, shift, low, high)
+        libraries[rounding].call(name, x, y, *arguments, at_end=bool(seed % 3))
+        np.testing.assert_array_equal(y, expected, err_msg=name)
 
 
 @examples(200)
@@ -315,9 +333,10 @@ def test_softmax(classes: int, scale: float, seed: int, libraries: Any) -> None:
     rng = np.random.default_rng(seed)
     x = int8_data(rng, (classes,))
     table = arithmetic.softmax_table(scale)
-    y = np.zeros(classes, dtype=np.int8)
-    libraries["single"].call("mj_softmax_s8", x, y, classes, table)
-    np.testing.assert_array_equal(y, arithmetic.softmax_int8(x[None], table)[0])
+    for name in ("mj_softmax_s8", "mj_softmax_s8_dsp"):
+        y = np.zeros(classes, dtype=np.int8)
+        libraries["single"].call(name, x, y, classes, table, at_end=bool(seed % 3))
+        np.testing.assert_array_equal(y, arithmetic.softmax_int8(x[None], table)[0], err_msg=name)
 
 
 @examples(100)

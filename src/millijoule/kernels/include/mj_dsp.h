@@ -96,6 +96,54 @@ static inline int32_t mj_smlatt(uint32_t x, uint32_t y, int32_t acc)
 #endif
 }
 
+/* acc + ((x * y.low) >> 16), the product in 48 bits; the sum must fit */
+static inline int32_t mj_smlawb(int32_t x, uint32_t y, int32_t acc)
+{
+#if MJ_DSP_ARM
+    return __smlawb(x, (int32_t)y, acc);
+#else
+    return acc + (int32_t)(((int64_t)x * (int16_t)y) >> 16);
+#endif
+}
+
+/* acc + ((x * y.high) >> 16) */
+static inline int32_t mj_smlawt(int32_t x, uint32_t y, int32_t acc)
+{
+#if MJ_DSP_ARM
+    return __smlawt(x, (int32_t)y, acc);
+#else
+    return acc + (int32_t)(((int64_t)x * (int16_t)(y >> 16)) >> 16);
+#endif
+}
+
+/* (x - y) / 2 of each half as int16, rounded down; the difference has 17 bits */
+static inline uint32_t mj_shsub16(uint32_t x, uint32_t y)
+{
+#if MJ_DSP_ARM
+    return (uint32_t)__shsub16((int16x2_t)x, (int16x2_t)y);
+#else
+    const int32_t low = ((int16_t)x - (int16_t)y) >> 1, high = ((int16_t)(x >> 16) - (int16_t)(y >> 16)) >> 1;
+    return (uint32_t)(uint16_t)low | (uint32_t)(uint16_t)high << 16;
+#endif
+}
+
+/* the larger of each of four int8; one statement, because SEL reads the flags that SSUB8 sets */
+static inline uint32_t mj_max_s8x4(uint32_t x, uint32_t y)
+{
+#if MJ_DSP_ARM
+    uint32_t result;
+    __asm__("ssub8 %0, %1, %2\n\tsel %0, %1, %2" : "=&r"(result) : "r"(x), "r"(y) : "cc");
+    return result;
+#else
+    uint32_t result = 0;
+    for (int32_t byte = 0; byte < 32; byte += 8) {
+        const int8_t a = (int8_t)(x >> byte), b = (int8_t)(y >> byte);
+        result |= (uint32_t)(uint8_t)(a > b ? a : b) << byte;
+    }
+    return result;
+#endif
+}
+
 /* bytes 0 and 2 as two int16 */
 static inline uint32_t mj_sxtb16(uint32_t x)
 {
@@ -115,6 +163,29 @@ static inline uint32_t mj_sxtb16_ror8(uint32_t x)
     return result;
 #else
     return mj_sxtb16(x >> 8 | x << 24);
+#endif
+}
+
+/* the halves of acc plus bytes 0 and 2 */
+static inline uint32_t mj_sxtab16(uint32_t acc, uint32_t x)
+{
+#if MJ_DSP_ARM
+    return (uint32_t)__sxtab16((int16x2_t)acc, (int8x4_t)x);
+#else
+    const uint32_t low = acc + (uint32_t)(int8_t)x, high = (acc >> 16) + (uint32_t)(int8_t)(x >> 16);
+    return (low & 0xffffu) | high << 16;
+#endif
+}
+
+/* the halves of acc plus bytes 1 and 3 */
+static inline uint32_t mj_sxtab16_ror8(uint32_t acc, uint32_t x)
+{
+#if MJ_DSP_ARM && defined(MJ_DSP_ASSEMBLY)
+    uint32_t result;
+    __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(result) : "r"(acc), "r"(x));
+    return result;
+#else
+    return mj_sxtab16(acc, x >> 8 | x << 24);
 #endif
 }
 

@@ -65,9 +65,12 @@ void mj_dense_s8_dsp(const int8_t *x, const int8_t *weights, const int32_t *bias
                      int32_t out_features, const mj_requant *requant, void *scratch);
 /* y may be left or right */
 void mj_add_s8(const int8_t *left, const int8_t *right, int8_t *y, int32_t count, const mj_add_params *params);
+void mj_add_s8_dsp(const int8_t *left, const int8_t *right, int8_t *y, int32_t count, const mj_add_params *params);
 /* (height * width, channels) -> channels; acc = sum(x) - in_zero * pixels, one multiplier for all channels */
 void mj_mean_s8(const int8_t *x, int8_t *y, int32_t pixels, int32_t channels, int32_t in_zero, int32_t out_zero,
                 int32_t multiplier, int32_t shift, int32_t low, int32_t high);
+void mj_mean_s8_dsp(const int8_t *x, int8_t *y, int32_t pixels, int32_t channels, int32_t in_zero, int32_t out_zero,
+                    int32_t multiplier, int32_t shift, int32_t low, int32_t high);
 void mj_avg_pool_s8(const int8_t *x, int8_t *y, const mj_window *window, int32_t low, int32_t high);
 void mj_max_pool_s8(const int8_t *x, int8_t *y, const mj_window *window, int32_t low, int32_t high);
 void mj_pad_s8(const int8_t *x, int8_t *y, int32_t height, int32_t width, int32_t channels, int32_t top,
@@ -75,6 +78,7 @@ void mj_pad_s8(const int8_t *x, int8_t *y, int32_t height, int32_t width, int32_
 void mj_clamp_s8(const int8_t *x, int8_t *y, int32_t count, int32_t low, int32_t high);
 /* table: 256 entries of arithmetic.softmax_table */
 void mj_softmax_s8(const int8_t *x, int8_t *y, int32_t classes, const uint32_t *table);
+void mj_softmax_s8_dsp(const int8_t *x, int8_t *y, int32_t classes, const uint32_t *table);
 void mj_quantize_s8(const float *x, int8_t *y, int32_t count, float scale, int32_t zero);
 void mj_dequantize_s8(const int8_t *x, float *y, int32_t count, float scale, int32_t zero);
 
