@@ -7,13 +7,13 @@ import functools
 import hashlib
 import platform
 import shutil
-import subprocess
 import sys
 import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
-from millijoule.errors import OutputError
+from millijoule.build._toolchain import run
+from millijoule.errors import OutputError, ToolchainError
 from millijoule.files import atomic_path, cache_folder
 
 __all__ = ["Context", "hook_library"]
@@ -83,14 +83,10 @@ def _build(path: Path) -> bool:
         if shutil.which(name):
             commands.append([name, "-O3", "-fPIC"])
     for command in commands:
-        with atomic_path(path) as temporary:
-            try:
-                done = subprocess.run(
-                    [*command, "-shared", "-o", str(temporary), str(_SOURCE)], capture_output=True, timeout=300
-                )
-            except (OSError, subprocess.TimeoutExpired):
-                continue
-            if done.returncode == 0:
-                return True
-    path.unlink(missing_ok=True)
+        try:
+            with atomic_path(path) as temporary:
+                run([*command, "-shared", "-o", str(temporary), str(_SOURCE)], what=_SOURCE.name)
+            return True
+        except ToolchainError:
+            continue
     return False
