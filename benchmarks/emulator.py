@@ -18,13 +18,13 @@ LOOP = """
 __attribute__((used, retain, noinline)) int32_t bench_dot(int rounds)
 {
     static int8_t a[256], b[256];
+    int8_t *left = a, *right = b;
     int32_t sum = 0;
     for (int round = 0; round < rounds; round++) {
+        __asm volatile("" : "+r"(left), "+r"(right)::"memory"); /* the compiler must not know the values */
         for (int index = 0; index < 256; index++) {
-            sum += a[index] * b[index];
+            sum += left[index] * right[index];
         }
-        a[round & 255]++;
-        __asm volatile("" ::: "memory");
     }
     return sum;
 }
