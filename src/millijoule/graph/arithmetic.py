@@ -97,10 +97,10 @@ def requantize(acc: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLi
 
     Args:
         acc: int32 values of any shape.
-        multiplier: int32 in {0} or [2**30, 2**31); broadcasts against `acc`.
+        multiplier: int32 in {0} or [2**29, 2**31); broadcasts against `acc`.
         shift: in [-31, 30]; broadcasts against `acc`.
-        rounding: "single": one rounding, halves up: ``(acc * m + 2**(30-shift)) >> (31-shift)`` (TFLite and XNNPACK
-            today). "double": gemmlowp's two steps, a saturating rounding doubling high multiply and then a rounding
+        rounding: "single": one rounding, halves up: ``(acc * m + 2**(30-shift)) >> (31-shift)`` (the
+            TFLITE_SINGLE_ROUNDING build). "double": gemmlowp's two steps, a saturating rounding doubling high multiply and then a rounding
             right shift with halves away from zero (TFLite's and TFLite Micro's reference kernels with the default
             build). A left shift wraps to 32 bits as it does in C.
 
@@ -235,8 +235,14 @@ def add_int8(
 
 
 def mean_multiplier(data: Quant, result: Quant, count: int) -> tuple[int, int]:
-    """Multiplier and shift that turn ``sum(x - zero_x)`` over `count` values into their mean at the result's scale."""
-    return quantize_multiplier(data.scalar_scale / (result.scalar_scale * count))
+    """Multiplier and shift that turn ``sum(x - zero_x)`` over `count` values into their mean at the result's scale.
+
+    TFLite's integer mean: the multiplier of s_x / s_y is shifted left by floor(log2(count)) and divided by `count`,
+    rounding down, so it may be as small as 2**29.
+    """
+    multiplier, shift = quantize_multiplier(data.scalar_scale / result.scalar_scale)
+    bits = min(count.bit_length() - 1, 32, 31 + shift)
+    return (multiplier << bits) // count, shift - bits
 
 
 def average_int8(total: Int32, count: npt.ArrayLike, bounds: tuple[int, int]) -> npt.NDArray[np.int8]:
