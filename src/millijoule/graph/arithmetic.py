@@ -99,10 +99,10 @@ def requantize(acc: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLi
         acc: int32 values of any shape.
         multiplier: int32 in {0} or [2**29, 2**31); broadcasts against `acc`.
         shift: in [-31, 30]; broadcasts against `acc`.
-        rounding: "single": one rounding, halves up: ``(acc * m + 2**(30-shift)) >> (31-shift)`` (the
-            TFLITE_SINGLE_ROUNDING build). "double": gemmlowp's two steps, a saturating rounding doubling high multiply and then a rounding
-            right shift with halves away from zero (TFLite's and TFLite Micro's reference kernels with the default
-            build). A left shift wraps to 32 bits as it does in C.
+        rounding: "single": one rounding, halves up: ``(acc * m + 2**(30-shift)) >> (31-shift)`` (TFLite built with
+            TFLITE_SINGLE_ROUNDING). "double": gemmlowp's two steps, a saturating rounding doubling high multiply and
+            then a rounding right shift with halves away from zero (the reference kernels of LiteRT and TFLite Micro).
+            A left shift wraps to 32 bits as it does in C.
 
     Returns:
         int32 of the broadcast shape.

@@ -4,7 +4,7 @@
  *   MJ_ROUNDING_SINGLE  floor(acc * multiplier * 2^(shift - 31) + 1/2): one rounding, halves up
  *   MJ_ROUNDING_DOUBLE  gemmlowp's two steps: high = floor((acc << max(shift, 0)) * multiplier / 2^31 + 1/2),
  *                       then high / 2^max(-shift, 0) to nearest, halves away from zero
- * multiplier: 0 or [2^30, 2^31); shift: [-31, 30]. Results are cut to their low 32 bits, and so is a left shift.
+ * multiplier: 0 or [2^29, 2^31); shift: [-31, 30]. Results are cut to their low 32 bits, and so is a left shift.
  * Shifting a negative number right is arithmetic in every compiler used here (tested).
  */
 #ifndef MJ_REQUANTIZE_H
