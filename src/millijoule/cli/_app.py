@@ -141,6 +141,8 @@ def _root(
 
 def main() -> None:
     """Runs the command line; `--debug` may stand anywhere before a `--`."""
+    # On a busy computer, threads that spin while they wait for each other make training many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "--debug" in arguments[:end]:

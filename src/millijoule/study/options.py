@@ -204,5 +204,5 @@ def demo_options(seed: int = 0) -> StudyOptions:
             "label_smoothing": 0.05,
             "augmentation": {"rotation": 0.0, "shift": 0.08, "shear": 0.0, "zoom": 0.1, "flip": True},
         },
-        qat=QatPlan(mode="fine-tune", training={"epochs": 2, "learning_rate": 1e-4, "warmup_epochs": 0.0}),
+        qat=QatPlan(mode="fine-tune", training={"epochs": 3, "learning_rate": 2e-4, "warmup_epochs": 0.0}),
     )
