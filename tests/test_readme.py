@@ -67,7 +67,7 @@ def test_the_python_example_runs(photos: Path) -> None:
     code = _block("python", "import millijoule").replace("epochs=40", "epochs=1, batch_size=8")
     done = subprocess.run([sys.executable, "-c", code], cwd=photos, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"\[[0-2]( [0-2]){3}\] [\d.]+ [\d.]+", done.stdout)
+    assert re.search(r"\[[0-2]( [0-2])*\] [\d.]+ [\d.]+", done.stdout)
 
 
 @pytest.mark.slow

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from millijoule.interchange import capture
     from millijoule.nets import NetworkSpec, layer_table, mobilenet_v2
     from millijoule.nets import build as build_network
-    from millijoule.quantize import QatOptions, dynamic, quantization_aware_training, static
-    from millijoule.quantize import compare as compare_models
+    from millijoule.quantize import QatOptions, quantization_aware_training
+    from millijoule.quantize.compare import compare as compare_models
+    from millijoule.quantize.dynamic import dynamic
+    from millijoule.quantize.static import static
     from millijoule.report import write_report
     from millijoule.study import StudyOptions, run_study
     from millijoule.train import TrainOptions, evaluate, fit
