@@ -43,6 +43,9 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Weights to begin with: .safetensors of ours or in Keras' layout.")
     ] = None,
+    init_alpha: Annotated[
+        float | None, typer.Option(help="Width of the network in --init; a narrower one is grown to --alpha.")
+    ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Pad or skip layers of --init that have another shape.")
     ] = False,
@@ -77,8 +80,8 @@ def train(
     given = {name: value for name, value in locals().items() if value is not None}
     settings = _resolve(given)
     from millijoule.data import open_prepared
-    from millijoule.nets import build, family, load_network, load_weights
-    from millijoule.train import TrainOptions, fit
+    from millijoule.nets import family, load_network
+    from millijoule.train import TrainOptions, fit, initial_network
 
     run, network, options = settings["run"], settings["network"], TrainOptions.from_dict(settings["train"])
     folder = Path(run["out"])
@@ -92,17 +95,21 @@ def train(
         network["dropout"],
         bn_momentum=network["bn_momentum"],
     )
-    module = build(spec, seed=network["seed"])
     leader = int(os.environ.get("RANK", "0")) == 0
     console = Console(stderr=True, quiet=not leader, highlight=False)
     resumes = (folder / "last.safetensors").exists() and not fresh
-    if "init" in run and not resumes:
-        report = load_weights(module, spec, Path(run["init"]), partial=run.get("partial", False))
+    module, report = initial_network(
+        spec,
+        prepared,
+        seed=network["seed"],
+        init=Path(run["init"]) if "init" in run and not resumes else None,
+        init_alpha=float(run.get("init_alpha", 0.0)),
+        partial=run.get("partial", False),
+    )
+    if report is not None:
         console.print(f"{run['init']}: {report.summary()}")
         for line in (*report.padded, *report.skipped):
             console.print(f"  {line}")
-        if report.folded:
-            _unfold(module, prepared, spec)
     guide = None
     if "teacher" in run:
         guide, _ = load_network(Path(run["teacher"]))
@@ -150,7 +157,7 @@ def _resolve(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
             settings[table] = values
     run, network, options = settings["run"], settings["network"], settings["train"]
     run.update({name: str(given[name]) for name in ("data", "out", "init", "teacher") if name in given})
-    run.update({name: given[name] for name in ("preset",) if name in given})
+    run.update({name: given[name] for name in ("preset", "init_alpha") if name in given})
     if given.get("partial"):
         run["partial"] = True
     preset = run.setdefault("preset", "paper")
@@ -160,8 +167,10 @@ def _resolve(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if name not in run:
             raise OptionError(f"--{name}", "it is missing", f"Give --{name} FOLDER, or write it under [run]")
     for name in run:
-        if name not in ("data", "out", "init", "teacher", "preset", "partial"):
-            raise OptionError(f"[run] {name}", "it is not known", "Use data, out, init, teacher, partial or preset")
+        if name not in ("data", "out", "init", "init_alpha", "teacher", "preset", "partial"):
+            raise OptionError(
+                f"[run] {name}", "it is not known", "Use data, out, init, init_alpha, teacher, partial or preset"
+            )
     for name in network:
         if name not in _NETWORK_KEYS:
             raise OptionError(f"[network] {name}", "it is not known", f"Use {', '.join(_NETWORK_KEYS)}")
@@ -172,23 +181,6 @@ def _resolve(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     chosen = {name: value for name, value in given.items() if name in base.to_dict()}
     settings["train"] = base.to_dict() | options | chosen
     return settings
-
-
-def _unfold(module: Any, prepared: Any, spec: Any) -> None:
-    """Measures batch normalisation on 256 training pictures after weights with folded statistics were loaded."""
-    import numpy as np
-    import torch
-
-    from millijoule.data import batches
-    from millijoule.nets import unfold_batch_norm
-    from millijoule.train import network_input
-
-    inputs = []
-    for pictures, _ in batches(prepared.split("train"), 32, resolution=spec.resolution, seed=0, shuffle=True):
-        inputs.append(network_input(np.asarray(pictures), spec.normalization, torch.device("cpu")))
-        if len(inputs) == 8:
-            break
-    unfold_batch_norm(module, inputs)
 
 
 @contextmanager

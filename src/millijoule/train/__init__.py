@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from millijoule.train._loop import EpochHook, TrainResult, fit
     from millijoule.train._options import TrainOptions
     from millijoule.train._protocol import BatchSource, PreparedLike, SplitLike
+    from millijoule.train._start import initial_network
 
 __all__ = [
     "BatchSource",
@@ -25,6 +26,7 @@ __all__ = [
     "TrainResult",
     "evaluate",
     "fit",
+    "initial_network",
     "network_input",
     "wilson_interval",
 ]
@@ -39,6 +41,7 @@ _PLACES = {
     "TrainResult": "_loop",
     "evaluate": "_evaluate",
     "fit": "_loop",
+    "initial_network": "_start",
     "network_input": "_evaluate",
     "wilson_interval": "_evaluate",
 }
