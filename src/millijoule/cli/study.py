@@ -48,6 +48,10 @@ def study(
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Width multiplier.", rich_help_panel=_NETWORK)] = None,
     init: Annotated[Path | None, typer.Option(help="Start from this weight file.", rich_help_panel=_NETWORK)] = None,
+    init_alpha: Annotated[
+        float | None,
+        typer.Option(help="Width of the network in it, if narrower: it is grown.", rich_help_panel=_NETWORK),
+    ] = None,
     init_partial: Annotated[
         bool | None,
         typer.Option("--init-partial", help="Pad or skip layers of another shape.", rich_help_panel=_NETWORK),
@@ -113,6 +117,7 @@ def study(
         alpha=alpha,
         resolution=resolution,
         init=_text(init),
+        init_alpha=init_alpha,
         init_partial=init_partial,
         seed=seed,
         calibration=calibration,

@@ -74,6 +74,7 @@ class StudyOptions:
         dropout: before the classifier while training.
         bn_momentum: share of the newest batch in the statistics of batch normalisation; short trainings need more.
         init: a weight file to start from, empty for random weights.
+        init_alpha: width of the network in that file, 0 for `alpha`; a narrower one is grown.
         init_partial: pad or skip layers of the file that have another shape.
         seed: of the toy pictures, the initial weights, shuffling and augmentation.
         train: options of float training, see `millijoule.train.TrainOptions`.
@@ -94,6 +95,7 @@ class StudyOptions:
     dropout: float = 0.2
     bn_momentum: float = 0.03
     init: str = ""
+    init_alpha: float = 0.0
     init_partial: bool = False
     seed: int = 0
     train: dict[str, Any] = field(default_factory=dict)

@@ -187,7 +187,7 @@ def _float(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> None:
     inputs = {
         "spec": spec.to_json(),
         "train": stages.train_options(options).to_dict(),
-        "init": _file_mark(options.init),
+        "init": [*_file_mark(options.init), options.init_alpha],
         "partial": options.init_partial,
         "seed": options.seed,
     }

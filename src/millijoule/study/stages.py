@@ -131,12 +131,16 @@ def train_float(
     spec: NetworkSpec, prepared: PreparedSet, options: StudyOptions, folder: Path, mark: str, progress: Progress
 ) -> dict[str, Any]:
     """Trains the float network; resumes from its checkpoint."""
-    from millijoule.nets import build, load_weights
-    from millijoule.train import fit
+    from millijoule.train import fit, initial_network
 
-    module = build(spec, seed=options.seed)
-    if options.init:
-        load_weights(module, spec, Path(options.init), partial=options.init_partial)
+    module, _ = initial_network(
+        spec,
+        prepared,
+        seed=options.seed,
+        init=Path(options.init) if options.init else None,
+        init_alpha=options.init_alpha,
+        partial=options.init_partial,
+    )
     trained = fit(
         module, prepared, train_options(options), _training_folder(folder, mark), test=False, progress=progress
     )
