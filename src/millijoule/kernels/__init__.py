@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from millijoule.kernels.fused import FUSED, FusedKernel, choose_fused
 from millijoule.kernels.registry import (
     FLAGS,
     KERNELS,
@@ -17,10 +18,13 @@ from millijoule.kernels.registry import (
 
 __all__ = [
     "FLAGS",
+    "FUSED",
     "KERNELS",
     "Dims",
+    "FusedKernel",
     "Kernel",
     "choose",
+    "choose_fused",
     "dims_of",
     "headers",
     "kernels_for",

@@ -2,7 +2,8 @@
 
 One row of `KERNELS` per file in `c/`. The compiler asks `kernels_for` (or `choose`) for the best legal kernel, stores
 ``kernel.pack(weights)`` (or the weights as they are, when `pack` is None) as an int8 array, hands the kernel
-``kernel.scratch_bytes(dims)`` bytes of 4-byte aligned scratch, and writes out `source` and `headers`.
+``kernel.scratch_bytes(dims)`` bytes of 4-byte aligned scratch, and writes out `source` and `headers`. Kernels that do
+two layers at once are in `fused`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ FLAGS = ("-std=c11", "-ffp-contract=off")
 """Compiler flags that the kernels need: without fused multiply-adds, host and boards give equal floats."""
 
 _FOLDER = Path(__file__).resolve().parent
+_FILES = frozenset(path.stem for path in (_FOLDER / "c").glob("*.c"))
 _BLOCK_PIXELS = 4  # MJ_BLOCK_PIXELS of mj_block.h
 _MAX_TAPS = 49  # MJ_MAX_TAPS of mj_depthwise_s8_dsp.c
 
@@ -253,7 +255,6 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("mj_quantize_s8", "quantize", "integer", "plain", _any_size, _no_scratch),
     Kernel("mj_dequantize_s8", "dequantize", "integer", "plain", _any_size, _no_scratch),
 )
-_BY_NAME = {kernel.name: kernel for kernel in KERNELS}
 
 
 def kernels_for(operator: str, arithmetic: str, dims: Dims) -> list[Kernel]:
@@ -317,10 +318,10 @@ def choose(graph: Graph, node: Node, variant: str = "dsp") -> Kernel:
 
 
 def source(name: str) -> str:
-    """The C text of a kernel by function name. Raises UnsupportedError for an unknown name."""
-    if name not in _BY_NAME:
+    """The C text of a kernel, fused ones included, by function name. Raises UnsupportedError for an unknown name."""
+    if name not in _FILES:
         raise UnsupportedError(f"kernel {name!r}", "there is no such kernel", "Use a name from the registry")
-    return (_FOLDER / "c" / _BY_NAME[name].file).read_text(encoding="utf-8")
+    return (_FOLDER / "c" / f"{name}.c").read_text(encoding="utf-8")
 
 
 def headers() -> dict[str, str]:
