@@ -62,19 +62,19 @@ def draw_background(canvas: Canvas, chance: Chance, horizon: float) -> None:
     near = chance.choice((_grey(chance, 60, 150), _grey(chance, 120, 200), (chance.integer(60, 120), 120, 60)))
     _gradient(canvas, line, canvas.size, mix(near, (150, 150, 150), chance.uniform(0.0, 0.7)), near)
 
-    for _ in range(chance.integer(0, 4)):  # buildings, fences, shop fronts
+    for _ in range(chance.integer(0, 3)):  # buildings, fences, shop fronts
         left, width, height = chance.uniform(-0.2, 1.0), chance.uniform(0.1, 0.5), chance.uniform(0.08, 0.5)
-        colour = mix(_any_colour(chance, 60, 210), (160, 160, 160), chance.uniform(0.5, 0.9))
+        colour = mix(_any_colour(chance, 60, 210), (170, 170, 170), chance.uniform(0.65, 0.95))
         top = horizon - height
         canvas.rectangle(left, top, left + width, horizon + 0.01, colour)
         if chance.happens(0.6):
-            dark, rows, columns = mix(colour, _any_colour(chance), 0.35), chance.integer(1, 4), chance.integer(2, 6)
+            dark, rows, columns = mix(colour, _any_colour(chance), 0.2), chance.integer(1, 4), chance.integer(2, 6)
             for row in range(rows):
                 y = top + height * (row + 0.25) / rows
                 for column in range(columns):
                     x = left + width * (column + 0.2) / columns
                     canvas.rectangle(x, y, x + width * 0.6 / columns, y + height * 0.5 / rows, dark)
-    for _ in range(chance.integer(0, 3)):  # trees
+    for _ in range(chance.integer(0, 2)):  # trees
         x, radius = chance.uniform(-0.1, 1.1), chance.uniform(0.05, 0.18)
         green = (chance.integer(25, 100), chance.integer(60, 130), chance.integer(20, 80))
         y = horizon - chance.uniform(0.02, 0.35)
@@ -82,9 +82,9 @@ def draw_background(canvas: Canvas, chance: Chance, horizon: float) -> None:
         for _ in range(3):
             shade = mix(green, (20, 30, 15), chance.uniform(0.0, 0.5))
             canvas.blob(x + chance.uniform(-0.06, 0.06), y + chance.uniform(-0.06, 0.06), radius, shade, chance)
-    for _ in range(chance.integer(0, 2)):  # parts of other parked vehicles
-        x, width, height = chance.uniform(-0.2, 1.0), chance.uniform(0.15, 0.35), chance.uniform(0.06, 0.12)
-        colour = _any_colour(chance)
+    for _ in range(chance.integer(0, 1)):  # another parked vehicle, far away
+        x, width, height = chance.uniform(-0.2, 1.0), chance.uniform(0.12, 0.25), chance.uniform(0.04, 0.08)
+        colour = mix(_any_colour(chance), (150, 150, 150), 0.3)
         y = horizon + chance.uniform(-0.02, 0.05)
         canvas.rectangle(x, y - height, x + width, y, colour)
         roof = [
@@ -96,7 +96,7 @@ def draw_background(canvas: Canvas, chance: Chance, horizon: float) -> None:
         canvas.polygon(roof, mix(colour, (40, 50, 60), 0.7))
         for wheel in (0.2, 0.8):
             canvas.blob(x + wheel * width, y, height * 0.35, (25, 25, 28), chance, 8)
-    for _ in range(chance.integer(0, 3)):  # marks and stains on the ground
+    for _ in range(chance.integer(0, 2)):  # marks and stains on the ground
         y, slope = chance.uniform(horizon + 0.05, 1.0), chance.uniform(-0.3, 0.3)
         thick = chance.uniform(0.004, 0.03)
         band = [(0.0, y), (1.0, y + slope), (1.0, y + slope + thick), (0.0, y + thick)]
@@ -105,24 +105,24 @@ def draw_background(canvas: Canvas, chance: Chance, horizon: float) -> None:
 
 def draw_occluders(canvas: Canvas, chance: Chance) -> None:
     """Things between camera and vehicle: posts, bushes, a passer-by, the corner of a neighbour."""
-    if chance.happens(0.12):
-        x, width = chance.uniform(0.05, 0.95), chance.uniform(0.012, 0.035)
+    if chance.happens(0.08):
+        x, width = chance.uniform(0.05, 0.95), chance.uniform(0.012, 0.03)
         canvas.rectangle(x, 0.0, x + width, 1.0, _grey(chance, 30, 200))
-    if chance.happens(0.10):
+    if chance.happens(0.08):
         green = (chance.integer(25, 100), chance.integer(60, 130), chance.integer(20, 80))
         x, y = chance.choice((0.0, 1.0, 0.5)), 1.0
         for _ in range(5):
             shade = mix(green, (15, 25, 10), chance.uniform(0.0, 0.6))
-            canvas.blob(x + chance.uniform(-0.2, 0.2), y + chance.uniform(-0.08, 0.1), 0.12, shade, chance)
-    if chance.happens(0.08):
-        x, height = chance.uniform(0.1, 0.9), chance.uniform(0.35, 0.6)
+            canvas.blob(x + chance.uniform(-0.2, 0.2), y + chance.uniform(-0.04, 0.1), 0.10, shade, chance)
+    if chance.happens(0.06):
+        x, height = chance.uniform(0.1, 0.9), chance.uniform(0.3, 0.45)
         foot = chance.uniform(0.75, 1.0)
         cloth = _any_colour(chance)
         canvas.rectangle(x, foot - height * 0.5, x + height * 0.16, foot, mix(cloth, (30, 30, 50), 0.7))
         canvas.rectangle(x - 0.01, foot - height * 0.86, x + height * 0.18, foot - height * 0.45, cloth)
         canvas.blob(x + height * 0.08, foot - height * 0.93, height * 0.07, (190, 150, 125), chance, 8)
-    if chance.happens(0.10):
-        side, width, top = chance.choice((0, 1)), chance.uniform(0.06, 0.22), chance.uniform(0.45, 0.7)
+    if chance.happens(0.08):
+        side, width, top = chance.choice((0, 1)), chance.uniform(0.06, 0.16), chance.uniform(0.5, 0.75)
         left = -0.05 if side == 0 else 1.05 - width
         canvas.rectangle(left, top, left + width, 1.0, _any_colour(chance))
 
@@ -141,7 +141,7 @@ def develop(canvas: Canvas, resolution: int, chance: Chance) -> NDArray[np.uint8
     fine = canvas.pixels().reshape(resolution, 2, resolution, 2, 3).astype(np.uint16)
     picture = ((fine[:, 0, :, 0] + fine[:, 1, :, 0] + fine[:, 0, :, 1] + fine[:, 1, :, 1] + 2) >> 2).astype(np.int32)
     # A pass of (1, 2, 1) / 4 spreads by one pixel; the count grows with the resolution so that the look stays.
-    blur = chance.choice((0, 0, 0, 0, 1, 1))
+    blur = chance.choice((0, 0, 0, 0, 1))
     for _ in range((blur * resolution * resolution + 96 * 48) // (96 * 96)):
         picture[1:-1] = (picture[:-2] + 2 * picture[1:-1] + picture[2:] + 2) >> 2
         picture[:, 1:-1] = (picture[:, :-2] + 2 * picture[:, 1:-1] + picture[:, 2:] + 2) >> 2
@@ -155,7 +155,7 @@ def develop(canvas: Canvas, resolution: int, chance: Chance) -> NDArray[np.uint8
     tint = np.array([bright + chance.integer(-8, 8) for _ in range(3)], np.int32)
     picture = ((picture - middle) * factor[:, :, None] >> 8) + tint
     # Four uniform bytes added are close to a normal deviate of standard deviation 148.
-    strength = chance.choice((1, 1, 2, 3, 5))
+    strength = chance.choice((1, 1, 1, 2, 3))
     count = resolution * resolution * 3
     noise = chance.bytes(count * 4).reshape(4, count)
     total = noise[0].astype(np.int32) + noise[1] + noise[2] + noise[3] - 510

@@ -1,8 +1,7 @@
-"""The vehicles of `toy_vehicles`: body types as flat faces in space, drawn from ranges of proportions.
+"""The cars of `toy_vehicles`: body types as flat faces in space, drawn from ranges of proportions.
 
 Coordinates are metres: x runs from the rear bumper (0) to the front, y to the left (the middle of the vehicle is 0),
-z up from the ground. The proportions are those of common cars in rough ranges; neighbouring body types (sedan and
-coupe, wagon and minivan, hatchback and suv) come close to each other.
+z up from the ground.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from millijoule.data._chance import Chance
 from millijoule.data._toy_proportions import PROPORTIONS
 
-__all__ = ["Face", "Part", "Point", "build_vehicle", "circle", "cosine", "sine"]
+__all__ = ["Builder", "Face", "Part", "Point", "circle", "cosine", "sine"]
 
 Point = tuple[float, float, float]
 
@@ -66,8 +65,10 @@ def _range(chance: Chance, bounds: tuple[float, float]) -> float:
     return chance.uniform(*bounds)
 
 
-class _Builder:
+class Builder:
     """Collects the faces of one vehicle from its proportions."""
+
+    axles: tuple[float, ...]
 
     def __init__(self, kind: str, chance: Chance) -> None:
         shape = PROPORTIONS[kind]
@@ -85,13 +86,13 @@ class _Builder:
         self.windows = chance.choice(shape.windows)
         self.nose = self.belt * chance.uniform(0.72, 0.86)
         self.tail = self.belt * (chance.uniform(0.93, 1.0) if self.deck_x > 0.06 * self.length else 0.98)
-        if kind in ("pickup", "box_truck", "suv", "van"):
+        if kind in ("pickup", "suv", "van", "bus"):
             self.nose = self.belt * chance.uniform(0.86, 0.96)
         # The walls of a pickup's bed are lower than its windows; elsewhere the body goes on level.
         self.rail = self.belt * (chance.uniform(0.84, 0.90) if kind == "pickup" else 1.0)
         self.tumble = self.half * chance.uniform(0.10, 0.22)
-        if kind in ("van", "box_truck"):
-            self.tumble *= 0.5
+        if kind in ("van", "bus"):
+            self.tumble *= 0.4
         self.axles = (
             self.length * chance.uniform(0.17, 0.22),
             self.length * (1 - chance.uniform(0.15, 0.20)),
@@ -189,7 +190,7 @@ class _Builder:
             "headlamp",
         )
         rise = self.tail - low
-        tall = self.kind in ("suv", "van", "minivan", "wagon")
+        tall = self.kind in ("suv", "van", "bus")
         z0 = low + rise * (chance.uniform(0.50, 0.64) if tall else chance.uniform(0.60, 0.68))
         z1, lamp = low + rise * chance.uniform(0.86, 0.97), narrow * chance.uniform(0.16, 0.36)
         for side in (-1.0, 1.0):
@@ -246,7 +247,7 @@ class _Builder:
         self.side_windows(part, edge)
         for foot, head, pillar in ((self.hood_x, self.roof_front, 0.10), (self.deck_x, self.roof_rear, 0.14)):
             rear = head > foot
-            if rear and (self.kind == "van" and self.chance.happens(0.5)):
+            if rear and (self.kind == "van" and self.chance.happens(0.7)):
                 continue
             self.screen(part, foot, head, edge, pillar, rear)
         return part
@@ -296,6 +297,8 @@ class _Builder:
                 corners.append((min(x, front_at(z)), z, self.width_at(z) * 1.004))
             if corners[0][0] - corners[3][0] > 0.08:
                 self.on_side(part, corners, "glass")
+        if self.kind == "bus":
+            return
         doors = [self.hood_x - 0.04, *[cut for cut in cuts[1:] if cut > 0]]
         if len(cuts) == 2 and cuts[1] == -9.0:
             doors.append(self.hood_x - self.chance.uniform(1.15, 1.4))
@@ -381,43 +384,25 @@ class _Builder:
             parts.append(load)
         return parts
 
-
-def build_vehicle(kind: str, chance: Chance) -> tuple[list[Part], Part, float, float]:
-    """One vehicle of a body type.
-
-    Args:
-        kind: a key of `PROPORTIONS`.
-        chance: the stream its proportions and details are drawn from.
-
-    Returns:
-        The parts without the wheels, the wheels, the length and the half width in metres.
-    """
-    builder = _Builder(kind, chance)
-    body = builder.body()
-    parts = [body]
-    if kind == "convertible" and not chance.happens(0.04):
-        parts += builder.open_cabin()
-    elif kind == "convertible":
-        parts.append(builder.cabin("softtop"))
-    elif kind == "box_truck":
-        cab = builder.cabin()
-        rear, front = 0.01 * builder.length, builder.roof_rear - 0.02
-        tall = builder.height * chance.uniform(1.2, 1.5)
-        half = max(builder.half, builder.half * chance.uniform(1.0, 1.08))
-        cargo = builder.box((rear, front), half, (builder.clearance + 0.35, tall), "cargo")
-        if chance.happens(0.4):
-            z0, z1 = tall * 0.55, tall * 0.80
-            x0, x1 = front * 0.15, front * chance.uniform(0.5, 0.9)
-            builder.on_side(cargo, [(x0, z0, half), (x1, z0, half), (x1, z1, half), (x0, z1, half)], "load")
-        parts += [cab, cargo]
-    elif kind == "pickup":
-        parts += [*builder.bed(), builder.cabin()]
-    else:
-        parts.append(builder.cabin())
-        if kind == "wagon" and chance.happens(0.6):
-            w, z = builder.half - builder.tumble, builder.height
-            rails = Part((builder.length / 2, 0.0, z))
-            x0, x1 = builder.roof_rear + 0.1, builder.roof_front - 0.1
-            builder.on_side(rails, [(x0, z, w), (x1, z, w), (x1, z + 0.06, w), (x0, z + 0.06, w)], "chrome")
-            parts.append(rails)
-    return parts, builder.wheels(), builder.length, builder.half
+    def fittings(self) -> list[Part]:
+        """What marks an suv (roof rails, dark wheel arches, spare wheel) and a bus (doors, a band along the side)."""
+        part = Part((self.length / 2, 0.0, self.height))
+        y, z, low = self.half - self.tumble, self.height, self.clearance
+        if self.kind == "suv":
+            x0, x1 = self.roof_rear + 0.15, self.roof_front - 0.1
+            self.on_side(part, [(x0, z, y), (x1, z, y), (x1, z + 0.07, y), (x0, z + 0.07, y)], "arch")
+            if self.chance.happens(0.6):
+                middle = low + 0.62 * (self.belt - low)
+                wheel = [(-0.08, 0.36 * right, middle + 0.36 * up) for right, up in circle(14)]
+                part.faces.append(Face(tuple(wheel), (-1.0, 0.0, 0.0), "tyre"))
+        elif self.kind == "bus":
+            top = self.belt + 0.8 * (self.height - self.belt)
+            for x in (self.length * 0.955, self.length * self.chance.uniform(0.45, 0.55)):
+                half = self.half * 1.004
+                door = [(x - 0.45, low, half), (x + 0.35, low, half), (x + 0.35, top, half), (x - 0.45, top, half)]
+                self.on_side(part, door, "glass")
+            z0 = low + self.chance.uniform(0.5, 0.7) * (self.belt - low)
+            x0, x1, half = 0.02 * self.length, self.length * 0.90, self.half * 1.002
+            band = [(x0, z0, half), (x1, z0, half), (x1, z0 + 0.14, half), (x0, z0 + 0.14, half)]
+            self.on_side(part, band, "load")
+        return [part] if part.faces else []

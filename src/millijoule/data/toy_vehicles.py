@@ -20,12 +20,13 @@ from millijoule.data._chance import Chance
 from millijoule.data._toy_canvas import Canvas, Colour
 from millijoule.data._toy_proportions import BODY_TYPES
 from millijoule.data._toy_scene import develop, draw_background, draw_occluders, mix
-from millijoule.data._toy_shapes import Face, Part, Point, build_vehicle, cosine, sine
+from millijoule.data._toy_shapes import Face, Part, Point, cosine, sine
+from millijoule.data._toy_trucks import build_vehicle
 from millijoule.errors import OptionError
 
 __all__ = ["BODY_TYPES", "TOY_VERSION", "render"]
 
-TOY_VERSION = 7
+TOY_VERSION = 8
 """Changes whenever the bytes of the pictures change."""
 
 _PAINTS: tuple[Colour, ...] = (
@@ -107,6 +108,8 @@ def _palette(kind: str, chance: Chance) -> dict[str, Colour]:
         "softtop": chance.choice(((38, 38, 42), (85, 70, 55), (30, 35, 60))),
         "cargo": chance.choice(((232, 232, 230), (225, 225, 220), (200, 205, 210))),
         "load": chance.choice(_PAINTS),
+        "tank": chance.choice(((190, 193, 197), (210, 212, 215), (165, 168, 172))),
+        "wood": chance.choice(((150, 115, 75), (125, 95, 65), (95, 80, 65))),
     }
 
 
@@ -161,8 +164,8 @@ def render(body_type: str, index: int, *, resolution: int, seed: int = 0) -> NDA
     # Seen from the side, or three-quarter from the front or rear: as people photograph cars.
     low, high = (0.12, 0.18) if chance.happens(0.35) else (0.18, 0.25)
     turns = chance.choice((0.0, 0.5)) + chance.choice((-1.0, 1.0)) * chance.uniform(low, high)
-    elevation = chance.uniform(0.012, 0.035)
-    distance = length * chance.uniform(1.5, 3.0)
+    elevation = chance.uniform(0.018, 0.045)
+    distance = length * chance.uniform(1.6, 2.8)
     camera = _Camera.around((length / 2, 0.0, 0.75), turns, elevation, distance)
     light_turn, light_height = turns + chance.uniform(-0.3, 0.3), chance.uniform(0.08, 0.2)
     light = (
@@ -184,10 +187,10 @@ def render(body_type: str, index: int, *, resolution: int, seed: int = 0) -> NDA
     ys = [y for outline in outlines[1:] for _, y in outline]
     left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
     # The vehicle fills most of the frame, like pictures cropped to it; upright stretch as from stretched photographs.
-    stretch = 1.35
-    scale = chance.uniform(0.84, 0.98) / max(right - left, (bottom - top) * stretch)
-    centre_x = 0.5 + chance.uniform(-0.04, 0.04)
-    centre_y = 0.54 + chance.uniform(-0.04, 0.04)
+    stretch = 1.45
+    scale = chance.uniform(0.88, 0.98) / max(right - left, (bottom - top) * stretch)
+    centre_x = 0.5 + chance.uniform(-0.03, 0.03)
+    centre_y = 0.53 + chance.uniform(-0.04, 0.04)
     shift_x = centre_x - (left + right) / 2 * scale
     shift_y = centre_y - (top + bottom) / 2 * scale * stretch
 
