@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -14,8 +15,15 @@ from millijoule.data import open_source, prepare
 from millijoule.errors import DataError, OptionError, QuantizationError
 from millijoule.graph import load_graph, save_graph
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "quantize"))
-from networks import small_network
+# By path: another room has a module of the same name.
+_SPEC = importlib.util.spec_from_file_location(
+    "quantize_networks", Path(__file__).resolve().parent.parent / "quantize" / "networks.py"
+)
+assert _SPEC is not None and _SPEC.loader is not None
+_NETWORKS = importlib.util.module_from_spec(_SPEC)
+sys.modules["quantize_networks"] = _NETWORKS
+_SPEC.loader.exec_module(_NETWORKS)
+small_network = _NETWORKS.small_network
 
 RUNNER = CliRunner()
 
