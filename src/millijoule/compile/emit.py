@@ -64,7 +64,7 @@ def emit(emission: Emission) -> dict[str, str]:
 
 def ordered(constants: Sequence[Constant]) -> list[Constant]:
     """The members of a block of constants: wide types first, then the weights, so that all of them are aligned."""
-    return sorted(constants, key=lambda item: (-item.value.itemsize, item.name != "weights", item.name))
+    return sorted(constants, key=lambda item: (-item.value.itemsize, not item.name.endswith("weights"), item.name))
 
 
 def block_bytes(call: Call) -> int:
@@ -275,8 +275,8 @@ def _layer(emission: Emission, step: Step, call: Call) -> str:
         tensor = graph.tensor(name)
         return f"{tensor.dtype} {_shape(tensor)} at {emission.offset(name)}"
 
-    inputs = " and ".join(place(name) for name in step.node.inputs if name in emission.schedule.home)
-    text = f"{step.name}: {step.node.op}, {inputs} -> {place(step.node.output)}"
+    inputs = " and ".join(place(name) for name in step.operands if name in emission.schedule.home)
+    text = f"{step.name}: {step.operator}, {inputs} -> {place(step.node.output)}"
     if step.scratch_bytes:
         text += (
             f", scratch {step.scratch_bytes} at {emission.plan.buffer(emission.schedule.scratch[step.index]).offset}"

@@ -17,6 +17,7 @@ from millijoule.compile._text import FLOAT_MAX, float_literal
 from millijoule.compile.schedule import Step
 from millijoule.errors import UnsupportedError
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, arithmetic
+from millijoule.kernels import FusedKernel, Kernel, dims_of
 
 __all__ = ["LOWERINGS", "Call", "Constant", "Structure", "lower"]
 
@@ -42,9 +43,10 @@ class Structure:
 
 @dataclass(frozen=True)
 class Call:
-    """A kernel call. `arguments` are C expressions."""
+    """A kernel call. `arguments` are C expressions; `sources` are the C functions that it needs, itself included."""
 
     kernel: str
+    sources: tuple[str, ...]
     arguments: tuple[str, ...]
     constants: tuple[Constant, ...] = ()
     structures: tuple[Structure, ...] = ()
@@ -59,18 +61,19 @@ class Layer:
         step: the layer.
         address: tensor name -> C expression of its address in the arena, with its type.
         scratch: C expression of the scratch memory, "NULL" when the kernel needs none.
+        node: the operation.
+        kernel: the kernel that packs its weights.
+        prefix: of the names of constants and structures; the first half of a fused layer has one.
     """
 
     graph: Graph
     step: Step
     address: Callable[[str], str]
     scratch: str
+    node: Node
+    kernel: Kernel | FusedKernel
+    prefix: str = ""
     constants: list[Constant] = field(default_factory=list)
-
-    @property
-    def node(self) -> Node:
-        """The operation."""
-        return self.step.node
 
     @property
     def data(self) -> str:
@@ -104,12 +107,15 @@ class Layer:
 
     def flash(self, name: str, value: Array) -> str:
         """Puts an array into the layer's block of constants and returns the C expression of its first element."""
+        name = self.prefix + name
         self.constants.append(Constant(name, np.ascontiguousarray(value).ravel()))
         return f"mj_constants_{self.step.index:03d}.{name}"
 
     def call(self, *arguments: str, structures: tuple[Structure, ...] = ()) -> Call:
         """The call of the layer's kernel."""
-        return Call(self.step.kernel.name, arguments, tuple(self.constants), structures)
+        kernel = self.step.kernel
+        sources = kernel.sources if isinstance(kernel, FusedKernel) else (kernel.name,)
+        return Call(kernel.name, sources, arguments, tuple(self.constants), structures)
 
 
 def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str) -> Call:
@@ -124,12 +130,14 @@ def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str)
     Raises:
         UnsupportedError: no kernel computes this operator in this arithmetic.
     """
+    if isinstance(step.kernel, FusedKernel):
+        return _fused(graph, step, step.kernel, address, scratch)
     lowering = LOWERINGS.get((step.node.op, step.mode))
     if lowering is None:
         raise UnsupportedError(
             f"layer {step.name!r} ({step.node.op})", f"no kernel computes it in {step.mode} arithmetic", "Replace it"
         )
-    return lowering(Layer(graph, step, address, scratch))
+    return lowering(Layer(graph, step, address, scratch, step.node, step.kernel))
 
 
 # *** shared parts *****
@@ -160,7 +168,7 @@ def _window(layer: Layer, kernel: tuple[int, int]) -> Structure:
             raise UnsupportedError(
                 f"layer {layer.step.name!r} ({layer.node.op})", f"{name} is {value}", f"Keep it at most {limit}"
             )
-    return Structure("mj_window", "window", {name: str(value) for name, value in fields.items()})
+    return Structure("mj_window", f"{layer.prefix}window", {name: str(value) for name, value in fields.items()})
 
 
 def _conv_window(layer: Layer) -> Structure:
@@ -194,7 +202,8 @@ def _weight_sums(layer: Layer) -> npt.NDArray[np.int64]:
 
 def _weights(layer: Layer) -> str:
     value = layer.graph.constant(layer.node.inputs[1])
-    return layer.flash("weights", layer.step.kernel.packed(value))
+    assert not isinstance(layer.kernel, FusedKernel), "fused layers are lowered one half at a time"
+    return layer.flash("weights", layer.kernel.packed(value))
 
 
 def _folded_bias(layer: Layer) -> str:
@@ -223,7 +232,7 @@ def _requant(layer: Layer) -> Structure:
         "low": str(low),
         "high": str(high),
     }
-    return Structure("mj_requant", "requant", fields)
+    return Structure("mj_requant", f"{layer.prefix}requant", fields)
 
 
 def _dynamic(layer: Layer) -> Structure:
@@ -263,6 +272,27 @@ def _convolution_int8(layer: Layer) -> Call:
     return layer.call(
         layer.x, weights, bias, layer.y, "&window", "&requant", layer.scratch, structures=(window, requant)
     )
+
+
+def _fused(graph: Graph, step: Step, kernel: FusedKernel, address: Callable[[str], str], scratch: str) -> Call:
+    """A convolution computed row by row inside the depthwise convolution that reads it."""
+    assert step.producer is not None
+    producer, packs = step.producer, kernel.parts(dims_of(graph, step.producer))
+    second = Layer(graph, step, address, scratch, step.node, packs[1])
+    first = Layer(graph, step, address, scratch, producer, packs[0], "conv_", second.constants)
+    fields: dict[str, str] = {}
+    structures: list[Structure] = []
+    for name, half in (("conv", first), ("depthwise", second)):
+        bias, requant, weights, window = _folded_bias(half), _requant(half), _weights(half), _conv_window(half)
+        structures += [window, requant]
+        fields |= {
+            name: f"&{window.name}",
+            f"{name}_requant": f"&{requant.name}",
+            f"{name}_weights": weights,
+            f"{name}_bias": bias,
+        }
+    structures.append(Structure("mj_conv_depthwise", "pair", fields))
+    return second.call(first.x, second.y, "&pair", scratch, structures=tuple(structures))
 
 
 def _convolution_dynamic(layer: Layer) -> Call:

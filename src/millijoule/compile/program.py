@@ -34,7 +34,7 @@ class Layer:
     Attributes:
         index: its number.
         name: the layer name that the user knows.
-        operator: a key of `millijoule.graph.OPERATORS`.
+        operator: a key of `millijoule.graph.OPERATORS`; two with a plus sign for a fused layer.
         mode: "integer", "dynamic" or "float".
         kernel: the C function that does the work.
         symbol: the C function of this layer, by which profiles attribute cycles.
@@ -44,6 +44,7 @@ class Layer:
         weight_bytes: its constants in flash.
         scratch_bytes: temporary memory of its kernel.
         live_bytes: memory in use while it runs.
+        output: the tensor of the graph that is its result.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Layer:
     weight_bytes: int
     scratch_bytes: int
     live_bytes: int
+    output: str
 
 
 @dataclass(frozen=True)
@@ -161,21 +163,22 @@ def compile_graph(
         check_fit(graph, parts, plan, sum(block_bytes(call) for call in calls), board, kernels)
     golden = golden_vector(graph) if self_test else None
     files = emit(Emission(graph, parts, plan, calls, golden, trace))
-    files.update(_kernel_files({call.kernel for call in calls}, graph.rounding))
+    files.update(_kernel_files({name for call in calls for name in call.sources}, graph.rounding))
     layers = tuple(
         Layer(
             step.index,
             step.name,
-            step.node.op,
+            step.operator,
             step.mode,
             step.kernel.name,
             step.symbol,
             step.macs,
-            graph.tensor(step.node.inputs[0]).shape,
+            graph.tensor(step.operands[0]).shape,
             graph.tensor(step.node.output).shape,
             block_bytes(call),
             step.scratch_bytes,
             plan.steps[step.index].live_bytes,
+            step.node.output,
         )
         for step, call in zip(parts.steps, calls, strict=True)
     )

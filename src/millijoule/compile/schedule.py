@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from millijoule.compile.plan import Lifetime
 from millijoule.errors import GraphError, UnsupportedError
 from millijoule.graph import Graph, Node, macs, mode
-from millijoule.kernels import Kernel, choose, dims_of
+from millijoule.kernels import FusedKernel, Kernel, choose, choose_fused, dims_of
 
 __all__ = ["IN_PLACE", "Schedule", "Step", "layer_name", "schedule"]
 
@@ -34,6 +34,8 @@ class Step:
         index: its number, the same in symbols, names and profiles.
         name: the layer name that the user knows.
         node: the operation.
+        producer: the convolution that is computed row by row inside this layer, so that its result is never stored
+            whole; None for a layer of one operation.
         mode: "integer", "dynamic" or "float".
         kernel: the registry's row of the C function that does the work.
         symbol: the C function of this layer.
@@ -45,10 +47,21 @@ class Step:
     name: str
     node: Node
     mode: str
-    kernel: Kernel
+    kernel: Kernel | FusedKernel
     symbol: str
     macs: int
     scratch_bytes: int
+    producer: Node | None = None
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The tensors that the layer reads, data first."""
+        return self.node.inputs if self.producer is None else self.producer.inputs
+
+    @property
+    def operator(self) -> str:
+        """The operator, or both of a fused layer."""
+        return self.node.op if self.producer is None else f"{self.producer.op} + {self.node.op}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,9 @@ def layer_name(node: Node) -> str:
 def schedule(graph: Graph, kernels: str) -> Schedule:
     """The layers of `graph` and the lifetimes of their buffers.
 
+    An int8 convolution whose result only a depthwise convolution reads is fused with it: the map between them, the
+    widest of an inverted residual block, exists a few rows at a time.
+
     Reshapes cost nothing: their result is their input. A layer of `IN_PLACE` writes over an input that nobody reads
     later, the picture included.
 
@@ -89,10 +105,12 @@ def schedule(graph: Graph, kernels: str) -> Schedule:
     """
     _check_ends(graph)
     value = _values(graph)
+    producers = _fused_producers(graph, kernels)
+    inside = {id(producer) for producer in producers.values()}
     steps: list[Step] = []
     for node in graph.nodes:
-        if node.op != "reshape":
-            steps.append(_step(graph, node, len(steps), kernels))
+        if node.op != "reshape" and id(node) not in inside:
+            steps.append(_step(graph, node, producers.get(node.output), len(steps), kernels))
     last = _last_uses(graph, steps, value)
     home: dict[str, str] = {}
     born: dict[str, int] = {}
@@ -117,7 +135,7 @@ def schedule(graph: Graph, kernels: str) -> Schedule:
     scratch: dict[int, str] = {}
     tails: dict[str, int] = {}
     for step in steps:
-        buffer = home[value[step.node.inputs[0]]]
+        buffer = home[value[step.operands[0]]]
         if step.kernel.name in QUANTIZES_FIRST and ends[buffer] == step.index:
             scratch[step.index], tails[buffer] = buffer, step.scratch_bytes
         elif step.scratch_bytes:
@@ -140,7 +158,7 @@ def schedule(graph: Graph, kernels: str) -> Schedule:
         for step in steps
         if step.scratch_bytes and scratch[step.index] not in tails
     ]
-    places = {name: home[source] for name, source in value.items()}
+    places = {name: home[source] for name, source in value.items() if source in home}
     return Schedule(tuple(steps), tuple(lifetimes), places, scratch)
 
 
@@ -177,7 +195,7 @@ def _last_uses(graph: Graph, steps: list[Step], value: Mapping[str, str]) -> dic
     last: dict[str, int] = {}
     for step in steps:
         last[step.node.output] = step.index
-        for name in step.node.inputs:
+        for name in step.operands:
             if name in value:
                 last[value[name]] = step.index
     for name in graph.outputs:
@@ -201,7 +219,20 @@ def _overwritten(graph: Graph, step: Step, value: Mapping[str, str], last: Mappi
     return None
 
 
-def _step(graph: Graph, node: Node, index: int, kernels: str) -> Step:
+def _fused_producers(graph: Graph, kernels: str) -> dict[str, Node]:
+    """The convolution to be computed inside each depthwise convolution, by the name of the latter's result."""
+    written, readers = graph.producers(), graph.consumers()
+    fused: dict[str, Node] = {}
+    for node in graph.nodes:
+        producer = written.get(node.inputs[0])
+        if producer is None or producer.output in graph.outputs or len(readers[producer.output]) != 1:
+            continue
+        if choose_fused(graph, producer, node, kernels) is not None:
+            fused[node.output] = producer
+    return fused
+
+
+def _step(graph: Graph, node: Node, producer: Node | None, index: int, kernels: str) -> Step:
     name = layer_name(node)
     if node.op == "batch_norm":
         raise UnsupportedError(
@@ -210,8 +241,13 @@ def _step(graph: Graph, node: Node, index: int, kernels: str) -> Step:
     for operand in node.inputs[1:] if node.op == "add" else node.inputs[:1]:
         if operand in graph.constants:
             raise UnsupportedError(f"layer {name!r} ({node.op})", "its data is a constant", "Fold it before compiling")
-    kernel = choose(graph, node, kernels)
-    scratch_bytes = kernel.scratch_bytes(dims_of(graph, node))
+    single, work, sizes = choose(graph, node, kernels), macs(graph, node), dims_of(graph, node)
+    kernel: Kernel | FusedKernel = single
+    scratch_bytes = single.scratch_bytes(sizes)
+    fused = None if producer is None else choose_fused(graph, producer, node, kernels)
+    if producer is not None and fused is not None:
+        kernel, name, work = fused, f"{layer_name(producer)} + {name}", work + macs(graph, producer)
+        scratch_bytes = fused.scratch_bytes(dims_of(graph, producer), sizes)
     identifier = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")[:48] or node.op
     symbol = f"mj_layer_{index:03d}_{identifier}"
-    return Step(index, name, node, mode(graph, node), kernel, symbol, macs(graph, node), scratch_bytes)
+    return Step(index, name, node, mode(graph, node), kernel, symbol, work, scratch_bytes, producer)

@@ -170,7 +170,7 @@ def first_difference(
     """
     firmware = build_program(program, compiler=compiler)
     graph = program.graph
-    results = [node.output for node in graph.nodes if node.op != "reshape"]
+    results = [layer.output for layer in program.layers]
     for number, picture in enumerate(pictures):
         values = run(graph, picture[None], keep=results)
         wanted = np.array([trace_checksum(values[name]) for name in results], dtype=np.uint32)
