@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from typing import Any
 
 import numpy as np
@@ -256,16 +257,16 @@ def test_add_of_every_pair_of_values_at_the_limits_of_the_fast_way(rounding: str
     rng = np.random.default_rng(11)
     values = np.arange(-128, 128, dtype=np.int8)
     left, right = (np.ascontiguousarray(v.ravel()) for v in np.meshgrid(values, values))
-    for case in range(60):
-        multipliers = [int(m) for m in rng.choice([2**30, 2**30 + 1, 1518500250, 2**31 - 1], 3)]
-        shifts = [int(s) for s in rng.choice([-31, -30, -29, -28, -9, -2, -1, 0, 0, 0, 1], 2)]
-        out_shift = int(rng.choice([-24, -23, -22, -21, -20, -19, -18, -3, -2, -1, 0]))
-        zeros = tuple(int(z) for z in rng.choice([-128, -7, 0, 127], 3))
-        params = tools.AddParams(*zeros, *multipliers, *shifts, out_shift, *(bounds(rng)))
+    # 2**30 with shifts 0 and -19: the right side moves a half of the left one by the least step there is
+    grid = itertools.product([1, 0, -19, -29, -30], [1, 0, -19, -31], [-1, -2, -19, -22, -23], [True, False])
+    for *shifts, powers_of_two in grid:
+        multipliers = [2**30] * 3 if powers_of_two else [int(m) for m in rng.integers(2**30, 2**31, 3)]
+        zeros = [int(z) for z in rng.choice([-128, -7, 0, 127], 3)]
+        params = tools.AddParams(*zeros, *multipliers, *shifts, *(bounds(rng) if shifts[2] > -19 else (-128, 127)))
         results = [np.zeros(left.size, dtype=np.int8) for _ in range(2)]
         for name, result in zip(("mj_add_s8", "mj_add_s8_dsp"), results, strict=True):
             libraries[rounding].call(name, left, right, result, left.size, params)
-        np.testing.assert_array_equal(*results, err_msg=f"case {case}: {multipliers} {shifts} {out_shift} {zeros}")
+        np.testing.assert_array_equal(*results, err_msg=f"{multipliers} {shifts} {zeros}")
 
 
 @examples(200)
