@@ -25,7 +25,7 @@ typedef struct {
 } mj_window;
 
 typedef struct {
-    const int32_t *multiplier; /* per output channel, 0 or [2^30, 2^31) */
+    const int32_t *multiplier; /* per output channel, 0 or [2^29, 2^31) */
     const int8_t *shift;       /* per output channel, [-31, 30] */
     int32_t in_zero;           /* [-128, 127] */
     int32_t out_zero;          /* [-128, 127] */
