@@ -149,7 +149,8 @@ def test_weights_of_another_alpha_name_the_one_that_fits(shared: Path, name: str
     spec = mobilenet_v2(0.75, 64)
     network = build(spec)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    with pytest.raises(WeightsError, match=rf"alpha {fits}, the network has alpha 0\.75\. Use --alpha {fits}\."):
+    grow = rf", or --init-alpha {fits} to grow it" if float(fits) < 0.75 else ""
+    with pytest.raises(WeightsError, match=rf"alpha {fits}, the network has alpha 0\.75\. Use --alpha {fits}{grow}\."):
         load_keras_weights(network, spec, shared / "data" / "weights" / name, partial=partial)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 

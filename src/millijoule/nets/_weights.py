@@ -276,7 +276,9 @@ def _load_keras(
     if best is not None and right < best[1] and (not partial or right < len(convolutions) // 2):
         exactly = "its layers fit" if best[1] == best[2] else f"{best[1]} of its {best[2]} kernels fit"
         raise WeightsError(
-            str(path), f"{exactly} alpha {best[0]:g}, the network has alpha {spec.alpha:g}", f"Use --alpha {best[0]:g}"
+            str(path),
+            f"{exactly} alpha {best[0]:g}, the network has alpha {spec.alpha:g}",
+            f"Use --alpha {best[0]:g}" + (f", or --init-alpha {best[0]:g} to grow it" * (best[0] < spec.alpha)),
         )
     report = _Report()
     folded = any(name.endswith("/bias:0") and name.split("/")[0] == convolutions[0].name for name in tensors)
