@@ -107,6 +107,14 @@ def test_initial_signal_neither_vanishes_nor_explodes() -> None:
     assert all(0.3 < deviation < 10 for deviation in outputs.values()), outputs
 
 
+def test_a_block_begins_close_to_the_identity() -> None:
+    network = build(mobilenet_v2(0.35, 64))
+    scales = {name: child.weight for name, child in network.named_children() if isinstance(child, nn.BatchNorm2d)}
+    small = {name for name, scale in scales.items() if not torch.equal(scale, torch.ones_like(scale))}
+    assert small == {f"block_{block}_project_BN" for block in (2, 4, 5, 7, 8, 9, 11, 12, 14, 15)}
+    assert all(torch.allclose(scales[name], torch.tensor(0.1)) for name in small)
+
+
 def test_no_dropout_module_without_dropout() -> None:
     network: Network = build(mobilenet_v2(0.35, 64, dropout=0.0))
     assert not any(isinstance(child, nn.Dropout) for child in network.children())
