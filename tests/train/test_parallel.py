@@ -45,8 +45,12 @@ def test_same_loss_curve_as_one_process(runs: tuple[Path, Path]) -> None:
 
 def test_moving_statistics_are_those_of_the_global_batch(runs: tuple[Path, Path]) -> None:
     alone, shared = (load_file(run / "last.safetensors") for run in runs)
-    for name in ("model.1.running_mean", "model.1.running_var", "model.4.running_mean", "model.4.running_var"):
-        assert torch.allclose(alone[name], shared[name], rtol=1e-2, atol=1e-4), name
+    # Measured: within 0.003 standard deviations; 0.1 to 0.25 when every process keeps its own statistics.
+    for norm in ("model.1", "model.4"):
+        variance = alone[f"{norm}.running_var"]
+        difference = alone[f"{norm}.running_mean"] - shared[f"{norm}.running_mean"]
+        assert (difference.abs() / variance.sqrt()).max() < 0.01, norm
+        assert torch.allclose(variance, shared[f"{norm}.running_var"], rtol=0.02), norm
     result = json.loads((runs[1] / "result.json").read_text())
     assert result["processes"] == 2
     assert result["test"]["count"] == json.loads((runs[0] / "result.json").read_text())["test"]["count"]
