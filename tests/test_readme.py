@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
     """Three classes of fourteen pictures each."""
     cv2 = pytest.importorskip("cv2")
     random = np.random.default_rng(0)
-    for number, name in enumerate(("sedan", "van", "wagon")):
+    for number, name in enumerate(("sedan", "van", "suv")):
         folder = tmp_path / "photos" / name
         folder.mkdir(parents=True)
         for index in range(14):

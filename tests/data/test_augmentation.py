@@ -70,7 +70,7 @@ def test_quarter_turn_is_counter_clockwise() -> None:
 def test_one_warp_looks_like_the_sequence_of_warps() -> None:
     import cv2
 
-    picture = cv2.GaussianBlur(render("wagon", 2, resolution=128), (0, 0), 3)  # smooth: resampling costs little
+    picture = cv2.GaussianBlur(render("suv", 2, resolution=128), (0, 0), 3)  # smooth: resampling costs little
     augmentation = Augmentation()
     draws = augmentation.draw(8, np.random.default_rng(5))
     composed = warp(np.stack([picture] * 8), augmentation.matrices(draws, 128, 96), 96)

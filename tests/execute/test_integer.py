@@ -221,7 +221,8 @@ def test_results_do_not_depend_on_batch_or_threads(rounding: str) -> None:
     np.testing.assert_array_equal(predict(graph, pictures), whole["logits"].argmax(axis=1))
     count = whole["mean"].shape[0]
     total = whole["pad"].reshape(count, -1, 8).astype(int).sum(axis=1) + 56 * 128
-    expected = arithmetic.requantize(total, *arithmetic.quantize_multiplier(0.02 / (0.01 * 56)), rounding) + 5
+    multiplier, shift = arithmetic.quantize_multiplier(float(np.float32(0.02)) / float(np.float32(0.01)))
+    expected = arithmetic.requantize(total, (multiplier << 5) // 56, shift - 5, rounding) + 5  # 2**5 <= 56 < 2**6
     np.testing.assert_array_equal(whole["mean"], np.clip(expected, -128, 127))
 
 
