@@ -141,8 +141,10 @@ def _root(
 
 def main() -> None:
     """Runs the command line; `--debug` may stand anywhere before a `--`."""
-    # On a busy computer, threads that spin while they wait for each other make training many times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin while they wait for each other waste a busy computer; threads that sleep at once waste an idle
+    # one. A short spin (GNU OpenMP, which torch brings) serves both: docs/results/demo.md.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     arguments = sys.argv[1:]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "--debug" in arguments[:end]:
