@@ -41,7 +41,8 @@ def test_labels_overlap_neither_each_other_nor_the_points(places: list[tuple[flo
         assert x >= plot.left and boxes[-1][2] <= plot.width
     for index, a in enumerate(boxes):
         for b in boxes[index + 1 :]:
-            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+            apart = max(b[0] - a[2], a[0] - b[2], b[1] - a[3], a[1] - b[3])
+            assert apart >= -0.11  # positions are written with one decimal
         for x, y in points:
             assert not (a[0] < x < a[2] and a[1] < y < a[3])
 
