@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Speed is no matter of tests. Where CI is set every run tries the same cases; elsewhere each run tries new ones.
+settings.register_profile("anywhere", deadline=None)
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable" if os.environ.get("CI") else "anywhere")
 
 ROOT = Path(__file__).resolve().parent.parent
 
