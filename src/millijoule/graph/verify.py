@@ -92,8 +92,6 @@ def _verify_node(graph: Graph, node: Node, known: set[str]) -> None:
     shape = infer_shape(graph, node)
     result = graph.tensor(node.output)
     if shape != result.shape:
-        if node.op == "reshape" and math.prod(shape) == graph.tensor(node.inputs[0]).elements:
-            pass
         raise GraphError(_layer(node), f"its result is declared {result.shape} but is {shape}", "Declare the result")
     if node.op == "reshape" and math.prod(shape) != graph.tensor(node.inputs[0]).elements:
         raise GraphError(_layer(node), f"{shape} holds another number of elements than its input", "Keep the count")
