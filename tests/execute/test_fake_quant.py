@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from millijoule.errors import QuantizationError, UnsupportedError
 from millijoule.execute import FakeQuantModule, float_module, run
-from millijoule.graph import Graph, simplify
+from millijoule.graph import Graph, GraphBuilder, arithmetic, simplify
 from millijoule.interchange import capture
 
 torch = pytest.importorskip("torch")
+from millijoule.execute._fake_quant_exact import requantize_rows  # noqa: E402 - after torch is known to be there
+
 nn = torch.nn
 
 
@@ -100,8 +105,8 @@ def test_ranges_follow_the_batches(graph: Graph, pictures: np.ndarray) -> None:
     assert module.ranges() == kept
 
 
-def trained(graph: Graph, pictures: np.ndarray, steps: int = 12) -> FakeQuantModule:
-    module = FakeQuantModule(graph, averaging=0.1)
+def trained(graph: Graph, pictures: np.ndarray, steps: int = 12, **options: Any) -> FakeQuantModule:
+    module = FakeQuantModule(graph, averaging=0.1, **options)
     optimizer = torch.optim.Adam(module.parameters(), 2e-3)
     x, labels = normalised(pictures), torch.arange(48) % 5
     losses = []
@@ -117,35 +122,85 @@ def trained(graph: Graph, pictures: np.ndarray, steps: int = 12) -> FakeQuantMod
     return module.eval()
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("rounding", ["single", "double"])
-def test_conversion_changes_no_prediction(graph: Graph, pictures: np.ndarray, rounding: str) -> None:
-    module = trained(graph, pictures)
-    integer = module.to_integer(rounding)
+def test_conversion_changes_nothing(graph: Graph, pictures: np.ndarray, rounding: str, per_channel: bool) -> None:
+    module = trained(graph, pictures, rounding=rounding, per_channel=per_channel)
+    integer = module.to_integer()
     assert integer.rounding == rounding
     assert all(tensor.dtype in ("int8", "uint8") for tensor in integer.activations())
-    with torch.no_grad():
-        expected = module(normalised(pictures)).numpy()
+    names = [step.output for step in module.steps]
+    expected = run(integer, pictures, keep=names)
+    found = module.stored(normalised(pictures), names)
+    for name in names:
+        np.testing.assert_array_equal(found[name].numpy(), expected[name], err_msg=name)
     quant = integer.quant("logits")
-    stored = run(integer, pictures)["logits"]
-    steps = expected / quant.scalar_scale + quant.scalar_zero_point - stored
-    assert np.abs(steps).max() < 1.5
-    assert (np.abs(steps) < 0.01).mean() > (0.98 if rounding == "single" else 0.9)
-    clear = np.sort(expected, axis=1)[:, -1] - np.sort(expected, axis=1)[:, -2] > 2 * quant.scalar_scale
-    np.testing.assert_array_equal(stored.argmax(axis=1)[clear], expected.argmax(axis=1)[clear])
+    logits = (expected["logits"].astype(np.float32) - quant.scalar_zero_point) * np.float32(quant.scalar_scale)
+    np.testing.assert_array_equal(module(normalised(pictures)).numpy(), logits)
+
+
+def test_training_arithmetic_is_near_the_integers(graph: Graph, pictures: np.ndarray) -> None:
+    module = trained(graph, pictures)
+    exact = module(normalised(pictures))
+    module.exact = False
+    step = module.quants()["logits"].scalar_scale
+    with torch.no_grad():
+        steps = (module(normalised(pictures)) - exact).abs() / step
+    assert steps.max() < 1.5
+    assert (steps < 0.01).double().mean() > 0.98
+
+
+def test_a_network_whose_input_is_float_evaluates_on_integers_too(pictures: np.ndarray) -> None:
+    shape, random = (1, 6, 5, 4), np.random.default_rng(1)
+    builder = GraphBuilder("float input")
+    x = builder.input("x", shape, "float32")
+    weights = builder.constant("w", random.normal(size=(1, 3, 3, 4)).astype(np.float32))
+    same = {"stride": (1, 1), "padding": (1, 1, 1, 1)}
+    x = builder.node("depthwise_conv2d", [x, weights], shape, attrs=same, source="depthwise")
+    x = builder.node("avg_pool", [x], (1, 3, 3, 4), attrs={"kernel": (3, 2), "stride": (2, 2), "padding": (1, 0, 0, 1)})
+    x = builder.node("reshape", [x], (1, 36), attrs={"shape": (1, 36)})
+    head = builder.constant("v", random.normal(size=(3, 36)).astype(np.float32))
+    graph = builder.build([builder.node("dense", [x, head], (1, 3), source="head")])
+    module = FakeQuantModule(graph, init_ranges={"x": (-2.0, 3.0)})
+    values = random.normal(size=(40, *shape[1:])).astype(np.float32)
+    planes = torch.from_numpy(values).permute(0, 3, 1, 2)
+    module(planes)
+    module.eval()
+    expected = run(module.to_integer(), values, keep=[step.output for step in module.steps])
+    for name, found in module.stored(planes, expected).items():
+        np.testing.assert_array_equal(found.numpy(), expected[name], err_msg=name)
+
+
+@given(st.data(), st.sampled_from(["single", "double"]))
+def test_requantisation_in_torch_is_the_definition(data: st.DataObject, rounding: str) -> None:
+    count = data.draw(st.integers(1, 8))
+    integers = [st.integers(-(2**31), 2**31 - 1), st.integers(2**29, 2**31 - 1) | st.just(0), st.integers(-31, 30)]
+    sums, multiplier, shift = (np.array(data.draw(st.lists(kind, min_size=count, max_size=count))) for kind in integers)
+    expected = arithmetic.requantize(sums, multiplier, shift, rounding)
+    tensors = [torch.from_numpy(value) for value in (sums.reshape(1, -1), multiplier, shift)]
+    found = requantize_rows(*tensors, rounding)[0].int()
+    np.testing.assert_array_equal(found.numpy(), expected)
 
 
 def test_the_module_quantises_the_weights_that_the_graph_holds(graph: Graph, pictures: np.ndarray) -> None:
     module = trained(graph, pictures)
     integer = module.to_integer()
     layer = module.layers["stem"]
-    weight, bias, _ = layer._folded(torch.float64)
-    weight, bias = layer._fake_quantized(weight, bias, torch.tensor(integer.quant("normalize").scalar_scale))
+    weight, bias, scale = layer.integers(integer.quant("normalize").scalar_scale)
     node = next(node for node in integer.nodes if node.source == "stem")
-    quant = integer.quant(node.inputs[1])
-    stored = integer.constants[node.inputs[1]] * quant.broadcast_scale(4)
-    np.testing.assert_allclose(weight.detach().numpy().transpose(0, 2, 3, 1), stored, rtol=1e-6)
-    real = integer.constants[node.inputs[2]] * np.asarray(integer.quant(node.inputs[2]).scale)
-    np.testing.assert_allclose(bias.detach().numpy(), real, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(weight.numpy().transpose(0, 2, 3, 1), integer.constants[node.inputs[1]])
+    np.testing.assert_array_equal(bias.numpy(), integer.constants[node.inputs[2]])
+    assert scale.tolist() == list(integer.quant(node.inputs[1]).scale)
+    module.train()
+    module.set_phase(False, True, True)
+    kept = {}
+    layer.register_forward_hook(lambda _, inputs, result: kept.update(x=inputs[0].detach(), y=result.detach()))
+    module(normalised(pictures))
+    real = scale.double().reshape(-1, 1, 1, 1) * weight
+    sums = nn.functional.conv2d(nn.functional.pad(kept["x"].double(), (0, 1, 0, 1)), real, stride=2)
+    factor = layer.gamma / torch.sqrt(layer.running_variance + layer.epsilon)
+    expected = sums + (layer.beta - layer.running_mean * factor).reshape(1, -1, 1, 1)
+    torch.testing.assert_close(kept["y"], expected.float(), atol=1e-4, rtol=1e-4)
 
 
 def test_state_dict_holds_everything(graph: Graph, pictures: np.ndarray) -> None:

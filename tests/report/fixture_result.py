@@ -212,6 +212,7 @@ def fixture_result() -> dict[str, Any]:
                 "best_epoch": 30,
                 "validation_accuracy": 0.9,
                 "seconds": 150.0,
+                "conversion": None,
             },
             "qat": {
                 "title": "QAT fine-tuning",
@@ -219,6 +220,7 @@ def fixture_result() -> dict[str, Any]:
                 "best_epoch": 8,
                 "validation_accuracy": 0.9,
                 "seconds": 60.0,
+                "conversion": {"pictures": 256, "disagreements": 0, "float_sums": 3},
             },
         },
         "methods": [

@@ -108,6 +108,14 @@ def test_the_page_states_what_the_numbers_are_not(result: dict[str, Any]) -> Non
     assert "toy data set" in page
 
 
+def test_the_conversion_of_qat_is_reported(result: dict[str, Any]) -> None:
+    page = " ".join(re.sub("<[^>]+>", " ", render_report(result)).split())
+    assert "gives 256 of 256 validation pictures the very logits" in page
+    assert "training steps 3 of these predictions would be different" in page
+    del result["training"]["qat"]["conversion"], result["training"]["float"]["conversion"]
+    assert "the very logits" not in render_report(result)  # a report.json of before
+
+
 def test_photographs_are_not_called_a_toy(result: dict[str, Any]) -> None:
     result["data"]["toy"] = False
     assert "toy" not in re.sub(r"toy_vehicles", "", render_report(result))

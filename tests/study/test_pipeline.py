@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from millijoule.files import Progress
 from millijoule.graph import load_graph
+from millijoule.nets import build, mobilenet_v2
 from millijoule.study import DataOptions, QatPlan, QuietReporter, Study, StudyOptions, clear_run, run_study, summary
 
 OPTIONS = StudyOptions(
@@ -77,6 +79,25 @@ def test_other_boards_do_not_train_again(finished: tuple[Path, Study, list[str]]
     with pytest.raises(KeyboardInterrupt):
         run_study(replace(OPTIONS, boards=("stm32h7b3i",)), folder, reporter=reporter)
     assert reporter.ran == []
+
+
+def test_both_ways_of_qat_start_where_they_say(finished: tuple[Path, Study, list[str]], tmp_path: Path) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    plan = QatPlan(mode="both", training={"epochs": 1, "learning_rate": 1e-9}, scratch={"learning_rate": 1e-9})
+    study = run_study(replace(OPTIONS, qat=plan, methods=()), folder, reporter=QuietReporter())
+    assert [method.name for method in study.methods] == ["float", "dynamic", "static", "qat", "qat_scratch"]
+    for name in ("qat", "qat_scratch"):
+        conversion = study.training[name].conversion
+        assert conversion is not None and conversion.disagreements == 0 < conversion.pictures
+    assert study.training["float"].conversion is None
+    random = build(mobilenet_v2(0.35, 32, 10, OPTIONS.dropout), seed=OPTIONS.seed).classifier.weight.detach().numpy()
+    weights = {
+        name: next(graph.constant(node.inputs[1]) for node in graph.nodes if node.source == "classifier")
+        for name, graph in ((name, load_graph(folder / f"{name}.mj")) for name in ("qat", "qat_scratch", "float"))
+    }
+    for name, start in (("qat", weights["float"]), ("qat_scratch", random)):
+        for row, first in zip(weights[name], start, strict=True):
+            assert np.corrcoef(row, first)[0, 1] > 0.999  # each row has its own scale
 
 
 def test_files_hold_what_the_result_says(finished: tuple[Path, Study, list[str]]) -> None:

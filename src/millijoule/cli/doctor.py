@@ -114,10 +114,10 @@ def _hook() -> Finding:
     if importlib.util.find_spec("unicorn") is None:
         return Finding("counting hook", False, "unicorn is missing", purpose, "pip install 'millijoule[deploy]'")
     try:
-        from millijoule.emulate._native import hook_library
+        from millijoule.emulate import hook_is_native
     except ImportError as error:
         return Finding("counting hook", False, f"unknown ({error})", purpose, "pip install 'millijoule[deploy]'")
-    native = hook_library() is not None
+    native = hook_is_native()
     fix = "" if native else "pip install 'millijoule[deploy]' (zig builds the fast one)"
     return Finding("counting hook", True, "native" if native else "pure Python, slower", purpose, fix)
 

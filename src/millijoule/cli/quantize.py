@@ -153,7 +153,8 @@ def qat(
     _save(result.graph, out)
     typer.echo(
         f"best epoch {result.training.best_epoch}, validation {100 * result.training.validation_accuracy:.2f} %, "
-        f"{result.disagreements} of {result.pictures} predictions changed by conversion"
+        f"{result.disagreements} of {result.pictures} predictions changed by conversion "
+        f"({result.float_sums} with float32 sums)"
     )
 
 

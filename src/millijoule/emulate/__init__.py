@@ -1,5 +1,6 @@
 """ELF -> result, instructions, cycles and energy: the unmodified firmware on an emulated board."""
 
+from millijoule.emulate._native import hook_is_native
 from millijoule.emulate.cortex_m4 import CortexM4, M4Rules
 from millijoule.emulate.cortex_m7 import CortexM7, M7Rules
 from millijoule.emulate.cycles import Counts, CycleModel, cycle_model
@@ -26,4 +27,5 @@ __all__ = [
     "Profile",
     "cycle_model",
     "energy",
+    "hook_is_native",
 ]

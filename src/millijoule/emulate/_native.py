@@ -16,7 +16,7 @@ from millijoule.build._toolchain import run
 from millijoule.errors import OutputError, ToolchainError
 from millijoule.files import atomic_path, cache_folder
 
-__all__ = ["Context", "hook_library"]
+__all__ = ["Context", "hook_is_native", "hook_library"]
 
 WINDOWS = 8
 DEPTH = 16
@@ -73,6 +73,11 @@ def hook_library() -> ctypes.CDLL | None:
         return library
     except (OSError, OutputError, AttributeError):
         return None
+
+
+def hook_is_native() -> bool:
+    """Whether instructions are counted by a compiled hook here (built on first use), not in Python."""
+    return hook_library() is not None
 
 
 def _build(path: Path) -> bool:

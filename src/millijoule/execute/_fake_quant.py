@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from millijoule.errors import GraphError, UnsupportedError
+from millijoule.execute._fake_quant_exact import IntegerForward
 from millijoule.execute._fake_quant_layers import (
     FoldedLayer,
     PictureQuantizer,
@@ -20,7 +21,7 @@ from millijoule.execute._fake_quant_layers import (
     fake_quantize,
 )
 from millijoule.execute._torch import apply
-from millijoule.graph import WEIGHT_AXIS, Graph, Node, mode, simplify, verify
+from millijoule.graph import WEIGHT_AXIS, Graph, Node, Quant, mode, simplify, verify
 from millijoule.graph.conversion import KEEPS_SCALE, activation_quant, input_range, integer_graph
 from millijoule.graph.simplify import merge_padding
 
@@ -62,7 +63,8 @@ class FakeQuantModule(nn.Module):
     pooling and padding keep their input's scale; the picture is quantised by its table.
 
     `forward` takes float32 (N, C, H, W), normalised as by the graph's `normalize` node, and returns the logits
-    (N, classes), fake-quantised. In evaluation mode it agrees with `to_integer()` but for rounding ties.
+    (N, classes), fake-quantised. In evaluation mode, once every tensor has a range, it computes on integers and equals
+    `to_integer()` bit for bit (`_fake_quant_exact` says why); with `exact` set to False it sums in float32 there too.
 
     The state dict holds weights, batch norm statistics and ranges.
 
@@ -73,6 +75,7 @@ class FakeQuantModule(nn.Module):
             range of their own are ignored.
         batch_norm_momentum: share of the newest batch in the running statistics.
         per_channel: one weight scale per output channel; otherwise one per layer.
+        rounding: of the integer model, and so of the evaluation mode; see `arithmetic.requantize`.
 
     Raises:
         UnsupportedError: the graph is not float, or a batch_norm follows no layer with weights.
@@ -86,13 +89,14 @@ class FakeQuantModule(nn.Module):
         init_ranges: Mapping[str, tuple[float, float]] | None = None,
         batch_norm_momentum: float = 0.03,
         per_channel: bool = True,
+        rounding: str = "single",
     ) -> None:
         super().__init__()
         if not all(mode(graph, node) == "float" for node in graph.nodes):
             raise UnsupportedError(f"graph {graph.name!r}", "it is quantised already", "Give the captured float graph")
         self.graph = merge_padding(graph)
-        self.averaging, self.per_channel = averaging, per_channel
-        self.observe = self.quantize = True
+        self.averaging, self.per_channel, self.rounding = averaging, per_channel, rounding
+        self.observe = self.quantize = self.exact = True
         self.freeze_batch_norm = False
         self.layers = nn.ModuleDict()
         self.steps: list[_Step] = []
@@ -134,21 +138,44 @@ class FakeQuantModule(nn.Module):
                 constants[name] = np.ascontiguousarray(value.cpu().float().numpy())
         return verify(replace(self.graph, constants=constants))
 
-    def to_integer(self, rounding: str = "single") -> Graph:
-        """The int8 graph with the present weights, statistics and ranges.
+    def quants(self) -> dict[str, Quant]:
+        """The quantisation of every tensor, by the rules of `conversion.integer_graph`."""
+        scale, zero = affine_parameters(cast(Tensor, self.low), cast(Tensor, self.high))
+        own = {
+            name: Quant((one,), (point,))
+            for name, one, point in zip(self.names, scale.tolist(), zero.tolist(), strict=True)
+        }
+        if self.picture is not None:
+            own[self.start] = self.picture_quant
+        result = dict(own)
+        for step in self.steps:
+            result[step.output] = own[step.output] if step.observed else result[step.inputs[0]]
+        return result
 
-        Args:
-            rounding: how 32-bit sums become 8-bit values, see `arithmetic.requantize`.
+    def to_integer(self) -> Graph:
+        """The int8 graph with the present weights, statistics and ranges.
 
         Raises:
             QuantizationError: a range was never observed, or is degenerate; names the layer.
         """
-        return integer_graph(simplify(self.to_float()), self.ranges(), rounding=rounding, per_channel=self.per_channel)
+        graph = simplify(self.to_float())
+        return integer_graph(graph, self.ranges(), rounding=self.rounding, per_channel=self.per_channel)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of normalised pictures (N, C, H, W)."""
         with torch.autocast(x.device.type, enabled=False):
+            if self.computes_integers:
+                return IntegerForward(self)(x.float())[0]
             return self._forward(x.float())
+
+    def stored(self, x: Tensor, keep: Iterable[str]) -> dict[str, Tensor]:
+        """The named results as int8 values (N, H, W, C) of normalised pictures, in evaluation mode."""
+        return IntegerForward(self)(x.float(), tuple(keep))[1]
+
+    @property
+    def computes_integers(self) -> bool:
+        """Whether `forward` computes on integers: evaluation mode, quantising, every range known."""
+        return self.exact and self.quantize and not self.training and bool(cast(Tensor, self.seen).all())
 
     def _forward(self, x: Tensor) -> Tensor:
         observing = self.observe and self.training
@@ -156,14 +183,14 @@ class FakeQuantModule(nn.Module):
         grid: _Grid = list(zip(scale.tolist(), zero.tolist(), strict=True))
         seen = cast(Tensor, self.seen).tolist()
         extremes: dict[str, tuple[Tensor, Tensor]] = {}
-        values: dict[str, Tensor] = {self._start: x}
+        values: dict[str, Tensor] = {self.start: x}
         scales: dict[str, Tensor] = {}
         if self.picture is not None:
-            scales[self._start] = cast(Tensor, self.picture_scale)
+            scales[self.start] = cast(Tensor, self.picture_scale)
             if self.quantize:
-                values[self._start] = self.picture(x)
+                values[self.start] = self.picture(x)
         elif self._float_input is not None:
-            values[self._start] = self._rounded(x, self._start, None, scale, grid, seen, extremes, scales, observing)
+            values[self.start] = self._rounded(x, self.start, None, scale, grid, seen, extremes, scales, observing)
         for position, step in enumerate(self.steps):
             inputs = [values[name] for name in step.inputs]
             if step.layer is not None:
@@ -181,11 +208,11 @@ class FakeQuantModule(nn.Module):
                 if step.grid is not None and self.quantize:
                     result = self._on_grid(result, step, grid, seen)
             values[step.output] = result
-            for name in self._finished[position]:
+            for name in self.finished[position]:
                 values.pop(name, None)
         if observing:
             self._update(extremes)
-        return values[self._logits]
+        return values[self.logits]
 
     def _rounded(
         self,
@@ -212,8 +239,8 @@ class FakeQuantModule(nn.Module):
         return fake_quantize(x, grid[position][0], grid[position][1])
 
     def _on_grid(self, x: Tensor, step: _Step, grid: _Grid, seen: list[bool]) -> Tensor:
-        if step.grid == self._start and self.picture is not None:
-            scale, zero = self._picture_grid
+        if step.grid == self.start and self.picture is not None:
+            scale, zero = self.picture_quant.scalar_scale, self.picture_quant.scalar_zero_point
         else:
             position = self.index[str(step.grid)]
             if not seen[position]:
@@ -241,13 +268,13 @@ class FakeQuantModule(nn.Module):
         self._float_input: str | None = None
         if first.op == "normalize":
             quant = activation_quant(*input_range(first))
-            self.picture, self._start = PictureQuantizer(first, quant), first.output
+            self.picture, self.start = PictureQuantizer(first, quant), first.output
             self.register_buffer("picture_scale", torch.tensor(quant.scalar_scale), persistent=False)
-            self._picture_grid = (quant.scalar_scale, quant.scalar_zero_point)
+            self.picture_quant = quant
         else:
-            self._start = self._float_input = graph.inputs[0]
-        self._logits = graph.outputs[0]
-        grids = {self._start: self._start}
+            self.start = self._float_input = graph.inputs[0]
+        self.logits = graph.outputs[0]
+        grids = {self.start: self.start}
         skipped: set[str] = set()
         for node in graph.nodes:
             if (node is first and first.op == "normalize") or node.output in skipped or node.op == "softmax":
@@ -285,10 +312,10 @@ class FakeQuantModule(nn.Module):
             grids[output] = grids[data[0]] if keeps else output
             grid = grids[output] if node.op in ("avg_pool", "clamp") else None
             self.steps.append(_Step(node, output, data, layer, clamp if not keeps else None, grid, not keeps))
-        if self._logits not in grids:
+        if self.logits not in grids:
             raise GraphError(f"graph {graph.name!r}", "its first output is not the logits", "Give a captured graph")
         last = {name: position for position, step in enumerate(self.steps) for name in step.inputs}
-        self._finished = [
-            tuple(name for name in dict.fromkeys(step.inputs) if last[name] == position and name != self._logits)
+        self.finished = [
+            tuple(name for name in dict.fromkeys(step.inputs) if last[name] == position and name != self.logits)
             for position, step in enumerate(self.steps)
         ]

@@ -106,13 +106,20 @@ class PictureQuantizer(nn.Module):
         real = (torch.from_numpy(table.astype("float64")) - quant.scalar_zero_point) * quant.scalar_scale
         shape = (1, -1, 1, 1)
         self.register_buffer("table", real.float(), persistent=False)
+        self.register_buffer("integers", torch.from_numpy(table.astype("float32")), persistent=False)
         self.register_buffer("scale", torch.tensor(node.attrs["scale"]).double().reshape(shape), persistent=False)
         self.register_buffer("offset", torch.tensor(node.attrs["offset"]).double().reshape(shape), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Float32 (N, C, H, W), normalised, to the values that int8 can hold."""
+        return self._look_up(cast(Tensor, self.table), x)
+
+    def stored(self, x: Tensor) -> Tensor:
+        """The same as stored int8 values, in float32."""
+        return self._look_up(cast(Tensor, self.integers), x)
+
+    def _look_up(self, table: Tensor, x: Tensor) -> Tensor:
         scale, offset = cast(Tensor, self.scale), cast(Tensor, self.offset)
-        table = cast(Tensor, self.table)
         inverse, start = (1.0 / scale).float(), (offset / scale).float()
         byte = (x * inverse - start).round_().clamp_(0, 255).int()
         if table.shape[0] == 1:
@@ -168,9 +175,8 @@ class FoldedLayer(nn.Module):
         kind = torch.float32 if self.training else torch.float64
         weight, bias, factor = self._folded(kind)
         if quantize:
-            weight, bias = self._fake_quantized(weight, bias, input_scale)
-        else:
-            weight, bias = weight.float(), None if bias is None else bias.float()
+            weight = self._fake_quantized(weight, bias, input_scale)
+        weight, bias = weight.float(), None if bias is None else bias.float()
         if not batch_statistics or factor is None:
             return self._linear(x, weight, bias)
         safe = torch.where(factor.abs() < 1e-12, torch.full_like(factor, 1e-12), factor).float()
@@ -194,20 +200,30 @@ class FoldedLayer(nn.Module):
         shift = self.beta.to(kind) + ((0.0 if bias is None else bias) - mean) * factor
         return (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).float(), shift.float(), factor
 
-    def _fake_quantized(
-        self, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Weights (and in evaluation mode the bias) on their integer grids: `conversion.weight_quant`."""
+    def _fake_quantized(self, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None) -> Tensor:
+        """Weights on their integer grid; gradients pass."""
         scale = self._scales(weight, bias, input_scale)
-        if self.training:
-            zero = torch.zeros(len(scale), dtype=torch.int32, device=scale.device)
-            return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -127, 127), bias
+        zero = torch.zeros(len(scale), dtype=torch.int32, device=scale.device)
+        return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -127, 127)
+
+    @torch.no_grad()
+    def integers(self, input_scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        """What the microcontroller holds, by the rules of `conversion.integer_graph`.
+
+        Args:
+            input_scale: scale of the data.
+
+        Returns:
+            Weights in torch's layout and biases (zeros if there are none) as float64 integers, float32 weight scales.
+        """
+        weight, bias, _ = self._folded(torch.float64)
+        scale = self._scales(weight, bias, torch.tensor(input_scale, device=weight.device))
         step = scale.double().reshape(-1, *[1] * (weight.ndim - 1))
-        weight = (_round_half_away(weight.double() / step).clamp(-127, 127) * step).float()
-        if bias is not None and input_scale is not None:
-            step = (scale.double() * input_scale.double()).float().double()
-            bias = (_round_half_away(bias.double() / step) * step).float()
-        return weight, bias
+        weight = _round_half_away(weight.double() / step).clamp(-127, 127)
+        if bias is None:
+            return weight, torch.zeros(len(scale), dtype=torch.float64, device=weight.device), scale
+        step = (scale.double() * input_scale).float().double()
+        return weight, _round_half_away(bias.double() / step), scale
 
     @torch.no_grad()
     def _scales(self, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None) -> Tensor:

@@ -28,11 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QatOptions", "QatResult", "convert", "quantization_aware_training"]
 
-
-TOLERATED_SHARE = 0.05
-"""Predictions that may change in the conversion. The trained module sums in float32, the integer model exactly: where a
-result lies between two steps they may round differently, and later layers see the difference. A wrong scale, weight or
-operator changes far more."""
+AGREEMENT_BATCH = 32
+"""Pictures compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,13 @@ class QatOptions:
         observer: which ranges fine-tuning starts from.
         calibration: how many training pictures these are measured on.
         averaging: weight of the newest batch in the moving average of ranges, in (0, 1].
+        batch_norm_momentum: share of the newest batch in the statistics of batch normalisation, in (0, 1].
         freeze_batch_norm: share of the epochs after which batch normalisation keeps its statistics, so that the last
             epochs train exactly the weights that are converted (Krishnamoorthi 2018, arXiv:1806.08342, section 3.3).
         freeze_ranges: share of the epochs after which the ranges stay.
         rounding: of the integer model.
         per_channel: one weight scale per output channel; otherwise one per layer.
-        agreement_pictures: validation pictures on which the integer model has to predict what the trained one does.
+        agreement_pictures: validation pictures on which the integer model has to give the trained one's very logits.
     """
 
     training: TrainOptions = field(
@@ -58,11 +56,12 @@ class QatOptions:
     observer: str = "mse"
     calibration: int = 200
     averaging: float = 0.01
+    batch_norm_momentum: float = 0.03
     freeze_batch_norm: float = 0.5
     freeze_ranges: float = 0.75
     rounding: str = "single"
     per_channel: bool = True
-    agreement_pictures: int = 64
+    agreement_pictures: int = 256
 
     def __post_init__(self) -> None:
         """Refuses values outside their range. Raises OptionError."""
@@ -73,8 +72,10 @@ class QatOptions:
         for name in ("freeze_batch_norm", "freeze_ranges"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise OptionError(f"{name} = {getattr(self, name)!r}", "it is a share of the epochs", "Use 0 to 1")
-        if not 0.0 < self.averaging <= 1.0:
-            raise OptionError(f"averaging = {self.averaging!r}", "it must be above 0 and at most 1", "Use 0.01")
+        for name, usual in (("averaging", 0.01), ("batch_norm_momentum", 0.03)):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                why = "it must be above 0 and at most 1"
+                raise OptionError(f"{name} = {getattr(self, name)!r}", why, f"Use {usual}")
         for name in ("calibration", "agreement_pictures"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} = {getattr(self, name)!r}", "it counts pictures", "Use at least 1")
@@ -107,7 +108,8 @@ class QatResult:
         float_graph: the trained weights as a float graph, batch_norm nodes kept.
         training: the run's figures; its accuracies are those of the fake-quantised module.
         pictures: on how many validation pictures the two models were compared.
-        disagreements: how many of them they predict differently; see `TOLERATED_SHARE`.
+        disagreements: how many of them they predict differently: always 0, a conversion that changes any is refused.
+        float_sums: how many of them the arithmetic of training, with its sums in float32, predicts differently.
     """
 
     graph: Graph
@@ -115,6 +117,7 @@ class QatResult:
     training: TrainResult
     pictures: int
     disagreements: int
+    float_sums: int
 
 
 def quantization_aware_training(
@@ -149,7 +152,7 @@ def quantization_aware_training(
         progress: told about calibration, training and comparison.
 
     Raises:
-        QuantizationError: a range is degenerate, or the integer model predicts something else than the trained one
+        QuantizationError: a range is degenerate, or the integer model computes something else than the trained one
             (names the first layer that differs).
         OptionError, CheckpointError, OutputError: as `train.fit`.
     """
@@ -165,7 +168,12 @@ def quantization_aware_training(
         statistics = calibrate(simplified, pictures, progress=progress)
         ranges = ranges_from(simplified, statistics, options.observer)
     module = execute.FakeQuantModule(
-        graph, averaging=options.averaging, init_ranges=ranges, per_channel=options.per_channel
+        graph,
+        averaging=options.averaging,
+        init_ranges=ranges,
+        batch_norm_momentum=options.batch_norm_momentum,
+        per_channel=options.per_channel,
+        rounding=options.rounding,
     )
     if teacher is None and not from_scratch and options.training.distillation > 0.0:
         teacher = graph
@@ -183,10 +191,11 @@ def quantization_aware_training(
         test=test,
         progress=progress,
     )
-    converted, count, different = convert(module, prepared.split("validation").pictures, options, progress=progress)
+    pictures = evenly(prepared.split("validation").pictures, options.agreement_pictures)
+    converted, different, float_sums = convert(module, pictures, progress=progress)
     how = "from scratch" if from_scratch else "fine-tuned"
     note = f"qat: int8, {how} in {options.training.epochs} epochs, {options.rounding} rounding"
-    return QatResult(converted.with_note(note), module.to_float(), training, count, different)
+    return QatResult(converted.with_note(note), module.to_float(), training, len(pictures), different, float_sums)
 
 
 def _captured(module: nn.Module, prepared: PreparedSet) -> Graph:
@@ -231,53 +240,61 @@ def _phases(options: QatOptions) -> Any:
     return on_epoch_start
 
 
+def evenly(pictures: Any, count: int) -> npt.NDArray[np.uint8]:
+    """Up to `count` of the pictures (N, R, R, 3), evenly spread."""
+    rows = np.unique(np.linspace(0, len(pictures) - 1, count).round().astype(np.int64))
+    return np.ascontiguousarray(pictures[rows])
+
+
 def convert(
-    module: FakeQuantModule, pictures: Any, options: QatOptions, *, progress: Progress | None = None
+    module: FakeQuantModule, pictures: npt.NDArray[np.uint8], *, progress: Progress | None = None
 ) -> tuple[Graph, int, int]:
     """The integer graph of a trained module, compared with it on some pictures.
 
     Args:
         module: a trained module; it is moved to the CPU and put into evaluation mode.
-        pictures: uint8 (N, R, R, 3); `options.agreement_pictures` of them are used, evenly.
-        options: rounding and number of pictures.
+        pictures: uint8 (N, R, R, 3).
         progress: told about the comparison.
 
     Returns:
-        The graph, how many pictures were compared, and on how many the predictions differ.
+        The graph, on how many pictures the module predicts something else (always 0), and on how many it would if it
+        summed in float32 as it does in training.
 
     Raises:
-        QuantizationError: more than `TOLERATED_SHARE` of the predictions differ by more than a tie of two logits; names
-            the first layer that differs.
+        QuantizationError: a logit differs; names the first layer that differs.
     """
     import torch
 
     from millijoule import execute
 
     module.cpu().eval()
-    graph = module.to_integer(options.rounding)
-    rows = np.unique(np.linspace(0, len(pictures) - 1, options.agreement_pictures).round().astype(np.int64))
-    batch = np.ascontiguousarray(pictures[rows])
-    stored = execute.run(graph, batch)[graph.outputs[0]].reshape(len(batch), -1).astype(np.int64)
-    with torch.inference_mode():
-        trained = module(_network_input(graph, batch)).numpy()
-    if progress is not None:
-        progress("compare the integer with the trained model", len(batch), len(batch))
-    here, there = stored.argmax(axis=1), trained.argmax(axis=1)
-    different = np.flatnonzero(here != there)
-    if len(different):
-        step = graph.quant(graph.outputs[0]).scalar_scale
-        margin = stored[different, here[different]] - stored[different, there[different]]
-        gap = (trained[different, there[different]] - trained[different, here[different]]) / step
-        wrong = different[(margin > 1) | (gap > 1.5)]
-        if len(wrong) > max(1, TOLERATED_SHARE * len(batch)):
+    graph = module.to_integer()
+    quant = graph.quant(module.logits)
+    different = float_sums = 0
+    for start in range(0, len(pictures), AGREEMENT_BATCH):
+        batch = pictures[start : start + AGREEMENT_BATCH]
+        stored = execute.run(graph, batch)[graph.outputs[0]].reshape(len(batch), -1)
+        x = _network_input(graph, batch)
+        with torch.inference_mode():
+            trained = module(x).numpy()
+            module.exact = False
+            approximate = module(x).numpy()
+            module.exact = True
+        logits = (stored.astype(np.float32) - quant.scalar_zero_point) * np.float32(quant.scalar_scale)
+        wrong = np.flatnonzero((logits != trained).any(axis=1))
+        if len(wrong):
             layer = first_difference(module, graph, batch[wrong])
             raise QuantizationError(
                 f"the conversion of {graph.name!r}",
-                f"{len(wrong)} of {len(batch)} pictures are classified differently by the integer model; "
-                f"the first layer that differs is {layer!r}",
+                f"{len(wrong)} of {len(batch)} pictures get other logits from the integer model than from the trained "
+                f"one; the first layer that differs is {layer!r}",
                 "Report this as a defect with the model file",
             )
-    return graph, len(batch), len(different)
+        different += int((logits.argmax(axis=1) != trained.argmax(axis=1)).sum())
+        float_sums += int((logits.argmax(axis=1) != approximate.argmax(axis=1)).sum())
+        if progress is not None:
+            progress("compare the integer with the trained model", start + len(batch), len(pictures))
+    return graph, different, float_sums
 
 
 def _network_input(graph: Graph, pictures: npt.NDArray[np.uint8]) -> Any:
@@ -288,45 +305,23 @@ def _network_input(graph: Graph, pictures: npt.NDArray[np.uint8]) -> Any:
     return network_input(pictures, normalization_of(graph), torch.device("cpu"))
 
 
-def first_difference(module: FakeQuantModule, graph: Graph, pictures: npt.NDArray[np.uint8], steps: float = 1.5) -> str:
-    """The first layer with weights whose trained and integer results are further apart than `steps` of its grid.
+def first_difference(module: FakeQuantModule, graph: Graph, pictures: npt.NDArray[np.uint8]) -> str:
+    """The first layer whose trained and converted results are not equal, bit for bit.
 
     Args:
         module: the trained module, in evaluation mode.
         graph: its integer graph.
         pictures: uint8 (N, R, R, 3).
-        steps: tolerance; one step comes from rounding at ties.
 
     Returns:
         The layer's name, or "none" when all agree.
     """
-    import torch
-
     from millijoule import execute
 
-    seen: dict[str, npt.NDArray[np.float32]] = {}
-    watched = [step for step in module.steps if step.layer is not None]
-    handles = []
-    for step in watched:
-
-        def keep(_: Any, __: Any, result: Any, name: str = step.output) -> None:
-            seen[name] = (result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()
-
-        handles.append(module.layers[str(step.layer)].register_forward_hook(keep))
-    try:
-        with torch.inference_mode():
-            module(_network_input(graph, pictures))
-    finally:
-        for handle in handles:
-            handle.remove()
-    stored = execute.run(graph, pictures, keep=[step.output for step in watched])
-    for step in watched:
-        quant = graph.quant(step.output)
-        scale, zero = quant.scalar_scale, quant.scalar_zero_point
-        low, high = (-128 - zero) * scale, (127 - zero) * scale
-        if step.clamp is not None:
-            low, high = max(low, step.clamp[0]), min(high, step.clamp[1])
-        integer = (stored[step.output].astype(np.float64) - zero) * scale
-        if np.abs(np.clip(seen[step.output], low, high) - integer).max() > steps * scale:
+    names = [step.output for step in module.steps]
+    trained = module.stored(_network_input(graph, pictures), names)
+    converted = execute.run(graph, pictures, keep=names)
+    for step in module.steps:
+        if not np.array_equal(trained[step.output].numpy(), converted[step.output]):
             return step.node.source or step.output
     return "none"

@@ -53,13 +53,16 @@ class QatPlan:
     """Quantisation-aware training.
 
     Attributes:
-        mode: "fine-tune" starts from the float network, "scratch" from nothing as in the paper, "both", or "none".
-        training: what differs from the options of float training, for example epochs and learning_rate.
+        mode: "fine-tune" starts from the trained float network; "scratch", as in the paper, from the weights that the
+            float training starts from, for as many epochs; "both"; or "none".
+        training: fine-tuning: what differs from the options of float training, for example epochs and learning_rate.
+        scratch: the same for training from scratch.
         settings: other options of `millijoule.quantize.QatOptions`, for example averaging.
     """
 
     mode: str = "fine-tune"
     training: dict[str, Any] = field(default_factory=dict)
+    scratch: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
 

@@ -19,7 +19,7 @@ from millijoule.study.facts import board_facts, data_facts, host_facts, method_f
 from millijoule.study.ledger import Ledger, StageRecord
 from millijoule.study.options import METHODS, StudyOptions
 from millijoule.study.progress import QuietReporter, Reporter
-from millijoule.study.results import StageFacts, Study, TrainingFacts
+from millijoule.study.results import ConversionFacts, StageFacts, Study, TrainingFacts
 
 if TYPE_CHECKING:
     from millijoule.data import PreparedSet
@@ -184,13 +184,7 @@ def _data(run: _Run) -> PreparedSet:
 
 def _float(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> None:
     options, folder = run.options, run.folder / "train" / "float"
-    inputs = {
-        "spec": spec.to_json(),
-        "train": stages.train_options(options).to_dict(),
-        "init": [*_file_mark(options.init), options.init_alpha],
-        "partial": options.init_partial,
-        "seed": options.seed,
-    }
+    inputs = {"train": stages.train_options(options).to_dict(), **_beginning(options, spec)}
     run.stage(
         "train",
         "train in float",
@@ -206,6 +200,16 @@ def _float(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> None:
 
     files = [folder / "captured.mj", run.model("float")]
     run.stage("float", "capture the float graph", {}, capture, after=["train"], files=files)
+
+
+def _beginning(options: StudyOptions, spec: NetworkSpec) -> dict[str, Any]:
+    """What decides the weights that training starts from."""
+    return {
+        "spec": spec.to_json(),
+        "init": [*_file_mark(options.init), options.init_alpha],
+        "partial": options.init_partial,
+        "seed": options.seed,
+    }
 
 
 def _file_mark(path: str) -> list[Any]:
@@ -247,8 +251,8 @@ def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
 def _qat(run: _Run, prepared: PreparedSet, spec: NetworkSpec, name: str, source: Path) -> None:
     options, scratch = run.options, name == "qat_scratch"
     inputs = {
-        "qat": stages.qat_options(options).to_dict(),
-        "spec": spec.to_json() if scratch else "",
+        "qat": stages.qat_options(options, scratch=scratch).to_dict(),
+        **(_beginning(options, spec) if scratch else {}),
     }
     run.stage(
         name,
@@ -307,5 +311,6 @@ def _trainings(ledger: Ledger) -> dict[str, TrainingFacts]:
                 int(result["best_epoch"]),
                 float(result["validation_accuracy"]),
                 float(result["seconds"]),
+                ConversionFacts(**result["agreement"]) if "agreement" in result else None,
             )
     return trainings

@@ -13,6 +13,7 @@ __all__ = [
     "SCHEMA",
     "BoardFacts",
     "BufferFacts",
+    "ConversionFacts",
     "DataFacts",
     "Deployment",
     "EnergyFacts",
@@ -85,14 +86,28 @@ class NetworkFacts:
 
 
 @dataclass(frozen=True)
+class ConversionFacts:
+    """The trained fake-quantised network beside the integer model made of it, on validation pictures.
+
+    `disagreements` counts predictions that differ (logits are compared bit for bit, so it is 0 or the study stops);
+    `float_sums` those that training's own arithmetic, which sums in float32, would give differently.
+    """
+
+    pictures: int
+    disagreements: int
+    float_sums: int
+
+
+@dataclass(frozen=True)
 class TrainingFacts:
-    """One training run; `epochs` are the lines of its metrics.jsonl."""
+    """One training run; `epochs` are the lines of its metrics.jsonl, `conversion` belongs to QAT."""
 
     title: str
     epochs: tuple[dict[str, Any], ...]
     best_epoch: int
     validation_accuracy: float
     seconds: float
+    conversion: ConversionFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from millijoule.study.results import BufferFacts, Deployment, EnergyFacts, Layer
 
 if TYPE_CHECKING:
     from millijoule.data import PreparedSet, Source
+    from millijoule.nets import Network
     from millijoule.quantize import QatOptions
     from millijoule.train import TrainOptions
 
@@ -104,16 +105,23 @@ def train_options(options: StudyOptions, changes: Mapping[str, Any] | None = Non
     return TrainOptions.from_dict({"seed": options.seed, **options.train, **(changes or {})})
 
 
-def qat_options(options: StudyOptions) -> QatOptions:
+SCRATCH_SETTINGS = {"freeze_batch_norm": 0.8, "freeze_ranges": 0.9}
+"""Training from scratch needs the batches' statistics while its rate is high, so it freezes them late."""
+
+
+def qat_options(options: StudyOptions, *, scratch: bool = False) -> QatOptions:
     """The options of quantisation-aware training: the study's, with those of its plan on top. Raises OptionError."""
     from millijoule.quantize import QatOptions
 
+    changes = options.qat.scratch if scratch else options.qat.training
     values = {
         "observer": options.observer,
         "calibration": options.calibration,
         "rounding": options.rounding,
+        "batch_norm_momentum": options.bn_momentum,
+        **(SCRATCH_SETTINGS if scratch else {}),
         **options.qat.settings,
-        "training": train_options(options, options.qat.training).to_dict(),
+        "training": train_options(options, changes).to_dict(),
     }
     return QatOptions.from_dict(values)
 
@@ -127,13 +135,10 @@ def _training_folder(folder: Path, mark: str) -> Path:
     return folder
 
 
-def train_float(
-    spec: NetworkSpec, prepared: PreparedSet, options: StudyOptions, folder: Path, mark: str, progress: Progress
-) -> dict[str, Any]:
-    """Trains the float network; resumes from its checkpoint."""
-    from millijoule.train import fit, initial_network
+def _first_network(spec: NetworkSpec, prepared: PreparedSet, options: StudyOptions) -> Network:
+    from millijoule.train import initial_network
 
-    module, _ = initial_network(
+    network, _ = initial_network(
         spec,
         prepared,
         seed=options.seed,
@@ -141,6 +146,16 @@ def train_float(
         init_alpha=options.init_alpha,
         partial=options.init_partial,
     )
+    return network
+
+
+def train_float(
+    spec: NetworkSpec, prepared: PreparedSet, options: StudyOptions, folder: Path, mark: str, progress: Progress
+) -> dict[str, Any]:
+    """Trains the float network; resumes from its checkpoint."""
+    from millijoule.train import fit
+
+    module = _first_network(spec, prepared, options)
     trained = fit(
         module, prepared, train_options(options), _training_folder(folder, mark), test=False, progress=progress
     )
@@ -197,14 +212,13 @@ def train_qat(
     *,
     scratch: bool,
 ) -> dict[str, Any]:
-    """Quantisation-aware training from the captured float graph, or from nothing; resumes from its checkpoint."""
-    from millijoule.nets import build
+    """Quantisation-aware training from the trained float network, or from where that one began; resumes."""
     from millijoule.quantize import quantization_aware_training
 
     result = quantization_aware_training(
-        build(spec, seed=options.seed) if scratch else load_graph(source),
+        _first_network(spec, prepared, options) if scratch else load_graph(source),
         prepared,
-        qat_options(options),
+        qat_options(options, scratch=scratch),
         _training_folder(folder, mark),
         from_scratch=scratch,
         progress=progress,
@@ -215,7 +229,11 @@ def train_qat(
         "best_epoch": result.training.best_epoch,
         "validation_accuracy": result.training.validation_accuracy,
         "seconds": result.training.seconds,
-        "agreement": {"pictures": result.pictures, "disagreements": result.disagreements},
+        "agreement": {
+            "pictures": result.pictures,
+            "disagreements": result.disagreements,
+            "float_sums": result.float_sums,
+        },
     }
 
 
