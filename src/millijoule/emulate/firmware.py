@@ -16,7 +16,7 @@ from millijoule.boards import Board, Memory
 from millijoule.build import Image
 from millijoule.emulate.cycles import CycleModel
 from millijoule.emulate.machine import Machine
-from millijoule.emulate.profile import Profile, make_profile
+from millijoule.emulate.profile import LayerInfo, Profile, make_profile
 from millijoule.errors import DataError, EmulationError, FormatError, OptionError
 from millijoule.files import Progress
 
@@ -45,7 +45,7 @@ class HasFiles(Protocol):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the emulator must know of a model: the macros of its mj_model.h, and names and MACs of its layers."""
+    """What the emulator must know of a model: the macros of its mj_model.h, and its layers by symbol."""
 
     input_offset: int
     input_shape: tuple[int, int, int]
@@ -53,8 +53,7 @@ class ModelInfo:
     logits_are_float: bool
     probabilities_are_float: bool
     arena_bytes: int
-    layer_names: Mapping[str, str]
-    layer_macs: Mapping[str, int]
+    layers: Mapping[str, LayerInfo]
 
     @classmethod
     def of(cls, program: HasFiles | Mapping[str, str]) -> ModelInfo:
@@ -79,8 +78,12 @@ class ModelInfo:
                 logits_are_float=logits,
                 probabilities_are_float=bool(macros.get("MJ_PROBABILITY_IS_FLOAT", logits)),
                 arena_bytes=macros["MJ_ARENA_BYTES"],
-                layer_names={layer.symbol: layer.name for layer in layers},
-                layer_macs={layer.symbol: int(layer.macs) for layer in layers},
+                layers={
+                    layer.symbol: LayerInfo(
+                        layer.name, layer.operator, layer.kernel, int(layer.macs), int(layer.live_bytes)
+                    )
+                    for layer in layers
+                },
             )
         except KeyError as error:
             raise FormatError(
@@ -218,14 +221,16 @@ class EmulatedFirmware:
         self._start()
         self.machine.clear_counts()
         self._infer(batch[0])
+        sizes = self.machine.counter.sizes()
         return make_profile(
             self.board,
             self.image,
             self.machine.model,
             self.machine.totals(),
             self.machine.markers,
-            layer_names=self.info.layer_names,
-            layer_macs=self.info.layer_macs,
+            block=lambda address: self.machine.costs.block(address, sizes[address]),
+            layers=self.info.layers,
+            arena_bytes=self.info.arena_bytes,
             peak_stack_bytes=self.peak_stack_bytes(),
         )
 
