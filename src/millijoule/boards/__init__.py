@@ -5,24 +5,32 @@ from millijoule.boards.board import (
     Console,
     Flash,
     Memory,
+    OutputPin,
     Paper,
     Pin,
+    Probe,
     Regulator,
     board_names,
     load_board,
     read_board,
 )
+from millijoule.boards.clock import Bus, ClockTree, ConsoleClock
 from millijoule.boards.firmware import firmware_defines, firmware_sources, linker_script
 from millijoule.boards.registers import Field, Register, Registers, board_registers, parse_registers
 
 __all__ = [
     "Board",
+    "Bus",
+    "ClockTree",
     "Console",
+    "ConsoleClock",
     "Field",
     "Flash",
     "Memory",
+    "OutputPin",
     "Paper",
     "Pin",
+    "Probe",
     "Register",
     "Registers",
     "Regulator",

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from millijoule.boards.clock import ClockTree, read_clock
 from millijoule.errors import BoardError
 
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -21,8 +22,10 @@ __all__ = [
     "Console",
     "Flash",
     "Memory",
+    "OutputPin",
     "Paper",
     "Pin",
+    "Probe",
     "Regulator",
     "board_names",
     "load_board",
@@ -103,6 +106,25 @@ class Pin:
 
 
 @dataclass(frozen=True)
+class OutputPin:
+    """A pin that the firmware drives itself: port letter, number 0..15."""
+
+    port: str
+    pin: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How programs for debug probes call the chip.
+
+    `pyocd` is the target type of its CMSIS pack; `openocd` are the configuration files, the probe's first.
+    """
+
+    pyocd: str
+    openocd: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Console:
     """The serial line of the firmware."""
 
@@ -123,13 +145,19 @@ class Paper:
 
 @dataclass(frozen=True)
 class Board:
-    """A board: everything the compiler, the linker, the emulator and the energy model need to know about it."""
+    """A board: everything the compiler, the linker, the emulator and the energy model need to know about it.
+
+    `silicon` is the part whose registers, clock code and machine rules the board shares: its own name, or that of another
+    board with the same silicon. `clock_hz` is the core's clock, `clock` how it comes about.
+    """
 
     name: str
     title: str
+    silicon: str
     core: str
     fpu: str
     clock_hz: int
+    clock: ClockTree
     interrupts: int
     flash: Flash
     memories: tuple[Memory, ...]
@@ -138,6 +166,8 @@ class Board:
     supply: str
     target_flags: Mapping[str, tuple[str, ...]]
     paper: Paper | None
+    timestamp: OutputPin | None = None
+    probe: Probe | None = None
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -233,12 +263,15 @@ def _from_values(values: Mapping[str, Any]) -> Board:
     clock = int(values["clock_hz"])
     console = values["console"]
     paper = values.get("paper")
+    timestamp, probe = values.get("timestamp"), values.get("probe")
     return Board(
         name=str(values["name"]),
         title=str(values["title"]),
+        silicon=str(values.get("silicon", values["name"])),
         core=str(values["core"]),
         fpu=str(values["fpu"]),
         clock_hz=clock,
+        clock=read_clock(values["clock"]),
         interrupts=int(values["interrupts"]),
         flash=Flash(**values["flash"]),
         memories=tuple(Memory(**memory) for memory in values["memory"]),
@@ -262,6 +295,8 @@ def _from_values(values: Mapping[str, Any]) -> Board:
         supply=str(values.get("supply", {}).get("kind", "ldo")),
         target_flags={name: tuple(item["target"]) for name, item in values["compiler"].items()},
         paper=Paper(**paper) if paper else None,
+        timestamp=OutputPin(**timestamp) if timestamp else None,
+        probe=Probe(str(probe["pyocd"]), tuple(map(str, probe["openocd"]))) if probe else None,
     )
 
 
@@ -273,6 +308,12 @@ def _check(path: Path, board: Board) -> None:
     for (base, size, name), (following, _, other) in itertools.pairwise(spans):
         if base + size > following:
             raise BoardError(str(path), f"the memories {name} and {other} overlap", "Correct their base or size")
+    if board.clock.core_hz != board.clock_hz:
+        raise BoardError(
+            str(path),
+            f"its clock tree gives {board.clock.core_hz} Hz, clock_hz says {board.clock_hz}",
+            "Correct the numbers of [clock], or clock_hz",
+        )
     if sum(memory.data for memory in board.memories) != 1:
         raise BoardError(str(path), "exactly one memory must have data = true", "Mark the RAM of stack and .data")
     if not board.arena_memories:

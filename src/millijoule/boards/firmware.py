@@ -18,16 +18,26 @@ _HEADERS = ("mj_board.h", "mj_firmware.h", "mj_registers.h", "registers_common.h
 def firmware_sources(board: Board) -> dict[str, str]:
     """The C files of the board's firmware (without the model), by file name.
 
+    `clock_<name>.c` and `console_<name>.c` are the board's own files; where it has none, its silicon's are taken.
+
     Raises:
-        BoardError: the board has no clock or register file of its own.
+        BoardError: neither the board nor its silicon has one of them.
     """
-    names = (*_COMMON, *_HEADERS, f"clock_{board.name}.c", f"registers_{board.name}.h")
+    own = [_own_file(board, "clock"), _own_file(board, "console"), f"registers_{board.silicon}.h"]
     try:
-        return {name: (_C / name).read_text(encoding="utf-8") for name in names}
+        return {name: (_C / name).read_text(encoding="utf-8") for name in (*_COMMON, *_HEADERS, *own)}
     except OSError as error:
         raise BoardError(
-            board.name, f"{Path(error.filename or '').name} cannot be read", "Write it after clock_stm32l4r9i.c"
+            board.name,
+            f"{Path(error.filename or '').name} cannot be read",
+            "Write it after that of stm32l4r9i, or name the board's silicon",
         ) from error
+
+
+def _own_file(board: Board, kind: str) -> str:
+    """The board's C file of a kind, or its silicon's where it has none."""
+    own = f"{kind}_{board.name}.c"
+    return own if (_C / own).is_file() else f"{kind}_{board.silicon}.c"
 
 
 def firmware_defines(board: Board, *, stack_bytes: int = 8192) -> dict[str, str]:
@@ -46,15 +56,23 @@ def firmware_defines(board: Board, *, stack_bytes: int = 8192) -> dict[str, str]
         "MJ_BOARD_FLASH_BYTES": f"{board.flash.size}u",
         "MJ_RAM_BYTES": f"{board.arena_limit(stack_bytes)}u",
         "MJ_BOARD_SUPPLY_SMPS": str(int(board.supply == "smps")),
-        "MJ_BOARD_REGISTERS": f'"registers_{board.name}.h"',
+        "MJ_BOARD_REGISTERS": f'"registers_{board.silicon}.h"',
         "MJ_CONSOLE": console.peripheral,
         "MJ_CONSOLE_BAUD": f"{console.baud}u",
+        "MJ_CONSOLE_IS_LOW_POWER": str(int(console.peripheral.startswith("LPUART"))),
     }
     for way, pin in (("TX", console.transmit), ("RX", console.receive)):
         defines[f"MJ_CONSOLE_{way}_PORT"] = pin.port
         defines[f"MJ_CONSOLE_{way}_PORT_INDEX"] = str(ord(pin.port) - ord("A"))
         defines[f"MJ_CONSOLE_{way}_PIN"] = f"{pin.pin}u"
         defines[f"MJ_CONSOLE_{way}_ALTERNATE"] = f"{pin.alternate}u"
+    ports = [console.transmit.port, console.receive.port]
+    if board.timestamp is not None:
+        ports.append(board.timestamp.port)
+        defines["MJ_TIMESTAMP_PORT"] = board.timestamp.port
+        defines["MJ_TIMESTAMP_PIN"] = f"{board.timestamp.pin}u"
+    # Bit n is port A + n: the ports whose clocks must run, as in the enable registers of both families.
+    defines["MJ_BOARD_PORTS"] = f"{sum({1 << ord(port) - ord('A') for port in ports}):#x}u"
     return defines
 
 

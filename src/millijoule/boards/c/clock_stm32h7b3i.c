@@ -1,10 +1,11 @@
-/* STM32H7B3I at 280 MHz: HSI64 / 4 x 35 / 2, VOS0, 6 wait states, instruction and data cache on.
+/* STM32H7B3I: HSI64 through PLL1, instruction and data cache on. The build defines the numbers (MJ_CLOCK_...) from [clock]
+ * of the board's description: 280 MHz = 64 MHz / 4 x 35 / 2 at VOS0 with 6 wait states.
  * Order: supply (may be written once after power-on), voltage, wait states, PLL, switch. */
 #include "mj_board.h"
 #include "registers_stm32h7b3i.h"
 #include "registers_common.h"
 
-enum { PLL_SOURCE_HSI = 0, SYSTEM_CLOCK_PLL1 = 3, VOS0 = 3, PLL_INPUT_8_TO_16_MHZ = 3, BUS_HALVED = 4 };
+enum { PLL_SOURCE_HSI = 0, SYSTEM_CLOCK_PLL1 = 3, PLL_INPUT_8_TO_16_MHZ = 3 };
 /* WRHIGHFREQ for 6 wait states at VOS0. */
 enum { FLASH_PROGRAMMING_DELAY = 3 };
 
@@ -32,7 +33,7 @@ uint32_t mj_clock_start(void)
     PWR_CR3 = (PWR_CR3 & ~(MJ_MASK(PWR_CR3_SCUEN) | MJ_MASK(PWR_CR3_LDOEN) | MJ_MASK(PWR_CR3_BYPASS))) | supply;
     while (!MJ_GET(PWR_CSR1, PWR_CSR1_ACTVOSRDY)) {
     }
-    MJ_SET(PWR_SRDCR, PWR_SRDCR_VOS, VOS0);
+    MJ_SET(PWR_SRDCR, PWR_SRDCR_VOS, MJ_CLOCK_VOLTAGE_SCALE);
     while (!MJ_GET(PWR_SRDCR, PWR_SRDCR_VOSRDY)) {
     }
 
@@ -49,34 +50,26 @@ uint32_t mj_clock_start(void)
     while (MJ_GET(RCC_CR, RCC_CR_PLL1RDY)) {
     }
     MJ_SET(RCC_PLLCKSELR, RCC_PLLCKSELR_PLLSRC, PLL_SOURCE_HSI);
-    MJ_SET(RCC_PLLCKSELR, RCC_PLLCKSELR_DIVM1, 4);
+    MJ_SET(RCC_PLLCKSELR, RCC_PLLCKSELR_DIVM1, MJ_CLOCK_INPUT_DIVIDER);
     MJ_SET(RCC_PLLCFGR, RCC_PLLCFGR_PLL1FRACEN, 0);
     MJ_SET(RCC_PLLCFGR, RCC_PLLCFGR_PLL1VCOSEL, 0); /* wide range: the VCO runs at 560 MHz */
     MJ_SET(RCC_PLLCFGR, RCC_PLLCFGR_PLL1RGE, PLL_INPUT_8_TO_16_MHZ);
     MJ_SET(RCC_PLLCFGR, RCC_PLLCFGR_DIVP1EN, 1);
-    MJ_SET(RCC_PLL1DIVR, RCC_PLL1DIVR_N1, 35 - 1);
-    MJ_SET(RCC_PLL1DIVR, RCC_PLL1DIVR_P1, 2 - 1);
+    MJ_SET(RCC_PLL1DIVR, RCC_PLL1DIVR_N1, MJ_CLOCK_MULTIPLIER - 1u);
+    MJ_SET(RCC_PLL1DIVR, RCC_PLL1DIVR_P1, MJ_CLOCK_OUTPUT_DIVIDER - 1u);
     MJ_SET(RCC_CR, RCC_CR_PLL1ON, 1);
     while (!MJ_GET(RCC_CR, RCC_CR_PLL1RDY)) {
     }
-    /* The core and the AXI bus at 280 MHz, every peripheral bus at half of it. */
-    MJ_SET(RCC_CDCFGR1, RCC_CDCFGR1_CDCPRE, 0);
-    MJ_SET(RCC_CDCFGR1, RCC_CDCFGR1_HPRE, 0);
-    MJ_SET(RCC_CDCFGR1, RCC_CDCFGR1_CDPPRE, BUS_HALVED);
-    MJ_SET(RCC_CDCFGR2, RCC_CDCFGR2_CDPPRE1, BUS_HALVED);
-    MJ_SET(RCC_CDCFGR2, RCC_CDCFGR2_CDPPRE2, BUS_HALVED);
-    MJ_SET(RCC_SRDCFGR, RCC_SRDCFGR_SRDPPRE, BUS_HALVED);
+    /* CPU and AXI at full speed, the peripheral buses at half of it or less. */
+    MJ_SET(RCC_CDCFGR1, RCC_CDCFGR1_CDCPRE, MJ_CLOCK_CPU_BITS);
+    MJ_SET(RCC_CDCFGR1, RCC_CDCFGR1_HPRE, MJ_CLOCK_AHB_BITS);
+    MJ_SET(RCC_CDCFGR1, RCC_CDCFGR1_CDPPRE, MJ_CLOCK_APB3_BITS);
+    MJ_SET(RCC_CDCFGR2, RCC_CDCFGR2_CDPPRE1, MJ_CLOCK_APB1_BITS);
+    MJ_SET(RCC_CDCFGR2, RCC_CDCFGR2_CDPPRE2, MJ_CLOCK_APB2_BITS);
+    MJ_SET(RCC_SRDCFGR, RCC_SRDCFGR_SRDPPRE, MJ_CLOCK_APB4_BITS);
     MJ_SET(RCC_CFGR, RCC_CFGR_SW, SYSTEM_CLOCK_PLL1);
     while (MJ_GET(RCC_CFGR, RCC_CFGR_SWS) != SYSTEM_CLOCK_PLL1) {
     }
     caches_on();
-    return MJ_BOARD_CLOCK_HZ / 2u;
-}
-
-void mj_clock_console(void)
-{
-    const uint32_t ports = (1u << MJ_CONSOLE_TX_PORT_INDEX) | (1u << MJ_CONSOLE_RX_PORT_INDEX);
-    RCC_AHB4ENR |= ports; /* port A is bit 0 */
-    RCC_APB1LENR |= MJ_MASK(MJ_JOIN(RCC_APB1LENR_, MJ_JOIN(MJ_CONSOLE, EN)));
-    (void)RCC_APB1LENR; /* the clock is running after the read back */
+    return MJ_CONSOLE_CLOCK;
 }

@@ -1,7 +1,9 @@
 /* What a board offers to main.c. The build defines, from the board's TOML file:
  * MJ_BOARD_TITLE, MJ_BOARD_CLOCK_HZ, MJ_BOARD_INTERRUPTS, MJ_BOARD_FLASH_WAIT_STATES, MJ_BOARD_FLASH_BYTES,
  * MJ_BOARD_REGISTERS (a header), MJ_BOARD_SUPPLY_SMPS (0 or 1), MJ_RAM_BYTES (the largest arena), MJ_CONSOLE (name of
- * the USART), MJ_CONSOLE_BAUD and MJ_CONSOLE_{TX,RX}_{PORT,PORT_INDEX,PIN,ALTERNATE}. */
+ * the USART), MJ_CONSOLE_IS_LOW_POWER (1 for an LPUART), MJ_CONSOLE_BAUD, MJ_CONSOLE_{TX,RX}_{PORT,PIN,ALTERNATE},
+ * MJ_BOARD_PORTS (a bit for each port in use, port A is bit 0) and, where the board has a pin for the timestamps of
+ * energy mode, MJ_TIMESTAMP_{PORT,PIN}. */
 #ifndef MJ_BOARD_H
 #define MJ_BOARD_H
 #include <stddef.h>
@@ -12,7 +14,7 @@
 
 /* clock_<board>.c: full speed, caches on. Returns the frequency of the USART's clock in Hz. */
 uint32_t mj_clock_start(void);
-/* clock_<board>.c: clocks of the console's port and USART. */
+/* clock_<board>.c: clocks of the ports in MJ_BOARD_PORTS and of the console's USART. */
 void mj_clock_console(void);
 
 /* usart.c */
