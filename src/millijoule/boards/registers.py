@@ -93,15 +93,17 @@ def board_registers(board: Board) -> Registers:
     """The registers that the board's firmware knows: core, common peripherals and the chip's own.
 
     Raises:
-        BoardError: the board has no register header.
+        BoardError: there is no register header for the board's silicon.
     """
     try:
         texts = [
             (_C / name).read_text(encoding="utf-8")
-            for name in ("mj_registers.h", "registers_common.h", f"registers_{board.name}.h")
+            for name in ("mj_registers.h", "registers_common.h", f"registers_{board.silicon}.h")
         ]
     except OSError as error:
-        raise BoardError(board.name, "it has no register header", f"Write c/registers_{board.name}.h") from error
+        raise BoardError(
+            board.name, "it has no register header", f"Write c/registers_{board.silicon}.h, or name its silicon"
+        ) from error
     parts = [parse_registers(text) for text in texts]
     bases = {name: base for part in parts for name, base in part.bases.items()}
     return Registers(bases, {name: reg for part in parts for name, reg in part.registers.items()})

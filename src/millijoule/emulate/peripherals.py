@@ -60,7 +60,7 @@ class Peripherals:
             bits = self.registers.field(name, field)
             self._constant.setdefault(at(name), []).append((bits.mask, bits.put(0, value)))
         self._console = self.registers.bases[board.console.peripheral]
-        self._usarts = {base for name, base in self.registers.bases.items() if name.startswith("USART")}
+        self._usarts = {base for name, base in self.registers.bases.items() if name.startswith(("USART", "LPUART"))}
         self._counter = at("CORE_DWT_CYCCNT")
         self._clock_registers = {at("RCC_CFGR"), at("RCC_CR")}
         self._usart = {name: self.registers.registers[f"USART_{name}"].offset for name in ("CR1", "ISR", "RDR", "TDR")}
@@ -161,9 +161,9 @@ class Peripherals:
 
 def clock_rules(board: Board) -> ClockRules:
     """The rules of the board's chip family; a chip without rules gets plain storage."""
-    if board.name.startswith("stm32l4"):
+    if board.silicon.startswith("stm32l4"):
         return _L4
-    if board.name.startswith("stm32h7"):
+    if board.silicon.startswith("stm32h7"):
         return _H7
     return ClockRules((), (), (), lambda _: board.clock_hz, lambda _, __: None)
 
