@@ -95,15 +95,11 @@ class ClockTree:
 
     def console(self, peripheral: str, baud: int) -> ConsoleClock:
         """The console's clock, and how well `baud` is met by `peripheral` ("USART2", "LPUART1", ...)."""
-        counted = self.console_units(peripheral)
+        hertz = self.hertz(self.console_source)
+        counted = hertz * (LOW_POWER_STEPS if peripheral.startswith("LPUART") else 1)
         divider = (counted + baud // 2) // baud
         real = counted / divider
-        return ConsoleClock(self.console_source, self.hertz(self.console_source), divider, real, real / baud - 1.0)
-
-    def console_units(self, peripheral: str) -> int:
-        """What the baud rate register divides, per second: the console's clock, 256 times it for an LPUART."""
-        steps = LOW_POWER_STEPS if peripheral.startswith("LPUART") else 1
-        return self.hertz(self.console_source) * steps
+        return ConsoleClock(self.console_source, hertz, divider, real, real / baud - 1.0)
 
     def to_json(self) -> dict[str, Any]:
         """The tree as plain values, frequencies in Hz."""
@@ -166,7 +162,7 @@ def read_clock(values: Mapping[str, Any]) -> ClockTree:
     return tree
 
 
-def clock_defines(tree: ClockTree, peripheral: str) -> dict[str, str]:
+def clock_defines(tree: ClockTree) -> dict[str, str]:
     """The macros that carry the tree into the start-up C.
 
     `MJ_CLOCK_<BUS>_BITS` is the value of the bus's prescaler field, see `prescaler_bits`.
@@ -176,7 +172,7 @@ def clock_defines(tree: ClockTree, peripheral: str) -> dict[str, str]:
         "MJ_CLOCK_MULTIPLIER": f"{tree.multiplier}u",
         "MJ_CLOCK_OUTPUT_DIVIDER": f"{tree.output_divider}u",
         "MJ_CLOCK_VOLTAGE_SCALE": f"{tree.voltage_scale}u",
-        "MJ_CONSOLE_CLOCK": f"{tree.console_units(peripheral)}u",
+        "MJ_CONSOLE_CLOCK_HZ": f"{tree.hertz(tree.console_source)}u",
     }
     for bus in tree.buses:
         defines[f"MJ_CLOCK_{bus.name}_BITS"] = f"{prescaler_bits(bus)}u"

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 
 from millijoule.boards.board import Board, Memory
+from millijoule.boards.clock import clock_defines
 from millijoule.errors import BoardError
 
 __all__ = ["firmware_defines", "firmware_sources", "linker_script"]
@@ -59,6 +60,7 @@ def firmware_defines(board: Board, *, stack_bytes: int = 8192) -> dict[str, str]
         "MJ_BOARD_REGISTERS": f'"registers_{board.silicon}.h"',
         "MJ_CONSOLE": console.peripheral,
         "MJ_CONSOLE_BAUD": f"{console.baud}u",
+        **clock_defines(board.clock),
         "MJ_CONSOLE_IS_LOW_POWER": str(int(console.peripheral.startswith("LPUART"))),
     }
     for way, pin in (("TX", console.transmit), ("RX", console.receive)):

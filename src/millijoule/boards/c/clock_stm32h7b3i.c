@@ -71,5 +71,5 @@ uint32_t mj_clock_start(void)
     while (MJ_GET(RCC_CFGR, RCC_CFGR_SWS) != SYSTEM_CLOCK_PLL1) {
     }
     caches_on();
-    return MJ_CONSOLE_CLOCK;
+    return MJ_CONSOLE_CLOCK_HZ;
 }

@@ -47,5 +47,5 @@ uint32_t mj_clock_start(void)
     for (volatile int wait = 0; wait < 64; wait++) { /* at least 1 us at half speed */
     }
     MJ_SET(RCC_CFGR, RCC_CFGR_HPRE, MJ_CLOCK_AHB_BITS);
-    return MJ_CONSOLE_CLOCK;
+    return MJ_CONSOLE_CLOCK_HZ;
 }
