@@ -49,7 +49,8 @@ class Image:
 
     `flash_bytes` is what is programmed, `ram_bytes` what is reserved at link time: stack, data, arena and its fences.
     `flags` are the compiler's arguments, `compiler` its name and version. `fp_architecture` is the ELF attribute
-    Tag_FP_arch (6: VFPv4-D16, 8: FPv5-D16), 0 when there is none.
+    Tag_FP_arch (6: VFPv4-D16, 8: FPv5-D16), 0 when there is none. `functions` are all functions by address: static ones
+    of several files may share a name, of which `symbols` has one.
     """
 
     elf: Path
@@ -63,6 +64,7 @@ class Image:
     flags: tuple[str, ...] = ()
     arena_memory: str = ""
     stack_bytes: int = 0
+    functions: tuple[Symbol, ...] = field(default=(), repr=False)
 
     def __hash__(self) -> int:
         return hash((self.elf, self.board))
@@ -93,16 +95,26 @@ class Image:
 
     @functools.cached_property
     def _functions(self) -> list[Symbol]:
-        return sorted((s for s in self.symbols.values() if s.code), key=lambda symbol: symbol.address)
+        known = self.functions or (symbol for symbol in self.symbols.values() if symbol.code)
+        return sorted(known, key=lambda symbol: symbol.address)
 
     def function_at(self, address: int) -> str:
         """The function that holds `address`, or "?"."""
+        found = self._around(address)
+        return found.name if found else "?"
+
+    def begins_function(self, address: int) -> bool:
+        """Whether a function's first instruction is at `address`."""
+        found = self._around(address)
+        return found is not None and found.address == address
+
+    def _around(self, address: int) -> Symbol | None:
         functions = self._functions
         index = bisect.bisect_right(functions, address, key=lambda symbol: symbol.address) - 1
         if index < 0:
-            return "?"
+            return None
         found = functions[index]
-        return found.name if address < found.address + max(found.size, 2) else "?"
+        return found if address < found.address + max(found.size, 2) else None
 
     def binary(self) -> bytes:
         """The flash content from its lowest to its highest address, gaps filled with 0xFF (erased flash)."""
@@ -193,6 +205,7 @@ def read_image(
                 if s["p_type"] == "PT_LOAD" and int(s["p_filesz"]) > 0
             )
             symbols: dict[str, Symbol] = {}
+            functions: list[Symbol] = []
             table: Any = parsed.get_section_by_name(".symtab")
             for item in table.iter_symbols() if table is not None else ():
                 kind = item["st_info"]["type"]
@@ -200,8 +213,11 @@ def read_image(
                     code = kind == "STT_FUNC"
                     address = int(item["st_value"]) & ~1 if code else int(item["st_value"])
                     known = symbols.get(item.name)
+                    found = Symbol(item.name, address, int(item["st_size"]), code)
+                    if code:
+                        functions.append(found)
                     if known is None or (code and not known.code):
-                        symbols[item.name] = Symbol(item.name, address, int(item["st_size"]), code)
+                        symbols[item.name] = found
             stack = next((s.size for s in sections if s.name == ".stack"), 0)
             return Image(
                 elf=elf,
@@ -215,6 +231,7 @@ def read_image(
                 flags=flags,
                 arena_memory=arena_memory,
                 stack_bytes=stack,
+                functions=tuple(functions),
             )
     except OSError as error:
         raise FormatError(str(elf), f"it cannot be read ({error.strerror})", "Build the firmware again") from error

@@ -286,8 +286,7 @@ def make_profile(
 def _count_function(functions: dict[str, list[int]], image: Image, total: EdgeTotal) -> None:
     name = image.function_at(total.target)
     cell = functions.setdefault(name, [0, 0, 0])
-    known = image.symbols.get(name)
-    if known is not None and known.address == total.target:
+    if image.begins_function(total.target):
         cell[0] += total.count
     cell[1] += total.instructions
     cell[2] += total.cycles

@@ -1,8 +1,23 @@
-"""Results to one page: `report.json` in, one self-contained `report.html` out."""
+"""Results to one page: `report.json` in, one self-contained `report.html` out; a profile likewise."""
 
 from __future__ import annotations
 
 from millijoule.report.paper import PAPER_METHODS, PAPER_TABLE_1, REMARKS
+from millijoule.report.profile import conditions_line, profile_rows, render_profile, whole_row, write_profile
+from millijoule.report.timeline import CAUSES
 from millijoule.report.write import load_result, render_report, write_report
 
-__all__ = ["PAPER_METHODS", "PAPER_TABLE_1", "REMARKS", "load_result", "render_report", "write_report"]
+__all__ = [
+    "CAUSES",
+    "PAPER_METHODS",
+    "PAPER_TABLE_1",
+    "REMARKS",
+    "conditions_line",
+    "load_result",
+    "profile_rows",
+    "render_profile",
+    "render_report",
+    "whole_row",
+    "write_profile",
+    "write_report",
+]

@@ -12,7 +12,7 @@ __all__ = ["accuracy_chart", "confusion_chart", "curve_chart", "cycles_chart", "
 
 Row = Mapping[str, Any]
 
-GROUPS = ("convolution", "depthwise", "pointwise", "dense", "other")
+GROUPS = ("convolution", "depthwise", "pointwise", "fused", "dense", "other")
 
 
 def _mark(shape: str, x: float, y: float, name: str, tip: str) -> str:
@@ -157,8 +157,10 @@ def memory_chart(plan: Row, arena_bytes: int, bound_bytes: int, title: str) -> s
 
 
 def group_of(layer: Row) -> str:
-    """Which of `GROUPS` a layer of the firmware belongs to, by its operator (and kernel size where it is known)."""
-    operator = str(layer["operator"])
+    """Which of `GROUPS` a layer of the firmware belongs to, by its operator (and its kernel where it is known)."""
+    operator = f"{layer['operator']} {layer.get('kernel', '')}"
+    if " + " in operator:
+        return "fused"
     if "depthwise" in operator:
         return "depthwise"
     if "pointwise" in operator or "1x1" in operator:

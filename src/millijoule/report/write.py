@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from millijoule.errors import FormatError, ToolchainError
+from millijoule.errors import FormatError
 from millijoule.files import atomic_write_text
 from millijoule.report import charts, paper
+from millijoule.report._page import environment, missing_field, page_part
 from millijoule.report.tables import board_of, charts_of, headline, layer_groups, main_method, method_rows, table_3_rows
 
 __all__ = ["load_result", "render_report", "write_report"]
@@ -54,29 +54,14 @@ def render_report(result: Mapping[str, Any]) -> str:
         ToolchainError: jinja2 is not installed.
     """
     _check(result, "report.json")
-    try:
-        import jinja2
-    except ModuleNotFoundError as error:
-        raise ToolchainError("jinja2", "it is not installed", "Run pip install 'millijoule[report]'") from error
+    engine = environment()
     result = json.loads(json.dumps(result))  # the same values whether they come from memory or from the file
-    folder = resources.files("millijoule.report") / "page"
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters.update(
-        kib=lambda size: "-" if size is None else f"{size / 1024:,.1f}",
-        count=lambda value: f"{value:,}",
-        fixed=lambda value, digits=2: f"{value:,.{digits}f}",
-        signed=lambda value, digits=2: f"{value:+.{digits}f}",
-        percent=lambda share, digits=0: f"{100 * share:.{digits}f} %",
-        json=lambda value: json.dumps(value, indent=2, ensure_ascii=False),
-    )
-    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
+    template = engine.from_string(page_part("report.html"))
     try:
-        return template.render(
+        page: str = template.render(
             r=result,
-            style=(folder / "style.css").read_text(encoding="utf-8"),
-            script=(folder / "script.js").read_text(encoding="utf-8"),
+            style=page_part("style.css"),
+            script=page_part("script.js"),
             charts=charts_of(result),
             headline=headline(result),
             main=main_method(result),
@@ -88,8 +73,9 @@ def render_report(result: Mapping[str, Any]) -> str:
             groups=charts.GROUPS,
             paper=paper,
         )
-    except (KeyError, TypeError, IndexError, jinja2.UndefinedError) as error:
+    except missing_field() as error:
         raise FormatError("report.json", f"a field is missing or wrong ({error!r})", "Run the study again") from error
+    return page
 
 
 def write_report(result: Mapping[str, Any], path: Path) -> None:
