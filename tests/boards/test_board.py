@@ -18,8 +18,8 @@ def test_exports_exist() -> None:
     assert boards.__all__ == sorted(boards.__all__)
 
 
-def test_the_two_boards_are_there() -> None:
-    assert board_names() == ("stm32h7b3i", "stm32l4r9i")
+def test_the_boards_are_there() -> None:
+    assert board_names() == ("nucleo_h7a3zi_q", "nucleo_l4r5zi", "stm32h7b3i", "stm32l4r9i")
     l4, h7 = load_board("STM32L4R9I"), load_board("stm32h7b3i")
     assert (l4.clock_hz, h7.clock_hz) == (120_000_000, 280_000_000)
     assert l4.data_memory.size == 640 * 1024

@@ -7,7 +7,7 @@ import importlib
 import itertools
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,9 @@ class Paper:
 class Board:
     """A board: everything the compiler, the linker, the emulator and the energy model need to know about it.
 
-    `silicon` is the part whose registers, clock code and machine rules the board shares: its own name, or that of another
-    board with the same silicon. `clock_hz` is the core's clock, `clock` how it comes about.
+    `silicon` is the part whose registers, clock code and machine rules the board shares: its own name, or that of
+    another board with the same silicon. `clock_hz` is the core's clock, `clock` how it comes about. `folder` is where
+    the description lies: C files of the board beside it are found there.
     """
 
     name: str
@@ -168,6 +169,7 @@ class Board:
     paper: Paper | None
     timestamp: OutputPin | None = None
     probe: Probe | None = None
+    folder: Path = Path()
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -250,7 +252,7 @@ def read_board(path: Path) -> Board:
             str(path), f"the description cannot be read ({error})", "Compare it with stm32l4r9i.toml"
         ) from error
     try:
-        board = _from_values(values)
+        board = replace(_from_values(values), folder=path.parent)
     except (KeyError, TypeError, ValueError) as error:
         raise BoardError(
             str(path), f"a key is missing or wrong ({error})", "Compare it with stm32l4r9i.toml"
@@ -259,11 +261,30 @@ def read_board(path: Path) -> Board:
     return board
 
 
+_SILICON_KEYS = ("core", "fpu", "clock_hz", "clock", "interrupts", "flash", "memory", "compiler", "regulator")
+"""What a board takes over from the board that it names as its silicon, where it does not say it itself."""
+
+
+def _with_silicon(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The description, completed by that of its silicon. Raises `BoardError` for an unknown silicon."""
+    silicon = str(values.get("silicon", values["name"]))
+    if silicon == values["name"]:
+        return values
+    path = _folder() / f"{silicon}.toml"
+    if not path.is_file():
+        known = ", ".join(name for name in board_names() if load_board(name).silicon == name)
+        raise BoardError(f"silicon {silicon!r}", "no board of that name has files to share", f"Choose one of: {known}")
+    shared = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {**{key: shared[key] for key in _SILICON_KEYS if key in shared}, **values}
+
+
 def _from_values(values: Mapping[str, Any]) -> Board:
+    values = _with_silicon(values)
     clock = int(values["clock_hz"])
     console = values["console"]
     paper = values.get("paper")
     timestamp, probe = values.get("timestamp"), values.get("probe")
+    regulators = tuple(map(str, values["regulators"])) if "regulators" in values else None
     return Board(
         name=str(values["name"]),
         title=str(values["title"]),
@@ -271,7 +292,7 @@ def _from_values(values: Mapping[str, Any]) -> Board:
         core=str(values["core"]),
         fpu=str(values["fpu"]),
         clock_hz=clock,
-        clock=read_clock(values["clock"]),
+        clock=read_clock(values["clock"], str(console.get("clock", "APB1"))),
         interrupts=int(values["interrupts"]),
         flash=Flash(**values["flash"]),
         memories=tuple(Memory(**memory) for memory in values["memory"]),
@@ -285,6 +306,7 @@ def _from_values(values: Mapping[str, Any]) -> Board:
                 clock_hz=clock,
             )
             for item in values["regulator"]
+            if regulators is None or item["name"] in regulators
         ),
         console=Console(
             peripheral=str(console["peripheral"]),

@@ -1,4 +1,4 @@
-"""The clock tree of a board: oscillator, PLL, buses and console clock, from the numbers its firmware is compiled with."""
+"""The clock tree of a board: oscillator, PLL, buses, console clock; the numbers its firmware is compiled with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["Bus", "ClockTree", "ConsoleClock", "clock_defines", "read_clock"]
 
 LOW_POWER_STEPS = 256
-"""An LPUART divides its clock in 256ths: its baud rate register holds 256 x clock / baud (reference manuals, LPUART)."""
+"""An LPUART's baud rate register holds 256 x clock / baud (reference manuals, LPUART)."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ConsoleClock:
 class ClockTree:
     """Oscillator / `input_divider` x `multiplier` / `output_divider` = system clock; core, buses and console behind it.
 
-    The start-up C is compiled with exactly these numbers (`clock_defines`), and a test reads them back from the registers
-    that the firmware wrote.
+    The start-up C is compiled with exactly these numbers (`clock_defines`), and a test reads them back from the
+    registers that the firmware wrote.
 
     Attributes:
         oscillator: name of the oscillator.
@@ -123,8 +123,8 @@ class ClockTree:
         }
 
 
-def read_clock(values: Mapping[str, Any]) -> ClockTree:
-    """The tree from the `[clock]` table of a board's description.
+def read_clock(values: Mapping[str, Any], console_source: str) -> ClockTree:
+    """The tree from the `[clock]` table of a board's description and the name of what clocks its console.
 
     Raises:
         KeyError, TypeError, ValueError: a key is missing, or a number is not possible.
@@ -139,7 +139,7 @@ def read_clock(values: Mapping[str, Any]) -> ClockTree:
         voltage=str(values["voltage"]),
         buses=tuple(Bus(str(bus["name"]), str(bus["feed"]), int(bus["divider"])) for bus in values["bus"]),
         core=str(values["core"]),
-        console_source=str(values["console_source"]),
+        console_source=console_source,
     )
     for what, number, low, high in (
         ("input_divider", tree.input_divider, 1, 63),

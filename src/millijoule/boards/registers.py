@@ -11,7 +11,7 @@ from pathlib import Path
 from millijoule.boards.board import Board
 from millijoule.errors import BoardError
 
-__all__ = ["Field", "Register", "Registers", "board_registers", "parse_registers"]
+__all__ = ["Field", "Register", "Registers", "board_registers", "parse_registers", "register_header"]
 
 _C = Path(__file__).resolve().parent / "c"
 
@@ -88,6 +88,12 @@ def parse_registers(text: str) -> Registers:
     return Registers(bases, registers)
 
 
+def register_header(board: Board) -> Path:
+    """The register header of the board's silicon: beside the board's description, or in the package."""
+    name = f"registers_{board.silicon}.h"
+    return board.folder / name if (board.folder / name).is_file() else _C / name
+
+
 @functools.lru_cache(maxsize=8)
 def board_registers(board: Board) -> Registers:
     """The registers that the board's firmware knows: core, common peripherals and the chip's own.
@@ -95,11 +101,9 @@ def board_registers(board: Board) -> Registers:
     Raises:
         BoardError: there is no register header for the board's silicon.
     """
+    paths = (_C / "mj_registers.h", _C / "registers_common.h", register_header(board))
     try:
-        texts = [
-            (_C / name).read_text(encoding="utf-8")
-            for name in ("mj_registers.h", "registers_common.h", f"registers_{board.silicon}.h")
-        ]
+        texts = [path.read_text(encoding="utf-8") for path in paths]
     except OSError as error:
         raise BoardError(
             board.name, "it has no register header", f"Write c/registers_{board.silicon}.h, or name its silicon"
