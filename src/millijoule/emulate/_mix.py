@@ -38,6 +38,8 @@ def class_of(instruction: Instruction) -> str:
         return "load"
     if kind.startswith(("store", "float_store")):
         return "store"
+    if instruction.name == "hint":  # NOP and its relatives
+        return "other"
     if instruction.name in ("vmul", "vnmul"):
         return "multiply"
     return _BY_KIND.get(kind, "other")
