@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from millijoule.errors import ToolchainError
 
-__all__ = ["Instruction", "decode"]
+__all__ = ["KINDS", "Access", "Instruction", "decode", "is_shift"]
 
-# Kinds: alu nop it branch call indirect table divide multiply system
-#        load store load_double store_double load_many store_many
-#        float float_multiply_add float_divide float_load float_store float_load_many float_store_many
+KINDS = (
+    *("alu", "nop", "it", "branch", "call", "indirect", "table", "divide", "multiply", "system"),
+    *("load", "store", "load_double", "store_double", "load_many", "store_many"),
+    *("float", "float_multiply_add", "float_divide"),
+    *("float_load", "float_store", "float_load_many", "float_store_many"),
+)  # fmt: skip
 _LOADS = frozenset(["ldr", "ldrb", "ldrh", "ldrsb", "ldrsh", "ldrt", "ldrex", "ldrexb", "ldrexh"])
 _STORES = frozenset(["str", "strb", "strh", "strt", "strex", "strexb", "strexh"])
 _MULTIPLIES = [
@@ -48,8 +51,27 @@ _SHIFTS = frozenset(["lsl", "lsr", "asr", "ror", "rrx"])
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """Where an instruction reads or writes memory: base + (index << shift) + displacement, as it stands before it.
+
+    Registers are 0..15; 15 is the address of the instruction + 4. `element` is the width that decides alignment.
+    """
+
+    write: bool
+    base: int
+    index: int | None
+    shift: int
+    displacement: int
+    bytes: int
+    element: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Instruction:
-    """One decoded instruction. Registers are the disassembler's numbers; `pc`, flags are separate."""
+    """One decoded instruction. Registers are the disassembler's numbers; `pc`, flags are separate.
+
+    The masks hold the same registers as bits: 0..15 the core's, 16..47 the single-precision ones (a double is two).
+    """
 
     address: int
     size: int
@@ -72,6 +94,12 @@ class Instruction:
     uses_flags: bool
     writes_pc: bool
     pc_relative: bool
+    in_it: bool  # inside an IT block: not executed when its condition fails
+    access: Access | None
+    read_mask: int
+    write_mask: int
+    address_mask: int
+    accumulator_mask: int
 
     @property
     def end(self) -> int:
@@ -93,14 +121,19 @@ def _disassembler() -> Any:
 
 
 def decode(code: bytes, address: int) -> tuple[Instruction, ...]:
-    """Decodes Thumb machine code that starts at `address`."""
-    return tuple(_instruction(item) for item in _disassembler().disasm(code, address))
+    """Decodes Thumb machine code that starts at `address`, which must not be inside an IT block."""
+    found = []
+    conditional = 0
+    for item in _disassembler().disasm(code, address):
+        found.append(_instruction(item, conditional > 0))
+        conditional = len(item.mnemonic) - 1 if found[-1].kind == "it" else max(0, conditional - 1)
+    return tuple(found)
 
 
-def _instruction(item: Any) -> Instruction:
+def _instruction(item: Any, in_it: bool) -> Instruction:
     from capstone import arm
 
-    name = (item.insn_name() or item.mnemonic).split(".")[0]
+    name = {"fmstat": "vmrs"}.get(item.insn_name(), item.insn_name() or item.mnemonic).split(".")[0]
     conditional = item.cc not in (arm.ARM_CC_AL, arm.ARM_CC_INVALID)
     read, written = (set(part) for part in item.regs_access())
     if name == "it" or item.mnemonic.startswith("it"):
@@ -121,6 +154,16 @@ def _instruction(item: Any) -> Instruction:
             accumulators = frozenset(registers[3:])
         elif name.startswith(("smlal", "umlal", "smlsl")):
             accumulators = frozenset(registers[:2])
+    # The disassembler leaves out operands of these instructions.
+    if name.startswith("pkh"):
+        read |= set(registers[1:])
+    elif kind == "multiply":
+        read |= accumulators
+    elif kind in ("float_load_many", "float_store_many"):
+        moved = set(registers[0 if name in ("vpush", "vpop") else 1 :])
+        written = (written - moved) | (moved if kind == "float_load_many" else set())
+        read = (read - moved) | addresses | (moved if kind == "float_store_many" else set())
+    writes_pc = arm.ARM_REG_PC in written
     hidden = {arm.ARM_REG_CPSR, arm.ARM_REG_PC, arm.ARM_REG_FPSCR}
     return Instruction(
         address=item.address,
@@ -145,9 +188,65 @@ def _instruction(item: Any) -> Instruction:
         conditional=conditional,
         sets_flags=bool(item.update_flags) or name in ("cmp", "cmn", "tst", "teq"),
         uses_flags=conditional,
-        writes_pc=arm.ARM_REG_PC in written,
+        writes_pc=writes_pc,
         pc_relative=arm.ARM_REG_PC in addresses,
+        in_it=in_it,
+        access=_access(item, name, kind, count, registers, memory),
+        read_mask=_mask(read - hidden),
+        write_mask=_mask(written - hidden),
+        address_mask=_mask(addresses - hidden),
+        accumulator_mask=_mask(accumulators),
     )
+
+
+def _access(item: Any, name: str, kind: str, words: int, registers: Sequence[int], memory: Any) -> Access | None:
+    """The memory operand, None for instructions that do not touch memory."""
+    from capstone import arm
+
+    write = kind in ("store", "store_double", "store_many", "float_store", "float_store_many")
+    if kind == "table":
+        width = 2 if name == "tbh" else 1
+        return Access(False, _bit(memory.mem.base), _bit(memory.mem.index), width - 1, 0, width, width)
+    if kind.endswith("_many"):
+        stack = name in ("push", "pop", "vpush", "vpop")
+        down = name in ("push", "vpush") or name.endswith("db")
+        base = arm.ARM_REG_SP if stack else registers[0]
+        return Access(write, _bit(base), None, 0, -4 * words if down else 0, 4 * words, 4)
+    if memory is None or not kind.endswith(("load", "store", "double")):
+        return None
+    width = 4
+    if kind in ("load", "store"):
+        width = {"b": 1, "h": 2}.get(name[-1] if name not in ("ldrt", "strt") else "", 4)
+    index = memory.mem.index
+    shift = (
+        memory.shift.value if index and memory.shift.type == arm.ARM_SFT_LSL else (memory.mem.lshift if index else 0)
+    )
+    displacement = 0 if item.post_index else memory.mem.disp
+    size = width if kind in ("load", "store") else 4 * words
+    return Access(write, _bit(memory.mem.base), _bit(index) if index else None, shift, displacement, size, width)
+
+
+def _bit(register: int) -> int:
+    """Number of a core register: 0..12, 13 sp, 14 lr, 15 pc."""
+    from capstone import arm
+
+    special = {arm.ARM_REG_SP: 13, arm.ARM_REG_LR: 14, arm.ARM_REG_PC: 15}
+    return special[register] if register in special else register - int(arm.ARM_REG_R0)
+
+
+def _mask(registers: Iterable[int]) -> int:
+    """Registers as bits, see `Instruction`."""
+    from capstone import arm
+
+    mask = 0
+    for register in registers:
+        if arm.ARM_REG_R0 <= register <= arm.ARM_REG_R12 or register in (arm.ARM_REG_SP, arm.ARM_REG_LR):
+            mask |= 1 << _bit(register)
+        elif arm.ARM_REG_S0 <= register <= arm.ARM_REG_S31:
+            mask |= 1 << (16 + register - arm.ARM_REG_S0)
+        elif arm.ARM_REG_D0 <= register <= arm.ARM_REG_D15:
+            mask |= 3 << (16 + 2 * (register - arm.ARM_REG_D0))
+    return mask
 
 
 def _kind(name: str, registers: Sequence[int], double: bool) -> tuple[str, int]:
