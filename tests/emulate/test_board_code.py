@@ -29,6 +29,7 @@ PROBE void probe_float(uint32_t bits, int decimals)
     union { uint32_t bits; float value; } number = {bits};
     mj_print_float(number.value, decimals);
 }
+PROBE void probe_wide(uint32_t low, uint32_t high) { mj_print_unsigned64((uint64_t)high << 32 | low); }
 PROBE void probe_integer(int32_t value) { mj_print_integer(value); }
 PROBE void probe_hex(uint32_t value, int digits) { mj_print_hex(value, digits); }
 PROBE void probe_copy(uint32_t to, uint32_t from, uint32_t n) { memcpy((void *)to, (const void *)from, n); }
@@ -87,6 +88,11 @@ def test_integers_are_printed(machine: Machine, value: int) -> None:
     assert printed(machine, "probe_hex", value, 8) == f"{value & 0xFFFFFFFF:08x}"
 
 
+@pytest.mark.parametrize("value", [0, 2**32 - 1, 2**32, 10**9 * 5 + 7, 123456789012345678, 2**64 - 1])
+def test_wide_integers_are_printed(machine: Machine, value: int) -> None:
+    assert printed(machine, "probe_wide", value & 0xFFFFFFFF, value >> 32) == str(value)
+
+
 def test_memory_functions_equal_python_s(machine: Machine) -> None:
     base, chance = machine.board.memories[0].base + 0x6000, random.Random(1)
     for _ in range(60):
@@ -108,59 +114,6 @@ def test_memory_functions_equal_python_s(machine: Machine) -> None:
     assert results[0] == 0 and results[1] >= 0x80000000
 
 
-def test_the_protocol_classifies_a_picture_sent_over_the_line(firmware: EmulatedFirmware) -> None:
-    commands = "".join(f"db {PICTURE.tobytes()[at : at + 31].hex()}%" for at in range(0, 192, 31))
-    text = firmware.dialogue(f"name%profile%db load 192%{commands}infer 3 2%results%")
-    expected = firmware.run(PICTURE)["probabilities"][0].astype(int) + 128
-    answer = ",".join(f"{value / 256 + 1e-9:.3f}" for value in expected)
-    assert text.count(f"m-results-[{answer}]") == 2
-    assert f"m-name-dut-[millijoule {firmware.board.title}]" in text and "m-model-[tiny]" in text
-    assert "m-[Expecting 192 bytes]" in text and "m-load-done" in text
-    assert "m-warmup-start-2" in text and "m-infer-start-3" in text and "m-infer-done" in text
-    assert text.count("m-ready\r\n") == 3 + 7 + 2 and "\ne-[" not in text
-    stamps = [int(line.removeprefix("m-lap-us-")) for line in text.split() if line.startswith("m-lap-us-")]
-    cycles = firmware.profile(PICTURE).cycles
-    assert stamps[1] - stamps[0] == pytest.approx(3 * cycles / firmware.board.clock_hz * 1e6, rel=0.1)
-
-
-@pytest.mark.parametrize(
-    ("command", "answer"),
-    [
-        ("nonsense", "e-[Unknown command: nonsense]"),
-        ("", "e-[Unknown command: ]"),
-        ("db load 193", "e-[db load needs a size"),
-        ("db load", "e-[db load needs a size"),
-        ("infer x", "e-[infer needs a number"),
-        ("infer 0", "e-[infer needs a number"),
-        ("x" * 81, "e-[Command too long]"),
-        ("\r\nname", "m-name-dut-"),
-        ("stack", "m-stack-"),
-        ("help", "m-[name%"),
-        ("timestamp", "m-lap-us-"),
-    ],
-)
-def test_odd_commands_get_one_clear_answer(firmware: EmulatedFirmware, command: str, answer: str) -> None:
-    text = firmware.dialogue(f"{command}%")
-    assert answer in text and text.count("m-ready\r\n") == 1 and text.endswith("m-ready\r\n")
-
-
-def test_bytes_that_do_not_belong_are_refused(firmware: EmulatedFirmware) -> None:
-    firmware.boot()
-    assert "Send db load N first" in firmware.dialogue("db 00%")
-    text = firmware.dialogue("db load 2%db 0g%db 000%db 0102%")
-    assert text.count("Not hexadecimal") == 2
-
-
-def test_random_lines_never_hang_the_firmware(firmware: EmulatedFirmware) -> None:
-    chance, words = random.Random(7), ["name", "db", "load", "infer", "1", "999999999999", "-1", "ff", "%", " ", "\x00"]
-    for _ in range(150):
-        line = "".join(chance.choice([*words, chr(chance.randint(1, 255))]) for _ in range(chance.randint(0, 30)))
-        line = line.replace("infer", "infe")  # a billion inferences would be obeyed
-        text = firmware.dialogue(line + "%")
-        assert text.endswith("m-ready\r\n")
-    assert len(firmware.run(PICTURE)["class"]) == 1
-
-
 @pytest.mark.parametrize(
     ("board", "define", "value", "reason"),
     [
@@ -176,12 +129,3 @@ def test_a_clock_raised_before_the_flash_is_ready_is_found(board: str, define: s
     firmware = EmulatedFirmware(build_board(files, board, defines={define: value}), board, files)
     with pytest.raises(EmulationError, match=reason):
         firmware.boot()
-
-
-def test_the_line_runs_at_its_baud_rate(firmware: EmulatedFirmware) -> None:
-    firmware.boot()
-    chip, board = firmware.machine.peripherals, firmware.board
-    base = chip.registers.bases[board.console.peripheral]
-    divider = chip.values[base + chip.registers.registers["USART_BRR"].offset]
-    bus = board.clock_hz if board.name == "stm32l4r9i" else board.clock_hz / 2
-    assert bus / divider == pytest.approx(board.console.baud, rel=0.005)

@@ -7,12 +7,22 @@ from string import Template
 
 from millijoule.boards.board import Board, Memory
 from millijoule.boards.clock import clock_defines
+from millijoule.boards.registers import register_header
 from millijoule.errors import BoardError
 
 __all__ = ["firmware_defines", "firmware_sources", "linker_script"]
 
 _C = Path(__file__).resolve().parent / "c"
-_COMMON = ("startup.c", "usart.c", "print.c", "memory.c", "main.c", "command.c")
+_COMMON = (
+    "startup.c",
+    "usart.c",
+    "timestamp.c",
+    "print.c",
+    "memory.c",
+    "picture.c",
+    "main.c",
+    "command.c",
+)
 _HEADERS = ("mj_board.h", "mj_firmware.h", "mj_registers.h", "registers_common.h")
 
 
@@ -24,9 +34,10 @@ def firmware_sources(board: Board) -> dict[str, str]:
     Raises:
         BoardError: neither the board nor its silicon has one of them.
     """
-    own = [_own_file(board, "clock"), _own_file(board, "console"), f"registers_{board.silicon}.h"]
+    paths = [_C / name for name in (*_COMMON, *_HEADERS)]
+    paths += [_own_file(board, "clock"), _own_file(board, "console"), register_header(board)]
     try:
-        return {name: (_C / name).read_text(encoding="utf-8") for name in (*_COMMON, *_HEADERS, *own)}
+        return {path.name: path.read_text(encoding="utf-8") for path in paths}
     except OSError as error:
         raise BoardError(
             board.name,
@@ -35,10 +46,11 @@ def firmware_sources(board: Board) -> dict[str, str]:
         ) from error
 
 
-def _own_file(board: Board, kind: str) -> str:
-    """The board's C file of a kind, or its silicon's where it has none."""
+def _own_file(board: Board, kind: str) -> Path:
+    """The board's C file of a kind, beside its description or in the package; its silicon's where it has none."""
     own = f"{kind}_{board.name}.c"
-    return own if (_C / own).is_file() else f"{kind}_{board.silicon}.c"
+    places = (board.folder / own, _C / own)
+    return next((path for path in places if path.is_file()), _C / f"{kind}_{board.silicon}.c")
 
 
 def firmware_defines(board: Board, *, stack_bytes: int = 8192) -> dict[str, str]:
@@ -81,6 +93,8 @@ def firmware_defines(board: Board, *, stack_bytes: int = 8192) -> dict[str, str]
 def linker_script(board: Board, arena: Memory, *, stack_bytes: int) -> str:
     """The linker script with stack and data in the board's data memory and the arena in `arena`.
 
+    What is left over in each RAM is listed at `mj_spare`, for the copy of the picture that the serial protocol keeps.
+
     Args:
         board: gives the memories.
         arena: one of `board.memories`.
@@ -104,4 +118,15 @@ def linker_script(board: Board, arena: Memory, *, stack_bytes: int) -> str:
         stack_bytes=str(stack_bytes),
         data=board.data_memory.name,
         arena=arena.name,
+        spare=" ".join(_spare(board, arena)),
     )
+
+
+def _spare(board: Board, arena: Memory) -> list[str]:
+    """Pairs of words: start and end of what is left over in every RAM that stack, data or an arena may use."""
+    ends = {board.data_memory.name: "mj_bss_end", arena.name: "mj_fence_high_end"}  # where one RAM has both: the arena
+    return [
+        f"LONG({ends.get(memory.name, f'{memory.base:#010x}')}) LONG({memory.end:#010x})"
+        for memory in board.memories
+        if memory.data or memory.arena
+    ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from millijoule import __version__
 from millijoule.compile._text import C_TYPES, array_values, comment, float_literal, note, string_literal
+from millijoule.compile.checksum import checksum_function
 from millijoule.compile.golden import GoldenVector
 from millijoule.compile.lower import Call, Constant, Structure
 from millijoule.compile.plan import MemoryPlan
@@ -133,7 +134,8 @@ extern "C" {{
 typedef enum {{
     MJ_OK = 0,
     MJ_ERROR_SELF_TEST = 1, /* the golden picture gave other logits: wrong build, broken flash or broken memory */
-    MJ_ERROR_ARGUMENT = 2   /* no place for the result */
+    MJ_ERROR_ARGUMENT = 2,  /* no place for the result */
+    MJ_ERROR_WEIGHTS = 3    /* the checksum of the constants is wrong: broken or half-written flash */
 }} mj_status;
 
 typedef struct {{
@@ -147,7 +149,8 @@ extern uint8_t mj_arena[MJ_ARENA_BYTES];
 extern const char *const mj_layer_names[MJ_LAYER_COUNT];
 extern const char *const mj_class_names[MJ_CLASSES];
 {_trace_declaration(emission)}
-/* Runs the self-test (unless it was left out) and returns an mj_status. Call it once. */
+/* Compares the checksum of the constants, runs the golden picture (unless both were left out) and returns an mj_status.
+ * Call it once. */
 int mj_init(void);
 /* Classifies the picture at MJ_INPUT: MJ_INPUT_BYTES bytes, rows from top to bottom, {colour} interleaved. The
  * picture is overwritten: write it again before each call. Returns an mj_status. */
@@ -410,11 +413,21 @@ def _self_test(emission: Emission, golden: GoldenVector) -> str:
         differs = "!(logits[i] >= expected[i] - tolerance && logits[i] <= expected[i] + tolerance)"
     else:
         limit, differs = "", "logits[i] != expected[i]"
+    checksum, check = "", ""
+    if blocks := _blocks(emission):
+        checksum = checksum_function(
+            ((f"{step.index:03d}", tuple(ordered(call.constants))) for step, call in blocks), emission.plan.arena_bytes
+        )
+        check = """    if (!weights_are_intact()) {
+        return MJ_ERROR_WEIGHTS;
+    }
+"""
     return f"""#ifndef MJ_SELF_TEST
 #define MJ_SELF_TEST 1
 #endif
 
 #if MJ_SELF_TEST
+{checksum}
 /* The golden picture: byte i is the top byte of state i + 1 of x = 1664525 x + 1013904223 mod 2^32, from
  * state 0 = {golden.seed} (Numerical Recipes). */
 static int self_test(void)
@@ -422,7 +435,7 @@ static int self_test(void)
     static const {kind} expected[MJ_CLASSES] = {{
 {array_values(golden.logits)}
     }};
-{limit}    uint32_t state = {golden.seed}u;
+{limit}{check}    uint32_t state = {golden.seed}u;
     for (uint32_t i = 0; i < MJ_INPUT_BYTES; ++i) {{
         state = 1664525u * state + 1013904223u;
         MJ_INPUT[i] = (uint8_t)(state >> 24);

@@ -28,6 +28,7 @@ _MAGIC = 0x4D4A4D42
 _DONE, _FAILED = 3, 4
 _ERRORS = {
     1: "its self-test gave other logits than the computer",
+    3: "the checksum of its weights in flash is wrong",
     -102: "the stack overflowed: its lowest words were overwritten",
     -103: "a word beside the arena was overwritten",
 }

@@ -48,16 +48,41 @@ static void banner(void)
     line("arena: ", MJ_ARENA_BYTES, " bytes");
     line("weights: ", MJ_WEIGHT_BYTES, " bytes");
     line("picture: ", MJ_INPUT_BYTES, " bytes");
+    if (mj_picture_copy() == NULL) {
+        mj_print("copy of the picture: none, no RAM is left for it\r\n");
+    } else {
+        mj_print("copy of the picture: at 0x");
+        mj_print_hex((uint32_t)(uintptr_t)mj_picture_copy(), 8);
+        mj_print("\r\n");
+    }
+}
+
+/* Tells which of the checks at the start failed. */
+static void verdict(int error)
+{
+    if (error == 0) {
+        mj_print("start: ok\r\n");
+    } else if (error == MJ_ERROR_SELF_TEST) {
+        mj_print("e-[self-test failed: the golden picture gave other logits]\r\n");
+    } else if (error == MJ_ERROR_WEIGHTS) {
+        mj_print("e-[self-test failed: the checksum of the weights is wrong]\r\n");
+    } else {
+        mj_print("e-[start failed: error ");
+        mj_print_integer(error);
+        mj_print("]\r\n");
+    }
 }
 
 int main(void)
 {
     mj_mail.magic = MJ_MAIL_MAGIC;
     mj_mail.version = MJ_MAIL_VERSION;
-    mj_console_start(mj_clock_start());
+    mj_console_start(mj_clock_start(), MJ_ENERGY_MODE ? MJ_ENERGY_BAUD : MJ_CONSOLE_BAUD);
     mj_cycles_start();
+    (void)mj_timestamp_mode(MJ_ENERGY_MODE);
+    mj_picture_start();
     banner();
-    int error = mj_init(); /* runs the self-test of the generated model */
+    int error = mj_init(); /* checks the weights and runs the golden picture */
     if (error == 0 && !mj_stack_is_intact()) {
         error = MJ_FIRMWARE_STACK;
     } else if (error == 0 && !mj_arena_is_fenced()) {
@@ -65,20 +90,17 @@ int main(void)
     }
     mj_mail.error = error;
     mj_mail.status = error == 0 ? MJ_MAIL_READY : MJ_MAIL_FAILED;
-    if (error == 0) {
-        mj_print("start: ok\r\n");
-    } else {
-        mj_print(error == MJ_ERROR_SELF_TEST ? "e-[self-test failed" : "e-[start failed: error ");
-        if (error != MJ_ERROR_SELF_TEST) {
-            mj_print_integer(error);
-        }
-        mj_print("]\r\n");
-    }
-    mj_print("m-timestamp-mode-performance\r\nm-init-done\r\nm-ready\r\n");
-    for (;;) {
+    verdict(error);
+    mj_command_mode();
+    mj_print("m-init-done\r\nm-ready\r\n");
+    for (uint32_t turn = 0;; turn++) {
         mj_idle();
+        if (turn % 65536u == 0) {
+            (void)mj_time(); /* often enough for a counter of 32 bits */
+        }
         if (mj_mail.request != 0) {
             mj_mail.request = 0;
+            mj_picture_spoil();
             mj_infer();
         }
         while (mj_console_ready()) {

@@ -18,14 +18,25 @@ uint32_t mj_clock_start(void);
 void mj_clock_console(void);
 
 /* usart.c */
-void mj_console_start(uint32_t kernel_hz);
+enum { MJ_INTERRUPT = 3 }; /* the character Ctrl-C */
+void mj_console_start(uint32_t kernel_hz, uint32_t baud);
+void mj_console_baud(uint32_t baud); /* after the last character has left */
+void mj_console_flush(void);         /* waits until the last character has left */
 void mj_console_put(char character);
 int mj_console_ready(void); /* 1 when a character waits */
 char mj_console_get(void);
+int mj_console_interrupted(void); /* 1 when Ctrl-C has come, other characters are kept; for use between inferences */
+
+/* timestamp.c */
+uint64_t mj_time(void);                /* core cycles since the start; call it before the 32-bit counter wraps */
+int mj_timestamp_mode(int with_energy); /* 0 when the board has no pin for it */
+int mj_timestamp_is_energy(void);
+void mj_timestamp(uint64_t cycles); /* performance mode: prints the microseconds; energy mode: a falling edge now */
 
 /* print.c: numbers and text without a C library; lines end with CR LF */
 void mj_print(const char *text);
 void mj_print_unsigned(uint32_t value);
+void mj_print_unsigned64(uint64_t value);
 void mj_print_integer(int32_t value);
 void mj_print_hex(uint32_t value, int digits);
 void mj_print_float(float value, int decimals); /* decimals 0..6; nan, inf and out of range are named */

@@ -21,6 +21,21 @@ void mj_print_unsigned(uint32_t value)
     }
 }
 
+void mj_print_unsigned64(uint64_t value)
+{
+    if (value > 0xFFFFFFFFu) {
+        const uint64_t billions = value / 1000000000u;
+        uint32_t rest = (uint32_t)(value - billions * 1000000000u);
+        mj_print_unsigned64(billions);
+        for (uint32_t place = 100000000u; place > 0; place /= 10u) {
+            mj_console_put((char)('0' + rest / place));
+            rest %= place;
+        }
+        return;
+    }
+    mj_print_unsigned((uint32_t)value);
+}
+
 void mj_print_integer(int32_t value)
 {
     if (value < 0) {

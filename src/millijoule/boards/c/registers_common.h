@@ -5,6 +5,7 @@
 #define GPIO_MODER(base) MJ_REGISTER(base, 0x00u)
 #define GPIO_OSPEEDR(base) MJ_REGISTER(base, 0x08u)
 #define GPIO_PUPDR(base) MJ_REGISTER(base, 0x0Cu)
+#define GPIO_BSRR(base) MJ_REGISTER(base, 0x18u) /* bit n sets pin n, bit 16 + n clears it */
 #define GPIO_AFR_LOW(base) MJ_REGISTER(base, 0x20u)
 #define GPIO_AFR_HIGH(base) MJ_REGISTER(base, 0x24u)
 
@@ -24,5 +25,7 @@
 #define USART_ISR_REACK 22, 1
 #define USART_RDR(base) MJ_REGISTER(base, 0x24u)
 #define USART_TDR(base) MJ_REGISTER(base, 0x28u)
+#define USART_PRESC(base) MJ_REGISTER(base, 0x2Cu)
+#define USART_PRESC_PRESCALER 0, 4
 
 #endif

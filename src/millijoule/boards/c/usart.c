@@ -5,7 +5,12 @@
 
 #define CONSOLE MJ_JOIN(MJ_CONSOLE, _BASE)
 
-static int started;
+static uint32_t clock_hz; /* of the USART; 0 until it runs */
+
+/* Characters that arrived while inferences ran. */
+enum { WAITING_BYTES = 128 };
+static char waiting[WAITING_BYTES];
+static uint32_t waiting_first, waiting_count;
 
 static void route(uint32_t port, uint32_t pin, uint32_t alternate)
 {
@@ -20,24 +25,61 @@ static void route(uint32_t port, uint32_t pin, uint32_t alternate)
     GPIO_MODER(port) = (GPIO_MODER(port) & ~(3u << twice)) | 2u << twice;     /* alternate function */
 }
 
-void mj_console_start(uint32_t kernel_hz)
+/* Writes the divider of a stopped USART. A USART divides its clock by BRR (16 bits), a low-power UART by BRR / 256 (20
+ * bits, at least 0x300) behind a prescaler (reference manuals of both families, "baud rate generation"). */
+static void set_divider(uint32_t baud)
 {
-    mj_clock_console();
-    route(MJ_JOIN(MJ_JOIN(GPIO, MJ_CONSOLE_TX_PORT), _BASE), MJ_CONSOLE_TX_PIN, MJ_CONSOLE_TX_ALTERNATE);
-    route(MJ_JOIN(MJ_JOIN(GPIO, MJ_CONSOLE_RX_PORT), _BASE), MJ_CONSOLE_RX_PIN, MJ_CONSOLE_RX_ALTERNATE);
+#if MJ_CONSOLE_IS_LOW_POWER
+    static const uint16_t prescalers[] = {1, 2, 4, 6, 8, 10, 12, 16, 32, 64, 128, 256};
+    for (uint32_t index = 0; index < sizeof prescalers / sizeof prescalers[0]; index++) {
+        const uint32_t slow = baud * prescalers[index];
+        const uint64_t divider = ((uint64_t)clock_hz * 256u + slow / 2u) / slow;
+        if (divider < 0x100000u) {
+            USART_PRESC(CONSOLE) = MJ_VALUE(USART_PRESC_PRESCALER, index);
+            USART_BRR(CONSOLE) = (uint32_t)divider;
+            return;
+        }
+    }
+#else
+    USART_BRR(CONSOLE) = (clock_hz + baud / 2u) / baud;
+#endif
+}
+
+static void run(uint32_t baud)
+{
     USART_CR1(CONSOLE) = 0;
     USART_CR3(CONSOLE) = MJ_MASK(USART_CR3_OVRDIS); /* a character lost must not block the line */
-    USART_BRR(CONSOLE) = (kernel_hz + MJ_CONSOLE_BAUD / 2u) / MJ_CONSOLE_BAUD;
+    set_divider(baud);
     USART_CR1(CONSOLE) = MJ_MASK(USART_CR1_FIFOEN) | MJ_MASK(USART_CR1_TE) | MJ_MASK(USART_CR1_RE);
     USART_CR1(CONSOLE) |= MJ_MASK(USART_CR1_UE);
     while (!MJ_GET(USART_ISR(CONSOLE), USART_ISR_TEACK) || !MJ_GET(USART_ISR(CONSOLE), USART_ISR_REACK)) {
     }
-    started = 1;
+}
+
+void mj_console_start(uint32_t kernel_hz, uint32_t baud)
+{
+    mj_clock_console();
+    route(MJ_JOIN(MJ_JOIN(GPIO, MJ_CONSOLE_TX_PORT), _BASE), MJ_CONSOLE_TX_PIN, MJ_CONSOLE_TX_ALTERNATE);
+    route(MJ_JOIN(MJ_JOIN(GPIO, MJ_CONSOLE_RX_PORT), _BASE), MJ_CONSOLE_RX_PIN, MJ_CONSOLE_RX_ALTERNATE);
+    clock_hz = kernel_hz;
+    run(baud);
+}
+
+void mj_console_baud(uint32_t baud)
+{
+    mj_console_flush();
+    run(baud);
+}
+
+void mj_console_flush(void)
+{
+    while (clock_hz != 0 && !MJ_GET(USART_ISR(CONSOLE), USART_ISR_TC)) {
+    }
 }
 
 void mj_console_put(char character)
 {
-    if (!started) {
+    if (clock_hz == 0) {
         return; /* a fault before the console runs: nothing to say it with */
     }
     while (!MJ_GET(USART_ISR(CONSOLE), USART_ISR_TXE_TXFNF)) {
@@ -45,14 +87,44 @@ void mj_console_put(char character)
     USART_TDR(CONSOLE) = (uint8_t)character;
 }
 
-int mj_console_ready(void)
+static int received(void)
 {
     return (int)MJ_GET(USART_ISR(CONSOLE), USART_ISR_RXNE_RXFNE);
 }
 
+static char receive(void)
+{
+    return (char)(USART_RDR(CONSOLE) & 0xFFu);
+}
+
+int mj_console_ready(void)
+{
+    return waiting_count > 0 || received();
+}
+
 char mj_console_get(void)
 {
-    while (!mj_console_ready()) {
+    if (waiting_count > 0) {
+        const char character = waiting[waiting_first];
+        waiting_first = (waiting_first + 1u) % WAITING_BYTES;
+        waiting_count--;
+        return character;
     }
-    return (char)(USART_RDR(CONSOLE) & 0xFFu);
+    while (!received()) {
+    }
+    return receive();
+}
+
+int mj_console_interrupted(void)
+{
+    while (waiting_count < WAITING_BYTES && received()) {
+        const char character = receive();
+        if (character == MJ_INTERRUPT) {
+            waiting_count = 0;
+            return 1;
+        }
+        waiting[(waiting_first + waiting_count) % WAITING_BYTES] = character;
+        waiting_count++;
+    }
+    return 0;
 }
