@@ -30,6 +30,7 @@ class SerialPort(Block):
         waiting: bytes on their way to the firmware.
         sent: bytes the firmware sent.
         late: bytes that a real line would have lost, because the one before was read too late.
+        looks: how often the firmware looked at the flags while no byte was there.
     """
 
     def reset(self) -> None:
@@ -37,6 +38,7 @@ class SerialPort(Block):
         self.waiting: deque[int] = deque()
         self.sent = bytearray()
         self.late = 0
+        self.looks = 0
         self._complete = True
         self._idle = False
         self._idle_at: int | None = None
@@ -97,6 +99,7 @@ class SerialPort(Block):
     def read(self, offset: int) -> int:
         """See `Block.read`."""
         if offset == self._at["ISR"]:
+            self.looks += not self.waiting
             return self._status()
         if offset == self._at["RDR"]:
             value = self._take() if self._readable() else 0
