@@ -72,7 +72,7 @@ def test_page_is_well_formed_and_refers_to_nothing_outside(result: dict[str, Any
 def test_every_chart_is_valid_svg_inside_its_view_box(result: dict[str, Any]) -> None:
     page = render_report(result)
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(charts) == 2 + 4 + 5 + 5 + 4  # scatter, confusion, memory, cycles, curves
+    assert len(charts) == 2 + 4 + 5 + 5 + 5 + 4  # scatter, confusion, memory, timeline, cycles, curves
     for chart in charts:
         root = ET.fromstring(chart)
         _, _, width, height = map(float, root.attrib["viewBox"].split())
@@ -106,6 +106,37 @@ def test_the_page_states_what_the_numbers_are_not(result: dict[str, Any]) -> Non
     assert "alpha 0.75 with a 10-way head" in page
     assert "runs at 280 MHz at most" in page
     assert "toy data set" in page
+
+
+def _text(result: dict[str, Any]) -> str:
+    return html.unescape(" ".join(re.sub("<[^>]+>", " ", render_report(result)).split()))
+
+
+def test_the_text_on_cycles_follows_what_was_modelled(result: dict[str, Any]) -> None:
+    mixed = _text(result)
+    assert "without flash wait states and without cache misses" in mixed and "access by access (qat" in mixed
+    assert "0 MHz FIXTURE; code in a fixture; model Cortex-F f-0; expected error of the cycles: everything" in mixed
+    assert "Cycles in which the core waited" in mixed
+    old = copy.deepcopy(result)
+    for item in old["deployments"]:
+        item.pop("timing", None)
+    assert "cycles follow the core's timing rules without flash wait states" in _text(old)
+    assert "access by access" not in _text(old) and "in which the core waited" not in _text(old)
+    result["deployments"] = [item for item in result["deployments"] if item.get("timing")]
+    assert "cycles follow the core's timing rules with flash wait states and caches, access by access ." in _text(
+        result
+    )
+    assert "a real board is slower" not in _text(result)
+
+
+def test_table_3_has_the_cycles_of_the_paper_beside_ours(result: dict[str, Any]) -> None:
+    table = next(
+        table for table in _parse(render_report(result)).tables if any("cycles, millions" in row for row in table)
+    )
+    rows = [row for row in table if len(row) > 10 and row[1] == "QAT"]
+    ours = [f"{item['cycles'] / 1e6:,.2f}" for item in result["deployments"] if item["method"] == "qat"]
+    assert [row[6] for row in rows] == ours
+    assert [row[7] for row in rows] == ["314.3", "181.9"]  # 2,619 ms at 120 MHz, 379 ms at the stated 480 MHz
 
 
 def test_the_conversion_of_qat_is_reported(result: dict[str, Any]) -> None:

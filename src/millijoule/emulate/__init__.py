@@ -4,28 +4,35 @@ from millijoule.emulate._native import hook_is_native
 from millijoule.emulate.cortex_m4 import CortexM4, M4Rules
 from millijoule.emulate.cortex_m7 import CortexM7, M7Rules
 from millijoule.emulate.cycles import Counts, CycleModel, cycle_model
-from millijoule.emulate.energy import Energy, energy
+from millijoule.emulate.duty import Battery, DutyCycle, duty_cycle
+from millijoule.emulate.energy import Energy, Phase, energy
 from millijoule.emulate.firmware import EmulatedFirmware, ModelInfo
 from millijoule.emulate.machine import Machine
 from millijoule.emulate.peripherals import Peripherals
-from millijoule.emulate.profile import FunctionProfile, LayerProfile, Profile
+from millijoule.emulate.profile import FunctionProfile, LayerInfo, LayerProfile, Profile, block_names
 
 __all__ = [
+    "Battery",
     "CortexM4",
     "CortexM7",
     "Counts",
     "CycleModel",
+    "DutyCycle",
     "EmulatedFirmware",
     "Energy",
     "FunctionProfile",
+    "LayerInfo",
     "LayerProfile",
     "M4Rules",
     "M7Rules",
     "Machine",
     "ModelInfo",
     "Peripherals",
+    "Phase",
     "Profile",
+    "block_names",
     "cycle_model",
+    "duty_cycle",
     "energy",
     "hook_is_native",
 ]

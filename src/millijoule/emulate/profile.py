@@ -89,7 +89,8 @@ class FunctionProfile:
 class Profile:
     """One inference on one board. Totals count everything inside `mj_run`: the layers and `outside`.
 
-    `method` is "edges" (counts of executed blocks, priced) or "trace" (every instruction and address, timed).
+    `method` is "edges" (counts of executed blocks, priced) or "trace" (every instruction and address, timed); `memory`
+    says whether the time of flash and caches is in the cycles: "none", "estimated" or "modelled".
     `conditions` says for what the figures hold: clock, flash, memories. `expected_error` is the model's own statement.
     """
 
@@ -108,6 +109,7 @@ class Profile:
     mix: Mapping[str, int]
     stalls: Mapping[str, int] | None
     method: str
+    memory: str
     conditions: Mapping[str, str]
     expected_error: str
     arena_bytes: int
@@ -277,8 +279,9 @@ def make_profile(
         mix=_added(row.mix for row in rows.values()),
         stalls=None,
         method="edges",
+        memory="none",
         conditions=_conditions(board, image),
-        expected_error=str(getattr(model, "expected_error", model.assumptions)),
+        expected_error=model.expected_error,
         arena_bytes=arena_bytes,
     )
 
@@ -310,11 +313,15 @@ def _layer(board: Board, symbol: str, tally: _Tally, layers: Mapping[str, LayerI
 
 
 def _conditions(board: Board, image: Image) -> dict[str, str]:
-    """For which clock, flash and memories the figures hold."""
+    """For which clock, flash and memories the figures of edge counts hold."""
     flash = board.flash
     return {
         "clock": f"{board.clock_hz / 1e6:g} MHz",
-        "flash": f"{flash.wait_states} wait states, {flash.line_bits}-bit lines, {flash.bank_mode}",
-        "placement": f"code and weights in flash, stack and data in {board.data_memory.name}, arena in "
-        f"{image.arena_memory or board.largest_arena_memory.name}",
+        "flash": f"{flash.wait_states} wait states ({flash.bank_mode}), which these cycles leave out",
+        "placement": _placement(board, image),
     }
+
+
+def _placement(board: Board, image: Image) -> str:
+    arena = image.arena_memory or board.largest_arena_memory.name
+    return f"code and weights in flash, stack and data in {board.data_memory.name}, arena in {arena}"

@@ -7,8 +7,20 @@ from typing import Any
 
 from millijoule.report import charts
 from millijoule.report.paper import PAPER_BOARDS, PAPER_METHODS
+from millijoule.report.timeline import CAUSES, causes_of, timeline_chart
 
-__all__ = ["board_of", "charts_of", "headline", "layer_groups", "main_method", "method_rows", "table_3_rows"]
+__all__ = [
+    "board_of",
+    "charts_of",
+    "cycles_statement",
+    "headline",
+    "layer_groups",
+    "main_method",
+    "method_rows",
+    "stall_rows",
+    "table_3_rows",
+    "timing_statements",
+]
 
 Result = Mapping[str, Any]
 Row = dict[str, Any]
@@ -52,6 +64,65 @@ def table_3_rows(result: Result) -> list[Row]:
     order = {board["name"]: index for index, board in enumerate(result["boards"])}
     methods = {method["name"]: index for index, method in enumerate(result["methods"])}
     return sorted(rows, key=lambda row: (-methods[row["method"]], order[row["board"]]))
+
+
+MEMORY_WORDS = {
+    "none": "without flash wait states and without cache misses: a real board is slower",
+    "estimated": "with an estimate of flash wait states and cache misses",
+    "modelled": "with flash wait states and caches, access by access",
+}
+"""What a deployment's `timing.memory` means."""
+
+
+def memory_of(item: Mapping[str, Any]) -> str:
+    """Whether the time of flash and caches is in a deployment's cycles: a key of `MEMORY_WORDS`."""
+    timing = item.get("timing")
+    return str(timing["memory"]) if timing else "none"
+
+
+def cycles_statement(deployments: Sequence[Mapping[str, Any]]) -> str:
+    """How the cycles of those that ran were made, in half a sentence: "follow the core's timing rules ..."."""
+    kinds = sorted({memory_of(item) for item in deployments if item["status"] == "ran"}) or ["none"]
+    if len(kinds) == 1:
+        return f"follow the core's timing rules {MEMORY_WORDS[kinds[0]]}"
+    parts = []
+    for kind in kinds:
+        names = [_key(item) for item in deployments if item["status"] == "ran" and memory_of(item) == kind]
+        parts.append(f"{MEMORY_WORDS[kind]} ({', '.join(names)})")
+    return "follow the core's timing rules " + "; ".join(parts)
+
+
+def timing_statements(result: Result) -> list[str]:
+    """One line per board: conditions, model and expected error; the assumptions of results from before these."""
+    lines = []
+    for item in result["deployments"]:
+        timing = item.get("timing")
+        if timing:
+            conditions = "; ".join(timing["conditions"])
+            lines.append(
+                f"{board_of(result, item['board'])['title']}: {conditions}; model {timing['model']}; "
+                f"expected error of the cycles: {timing['expected_error']}"
+            )
+        elif item["assumptions"]:
+            lines.append(str(item["assumptions"]))
+    return list(dict.fromkeys(lines))
+
+
+def stall_rows(result: Result) -> list[Row]:
+    """For each deployment whose timing tells causes: cycles lost per cause, as shares of all its cycles."""
+    rows = []
+    for item in table_3_rows(result):
+        stalls = (item.get("timing") or {}).get("stalls")
+        if item["status"] == "ran" and stalls is not None:
+            causes = causes_of(stalls)
+            rows.append(
+                {
+                    "board": item["board_title"],
+                    "title": item["title"],
+                    "lost": [causes.get(name, 0) / (item["cycles"] or 1) for name in CAUSES],
+                }
+            )
+    return rows
 
 
 def main_method(result: Result) -> str:
@@ -134,6 +205,7 @@ def charts_of(result: Result) -> dict[str, Any]:
             for item in ran
             if item["plan"]
         },
+        "timeline": {_key(item): _timeline(result, item) for item in ran if item["layers"]},
         "cycles": {
             _key(item): charts.cycles_chart(item["layers"], f"cycles per layer, {_key(item)}")
             for item in ran
@@ -144,6 +216,26 @@ def charts_of(result: Result) -> dict[str, Any]:
 
 def _key(item: Mapping[str, Any]) -> str:
     return f"{item['method']} {item['board']}"
+
+
+def _timeline(result: Result, item: Mapping[str, Any]) -> str:
+    """Layers over time; results from before layers knew their memory take it from the plan."""
+    live = item["plan"]["live_bytes"] if item["plan"] else []
+    live = live if len(live) == len(item["layers"]) else [0] * len(item["layers"])
+    layers = [
+        {**layer, "live_bytes": layer.get("live_bytes") or bytes_alive}
+        for layer, bytes_alive in zip(item["layers"], live, strict=True)
+    ]
+    blocks: list[Row] = []
+    for layer in layers:
+        name = layer.get("block") or layer["name"]
+        if blocks and blocks[-1]["name"] == name:
+            blocks[-1]["cycles"] += layer["cycles"]
+            blocks[-1]["members"].append(layer["name"])
+        else:
+            blocks.append({"name": name, "cycles": layer["cycles"], "members": [layer["name"]]})
+    clock = board_of(result, item["board"])["clock_hz"]
+    return timeline_chart(layers, blocks, clock, item["arena_bytes"], f"time of the layers, {_key(item)}")
 
 
 def _size_chart(result: Result) -> str:

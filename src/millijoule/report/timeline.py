@@ -123,7 +123,7 @@ def _block_row(parts: list[str], blocks: Sequence[Row], x: Scale, total: int, cl
     top, height = 65.0, 26.0
     parts.append(text(LEFT - 8, top + height / 2 + 4, "blocks", "end", ' class="name"'))
     for block, start, width in _spans(blocks, x):
-        members = f"; {len(block['members'])} layers" if block["members"] and block["operator"] == "block" else ""
+        members = f"; {len(block['members'])} layers" if len(block["members"]) > 1 else ""
         tip = f"{block['name']}: {_time(block['cycles'], total, clock_hz)}{members}"
         parts.append(_box(start, top, width - (0.5 if width > 2 else 0.0), height, "block", tip))
         name = str(block["name"])

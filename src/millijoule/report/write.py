@@ -11,7 +11,19 @@ from millijoule.errors import FormatError
 from millijoule.files import atomic_write_text
 from millijoule.report import charts, paper
 from millijoule.report._page import environment, missing_field, page_part
-from millijoule.report.tables import board_of, charts_of, headline, layer_groups, main_method, method_rows, table_3_rows
+from millijoule.report.tables import (
+    board_of,
+    charts_of,
+    cycles_statement,
+    headline,
+    layer_groups,
+    main_method,
+    method_rows,
+    stall_rows,
+    table_3_rows,
+    timing_statements,
+)
+from millijoule.report.timeline import CAUSES
 
 __all__ = ["load_result", "render_report", "write_report"]
 
@@ -71,6 +83,10 @@ def render_report(result: Mapping[str, Any]) -> str:
             board_of=lambda name: board_of(result, name),
             layer_groups=layer_groups,
             groups=charts.GROUPS,
+            cycles_are=cycles_statement(result["deployments"]),
+            timing=timing_statements(result),
+            stalls=stall_rows(result),
+            causes=list(CAUSES),
             paper=paper,
         )
     except missing_field() as error:

@@ -15,6 +15,7 @@ from millijoule.errors import OutputError
 from millijoule.files import Progress, atomic_write_json
 from millijoule.report import write_report
 from millijoule.study import stages
+from millijoule.study.deployment import TIMING, deploy, deployment_from, deployment_json
 from millijoule.study.facts import board_facts, data_facts, host_facts, method_facts, network_facts, version_facts
 from millijoule.study.ledger import Ledger, StageRecord
 from millijoule.study.options import METHODS, StudyOptions
@@ -282,9 +283,7 @@ def _deploy(run: _Run, prepared: PreparedSet, methods: Sequence[str]) -> list[An
             elf = run.folder / "firmware" / f"{method}_{board}.elf"
 
             def work(_mark: str, progress: Progress, method: str = method, board: str = board, elf: Path = elf) -> Any:
-                return stages.deployment_json(
-                    stages.deploy(method, run.model(method), board, options, prepared, elf, progress)
-                )
+                return deployment_json(deploy(method, run.model(method), board, options, prepared, elf, progress))
 
             title = f"{stages.TITLES[method]} on {load_board(board).title}"
             inputs = {
@@ -292,9 +291,10 @@ def _deploy(run: _Run, prepared: PreparedSet, methods: Sequence[str]) -> list[An
                 "compiler": options.compiler,
                 "pictures": options.verify_pictures,
                 "board": repr(load_board(board)),
+                "timing": TIMING,
             }
             record = run.stage(f"deploy_{method}_{board}", title, inputs, work, after=[method, "data"])
-            deployments.append(stages.deployment_from(record.result))
+            deployments.append(deployment_from(record.result))
     return deployments
 
 

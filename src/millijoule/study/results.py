@@ -25,6 +25,7 @@ __all__ = [
     "StageFacts",
     "StageRowFacts",
     "Study",
+    "TimingFacts",
     "TrainingFacts",
     "VerifyFacts",
     "WidthFacts",
@@ -177,13 +178,21 @@ class EnergyFacts:
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """One layer of the firmware."""
+    """One layer of the firmware.
+
+    `block` is the part of the network it belongs to, `live_bytes` the RAM in use while it runs, `mix` its instructions
+    by class, `stalls` its cycles lost by cause (None where the timing does not tell causes).
+    """
 
     name: str
     operator: str
     macs: int
     cycles: int
     instructions: int
+    block: str = ""
+    live_bytes: int = 0
+    mix: dict[str, int] = field(default_factory=dict)
+    stalls: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -219,8 +228,27 @@ class VerifyFacts:
 
 
 @dataclass(frozen=True)
+class TimingFacts:
+    """How the cycles of a deployment were made.
+
+    `method` is "edges" or "trace" (see `millijoule.emulate.Profile`), `memory` says whether the time of flash and
+    caches is in them: "none", "estimated" or "modelled". `conditions` and `expected_error` are the model's statements.
+    """
+
+    method: str
+    memory: str
+    model: str
+    conditions: tuple[str, ...]
+    expected_error: str
+    stalls: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
 class Deployment:
-    """One model on one board. `status` is "ran", or "refused" with `reason` and zeros elsewhere."""
+    """One model on one board. `status` is "ran", or "refused" with `reason` and zeros elsewhere.
+
+    `timing` is None in results from before it existed: edges without wait states.
+    """
 
     method: str
     board: str
@@ -241,6 +269,7 @@ class Deployment:
     layers: tuple[LayerFacts, ...] = ()
     plan: PlanFacts | None = None
     verify: VerifyFacts | None = None
+    timing: TimingFacts | None = None
 
 
 @dataclass(frozen=True)

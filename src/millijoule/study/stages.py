@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from millijoule.boards import Board, load_board
-from millijoule.errors import OptionError, PlacementError
+from millijoule.errors import OptionError
 from millijoule.files import Progress, atomic_write_text
 from millijoule.graph import Graph, load_graph, save_graph, simplify
 from millijoule.nets import NetworkSpec, mobilenet_v2
 from millijoule.study.options import DataOptions, StudyOptions
-from millijoule.study.results import BufferFacts, Deployment, EnergyFacts, LayerFacts, PlanFacts, VerifyFacts
 
 if TYPE_CHECKING:
     from millijoule.data import PreparedSet, Source
@@ -28,7 +23,6 @@ __all__ = [
     "TITLES",
     "capture_float",
     "data_source",
-    "deploy",
     "evaluate",
     "make_dynamic",
     "make_static",
@@ -48,10 +42,6 @@ TITLES = {
     "qat_scratch": "QAT from scratch",
 }
 """The name of each method in tables."""
-
-DYNAMIC_TOLERANCE = 0.02
-"""Largest difference of a probability that the dynamic model may show between executors: its activations are float, and
-a sum in another order can move an 8-bit rounding by one step."""
 
 
 def data_source(options: DataOptions, seed: int) -> Source:
@@ -263,127 +253,3 @@ def _tflite_size(graph: Graph) -> int | None:
         return len(tflite_bytes(graph))
     except (ModuleNotFoundError, MillijouleError):
         return None
-
-
-def deploy(
-    method: str,
-    model: Path,
-    board_name: str,
-    options: StudyOptions,
-    prepared: PreparedSet,
-    elf: Path,
-    progress: Progress,
-) -> Deployment:
-    """One model on one emulated board: compile, build, compare with the other executors, profile.
-
-    A model that does not fit is a result, too: `status` is "refused" and `reason` says what would fit.
-    """
-    from millijoule.build import build_board
-    from millijoule.compile import compile_graph
-    from millijoule.emulate import EmulatedFirmware
-
-    graph, board = load_graph(model), load_board(board_name)
-    try:
-        program = compile_graph(graph, board, kernels=options.kernels, name=method)
-        progress("compile", 1, 4)
-        image = build_board(program.files, board, compiler=options.compiler, out=elf)
-    except PlacementError as error:
-        return Deployment(method, board_name, "refused", str(error))
-    progress("build", 2, 4)
-    firmware = EmulatedFirmware(image, board, program)
-    pictures = _sample(prepared, options.verify_pictures)
-    verified = _verify(graph, program, firmware, pictures, board)
-    progress("verify", 3, 4)
-    profile = firmware.profile(pictures[0])
-    progress("profile", 4, 4)
-    by_symbol = {layer.symbol: layer for layer in profile.layers}
-    layers = []
-    for layer in program.layers:
-        seen = by_symbol.get(layer.symbol)
-        cycles, instructions = (seen.cycles, seen.instructions) if seen else (0, 0)
-        layers.append(LayerFacts(layer.name, _operator(layer), layer.macs, cycles, instructions))
-    plan = program.plan
-    return Deployment(
-        method=method,
-        board=board_name,
-        status="ran",
-        arena_bytes=program.arena_bytes,
-        lower_bound_bytes=plan.lower_bound,
-        weight_bytes=program.weight_bytes,
-        flash_bytes=image.flash_bytes,
-        ram_bytes=image.ram_bytes,
-        stack_bytes=profile.peak_stack_bytes,
-        cycles=profile.cycles,
-        instructions=profile.instructions,
-        milliseconds=profile.milliseconds,
-        energy=tuple(
-            EnergyFacts(item.regulator, item.title, item.millijoules, item.uncertainty) for item in profile.energies
-        ),
-        assumptions=f"{board.title}: {profile.assumptions}",
-        compiler=f"{image.compiler} {' '.join(image.flags)}".strip(),
-        layers=tuple(layers),
-        plan=PlanFacts(
-            tuple(step.name for step in plan.steps),
-            tuple(step.live_bytes for step in plan.steps),
-            tuple(
-                BufferFacts(item.name, item.offset, item.bytes, item.first, item.last, item.kind)
-                for item in plan.buffers
-            ),
-        ),
-        verify=verified,
-    )
-
-
-def _operator(layer: Any) -> str:
-    """The operator, pointwise convolutions told from others by their kernel."""
-    return "pointwise" if "pointwise" in layer.kernel else str(layer.operator)
-
-
-def _sample(prepared: PreparedSet, count: int) -> Any:
-    """Test pictures taken evenly over the split: uint8 (count, R, R, 3)."""
-    test = prepared.split("test")
-    rows = np.linspace(0, len(test.labels) - 1, min(count, len(test.labels))).round().astype(np.int64)
-    return np.ascontiguousarray(test.pictures[rows])
-
-
-def _verify(graph: Graph, program: Any, firmware: Any, pictures: Any, board: Board) -> VerifyFacts:
-    """The same pictures through the reference executor, C on this computer, and the emulated board."""
-    from millijoule import execute
-    from millijoule.build import build_host
-
-    reference = execute.run(graph, pictures)
-    names = dict(zip(("logits", "probabilities"), graph.outputs, strict=False))
-    expected = {key: reference[name].reshape(len(pictures), -1) for key, name in names.items()}
-    runs = {"C on this computer": build_host(program).run(pictures), f"emulated {board.title}": firmware.run(pictures)}
-    exact = expected["logits"].dtype == np.int8
-    worst, equal = 0.0, True
-    for run in runs.values():
-        for key, value in expected.items():
-            if not exact and key == "logits":
-                continue
-            difference = np.abs(run[key].reshape(value.shape).astype(np.float64) - value.astype(np.float64))
-            worst = max(worst, float(difference.max(initial=0.0)))
-            equal = equal and bool(np.array_equal(run[key].reshape(value.shape), value)) if exact else equal
-    tolerance = 0.0 if exact else DYNAMIC_TOLERANCE
-    if not exact:
-        equal = worst <= tolerance
-    return VerifyFacts(len(pictures), ("the reference executor", *runs), equal, worst, tolerance)
-
-
-def deployment_json(deployment: Deployment) -> dict[str, Any]:
-    """A deployment as plain values for the ledger."""
-    return asdict(deployment)
-
-
-def deployment_from(values: Mapping[str, Any]) -> Deployment:
-    """The inverse of `deployment_json`."""
-    fields = dict(values)
-    plan, verify = fields.pop("plan"), fields.pop("verify")
-    fields["energy"] = tuple(EnergyFacts(**item) for item in fields["energy"])
-    fields["layers"] = tuple(LayerFacts(**item) for item in fields["layers"])
-    if plan is not None:
-        buffers = tuple(BufferFacts(**item) for item in plan["buffers"])
-        plan = PlanFacts(tuple(plan["steps"]), tuple(plan["live_bytes"]), buffers)
-    if verify is not None:
-        verify = VerifyFacts(**{**verify, "executors": tuple(verify["executors"])})
-    return Deployment(**fields, plan=plan, verify=verify)

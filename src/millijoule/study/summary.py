@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from millijoule.report import cycles_statement
 from millijoule.study.results import Study
 
 __all__ = ["summary"]
@@ -43,7 +44,7 @@ def summary(study: Study, report: Path) -> str:
                 f"{counts['validation']:,} validation / {counts['test']:,} test",
             ),
             ("network", f"{study.network.parameters:,} parameters, {study.network.macs / 1e6:.1f} million MACs"),
-            ("cycles", "modelled from executed instructions, without flash wait states or cache misses"),
+            ("cycles", f"of executed instructions; they {cycles_statement(study.to_json()['deployments'])}"),
             ("energy", "cycles x published joules per cycle of the same silicon family"),
         ]
     )
