@@ -9,13 +9,13 @@ from millijoule.boards.board import (
     Paper,
     Pin,
     Probe,
-    Regulator,
     board_names,
     load_board,
     read_board,
 )
 from millijoule.boards.clock import Bus, ClockTree, ConsoleClock
 from millijoule.boards.firmware import firmware_defines, firmware_sources, linker_script
+from millijoule.boards.power import PowerFit, Regulator, Round
 from millijoule.boards.registers import Field, Register, Registers, board_registers, parse_registers
 
 __all__ = [
@@ -30,10 +30,12 @@ __all__ = [
     "OutputPin",
     "Paper",
     "Pin",
+    "PowerFit",
     "Probe",
     "Register",
     "Registers",
     "Regulator",
+    "Round",
     "board_names",
     "board_registers",
     "firmware_defines",

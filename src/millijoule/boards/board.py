@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from millijoule.boards.clock import ClockTree, read_clock
+from millijoule.boards.power import FIT_ROW, TEST_ROWS, Regulator, Round
 from millijoule.errors import BoardError
 
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -64,36 +65,6 @@ class Flash:
     wait_states: int
     line_bits: int
     bank_mode: str
-
-
-@dataclass(frozen=True)
-class Regulator:
-    """Energy of one core cycle with one way of supplying the chip.
-
-    `rows` are published (energy in microjoules, latency in milliseconds) per benchmark; `joules_per_cycle` comes from
-    the image classifier ("ic"), `uncertainty` is the largest relative distance of the other benchmarks from it.
-    """
-
-    name: str
-    title: str
-    volts: float
-    source: str
-    rows: Mapping[str, tuple[float, float]]
-    clock_hz: int
-
-    @property
-    def joules_per_cycle(self) -> float:
-        """Joules per core cycle, from the image classifier's row."""
-        return self._joules("ic")
-
-    @property
-    def uncertainty(self) -> float:
-        """Largest relative distance (0.05 is 5 %) of the other published benchmarks from `joules_per_cycle`."""
-        return max(abs(self._joules(name) / self.joules_per_cycle - 1.0) for name in self.rows)
-
-    def _joules(self, benchmark: str) -> float:
-        microjoules, milliseconds = self.rows[benchmark]
-        return microjoules * 1e-6 / (milliseconds * 1e-3 * self.clock_hz)
 
 
 @dataclass(frozen=True)
@@ -296,18 +267,7 @@ def _from_values(values: Mapping[str, Any]) -> Board:
         interrupts=int(values["interrupts"]),
         flash=Flash(**values["flash"]),
         memories=tuple(Memory(**memory) for memory in values["memory"]),
-        regulators=tuple(
-            Regulator(
-                name=str(item["name"]),
-                title=str(item["title"]),
-                volts=float(item["volts"]),
-                source=str(item["source"]),
-                rows={str(key): (float(row[0]), float(row[1])) for key, row in item["rows"].items()},
-                clock_hz=clock,
-            )
-            for item in values["regulator"]
-            if regulators is None or item["name"] in regulators
-        ),
+        regulators=_regulators(values["regulator"], clock, regulators),
         console=Console(
             peripheral=str(console["peripheral"]),
             baud=int(console["baud"]),
@@ -319,6 +279,39 @@ def _from_values(values: Mapping[str, Any]) -> Board:
         paper=Paper(**paper) if paper else None,
         timestamp=OutputPin(**timestamp) if timestamp else None,
         probe=Probe(str(probe["pyocd"]), tuple(map(str, probe["openocd"]))) if probe else None,
+    )
+
+
+def _rows(values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    rows = {str(key): (float(row[0]), float(row[1])) for key, row in values.items()}
+    if any(not value > 0.0 for row in rows.values() for value in row):
+        raise ValueError("an energy or latency is not positive")
+    return rows
+
+
+def _stalls(item: Mapping[str, Any]) -> dict[str, float]:
+    return {str(key): float(value) for key, value in item.get("stall_cycles", {}).items()}
+
+
+def _regulators(items: list[Any], clock: int, names: tuple[str, ...] | None) -> tuple[Regulator, ...]:
+    """The regulators called `names`, or all."""
+    return tuple(
+        Regulator(
+            name=str(item["name"]),
+            title=str(item["title"]),
+            kind=str(item.get("kind", "switching")),
+            volts=float(item["volts"]),
+            clock_hz=int(item.get("clock_hz", clock)),
+            source=str(item["source"]),
+            rows=_rows(item["rows"]),
+            stall_cycles=_stalls(item),
+            rounds=tuple(
+                Round(str(one["name"]), float(one["volts"]), _rows(one["rows"]), _stalls(one))
+                for one in item.get("round", ())
+            ),
+        )
+        for item in items
+        if names is None or item["name"] in names
     )
 
 
@@ -340,7 +333,17 @@ def _check(path: Path, board: Board) -> None:
         raise BoardError(str(path), "exactly one memory must have data = true", "Mark the RAM of stack and .data")
     if not board.arena_memories:
         raise BoardError(str(path), "no memory has arena = true", "Mark the RAM that may hold the arena")
-    if any("ic" not in regulator.rows for regulator in board.regulators) or not board.regulators:
+    if any(FIT_ROW not in regulator.rows for regulator in board.regulators) or not board.regulators:
         raise BoardError(
-            str(path), "a regulator needs an 'ic' row", "Give [energy in uJ, latency in ms] of the ic benchmark"
+            str(path),
+            f"a regulator needs an '{FIT_ROW}' row",
+            f"Give [energy in uJ, latency in ms] of the {FIT_ROW} benchmark",
         )
+    if any(not set(TEST_ROWS) & set(regulator.rows) for regulator in board.regulators):
+        raise BoardError(
+            str(path),
+            f"a regulator has none of the rows {' and '.join(TEST_ROWS)}, so that no error of its energy can be stated",
+            "Give one of them as well",
+        )
+    if any(regulator.kind not in ("linear", "switching") for regulator in board.regulators):
+        raise BoardError(str(path), "a regulator's kind is unknown", 'Use "linear" or "switching"')
