@@ -39,6 +39,7 @@ class Peripherals:
         unknown: addresses touched that no register fact names (they store what is written).
         edges: changes of output pins, the last 65,536.
         host_baud: bits per second of the other end of the console, None when nothing is known of it.
+        clock_changes: how often the clock registers were written.
         values: stored words by address.
     """
 
@@ -59,6 +60,7 @@ class Peripherals:
         self.values: dict[int, int] = {}
         self.now = cycles
         self._cycle_offset = 0
+        self.clock_changes = 0
         self._automatic = False
         self.blocks: dict[str, Block] = {}
         for instance in family.instances if family else _instances(header):
@@ -153,8 +155,10 @@ class Peripherals:
         if port is not self.console:
             return
         self.transmitted.append(byte)
+        if not self.host_baud:
+            return
         baud = port.baud()
-        if self.host_baud and baud and abs(baud / self.host_baud - 1) > BAUD_TOLERANCE:
+        if baud and abs(baud / self.host_baud - 1) > BAUD_TOLERANCE:
             self.warn(f"{port.name} sends at {baud:.0f} baud, the host listens at {self.host_baud}")
 
     def _move_console(self, port: SerialPort) -> None:
@@ -240,6 +244,7 @@ class Peripherals:
     def _write_clock(self, address: int, value: int) -> None:
         for block in self._timed:  # the past ran at the old clock
             block.advance()
+        self.clock_changes += 1
         for enable, ready in self._follow.get(address, ()):
             value = (value & ~(1 << ready)) | (value >> enable & 1) << ready
         if address == self._switch and self.rules.switch is not None:

@@ -43,6 +43,8 @@ class SerialPort(Block):
         self._idle = False
         self._idle_at: int | None = None
         self._arrival: int | None = None
+        self._baud_key: tuple[int, int, int, int] | None = None
+        self._baud: float | None = None
         names = ("CR1", "CR3", "BRR", "RQR", "ISR", "ICR", "RDR", "TDR", "PRESC")
         self._at = {name: self.offset(name) for name in names}
         mask = self.mask
@@ -69,6 +71,12 @@ class SerialPort(Block):
 
     def baud(self) -> float | None:
         """Bits per second that clock and divider give, None before the divider is set or for an unknown clock."""
+        key = (self.chip.clock_changes, self.stored("CR1"), self.stored("BRR"), self.stored("PRESC"))
+        if key != self._baud_key:
+            self._baud_key, self._baud = key, self._compute_baud()
+        return self._baud
+
+    def _compute_baud(self) -> float | None:
         clock = self.chip.rules.kernel(self.chip, self.instance)
         divider = self.stored("BRR")
         if not clock or not divider:
@@ -152,7 +160,11 @@ class SerialPort(Block):
         return self._arrival is None or not self._paced() or self.chip.now() >= self._arrival
 
     def _take(self) -> int:
-        value, now, paced = self.waiting.popleft(), self.chip.now(), self._paced()
+        value = self.waiting.popleft()
+        if self.chip.interrupts is None:  # nothing depends on when: the line is silent once the last byte is taken
+            self._arrival, self._idle = None, not self.waiting
+            return value
+        now, paced = self.chip.now(), self._paced()
         duration = self.character_cycles() if paced or not self.waiting else 0
         if paced and self.waiting:
             due = (now if self._arrival is None else self._arrival) + duration
