@@ -93,6 +93,11 @@ class PowerFit:
     rounds_error: float
 
     @property
+    def fit_rows(self) -> tuple[str, ...]:
+        """The benchmarks that were fitted."""
+        return (FIT_ROW, STALL_ROW) if self.identified else (FIT_ROW,)
+
+    @property
     def test_error(self) -> float:
         """Largest relative error on `TEST_ROWS` (0.05 is 5 %)."""
         return max(abs(self.residuals[name]) for name in TEST_ROWS if name in self.residuals)

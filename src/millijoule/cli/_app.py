@@ -39,9 +39,10 @@ COMMANDS = (
         subcommand="compare",
     ),
     LazyEntry("deploy", "millijoule.cli.deploy", "Compile, build, emulate, export firmware.", _PATH),
+    LazyEntry("export", "millijoule.cli.export", "A project for make, CMake, CubeIDE, Zephyr, Arduino.", _PATH),
     LazyEntry("profile", "millijoule.cli.profile", "Where the cycles and the energy of one inference go.", _LOOK),
     LazyEntry("report", "millijoule.cli.report", "Rebuild report.html from report.json.", _LOOK),
-    LazyEntry("boards", "millijoule.cli.boards", "The boards: clock, memories, energy source.", _LOOK),
+    LazyEntry("boards", "millijoule.cli.boards", "The boards: clock tree, memories, energy, battery life.", _LOOK),
     LazyEntry("graph", "millijoule.cli.graph", "Print a .mj model layer by layer.", _LOOK),
 )
 
