@@ -40,6 +40,7 @@ COMMANDS = (
     ),
     LazyEntry("deploy", "millijoule.cli.deploy", "Compile, build, emulate, export firmware.", _PATH),
     LazyEntry("export", "millijoule.cli.export", "A project for make, CMake, CubeIDE, Zephyr, Arduino.", _PATH),
+    LazyEntry("emulate", "millijoule.cli.emulate", "Run any firmware image on an emulated board.", _LOOK),
     LazyEntry("profile", "millijoule.cli.profile", "Where the cycles and the energy of one inference go.", _LOOK),
     LazyEntry("report", "millijoule.cli.report", "Rebuild report.html from report.json.", _LOOK),
     LazyEntry("boards", "millijoule.cli.boards", "The boards: clock tree, memories, energy, battery life.", _LOOK),
