@@ -276,8 +276,7 @@ class Peripherals:
         if clock is None:
             return
         # One wait state per equal share of the clock at which the board needs all of them.
-        share = self.board.clock_hz // (self.board.flash.wait_states + 1)
-        needed = -(-clock // share) - 1
+        needed = -(-clock * (self.board.flash.wait_states + 1) // self.board.clock_hz) - 1
         latency = self.value("FLASH_ACR", "LATENCY")
         if clock > self.board.clock_hz:
             self.problems.append(f"the core runs at {clock} Hz, above the limit of {self.board.clock_hz} Hz")
