@@ -171,3 +171,49 @@ def build(source: str, board: str, *, port: str | None = None, divider: int = 41
         defines[f"{name}_ENABLE"] = f"{board_registers(target).bases['RCC'] + offset:#x}u"
         defines[f"{name}_ENABLE_BIT"] = f"{1 << fields[item.enable[1]][0]:#x}u"
     return build_elf({"main.c": HEAD + source}, target, defines=defines)
+
+
+# Writes some of a buffer and reads all of it: in halves, bytes, words, several registers at once and conditionally.
+UNINITIALISED = """
+__attribute__((used)) uint32_t buffer[16]; /* in .bss, which this start-up does not clear */
+__attribute__((noinline, used)) uint32_t sum_words(const volatile uint32_t *from, uint32_t count)
+{
+    uint32_t total = 0;
+    for (uint32_t at = 0; at < count; at++) {
+        total += from[at];
+    }
+    return total;
+}
+__attribute__((noinline, used)) uint32_t read_byte(const volatile uint8_t *from)
+{
+    return *from;
+}
+__attribute__((noinline, used, naked)) void copy_four(void *to, const void *from)
+{
+    __asm volatile("ldmia r1, {r2, r3, r12}\\n\\tstmia r0, {r2, r3, r12}\\n\\tbx lr");
+}
+__attribute__((noinline, used, naked)) void read_if(const void *from, int yes)
+{
+    __asm volatile("cmp r1, #0\\n\\tit ne\\n\\tldrne r0, [r0]\\n\\tbx lr");
+}
+__attribute__((noinline, used)) void clean(void) { __asm volatile("" ::: "memory"); }
+__attribute__((noinline, used)) void done(void) { __asm volatile("" ::: "memory"); }
+void Reset_Handler(void)
+{
+    for (uint32_t at = 0; at < 8; at++) {
+        ((volatile uint32_t *)buffer)[at] = at;
+    }
+    ((volatile uint8_t *)buffer)[33] = 1;
+    sum_words(buffer, 8);
+    read_byte((const volatile uint8_t *)buffer + 33);
+    read_if(buffer + 12, 0);
+    clean();
+    sum_words(buffer, 10);
+    read_byte((const volatile uint8_t *)buffer + 34);
+    copy_four(buffer + 12, buffer + 6);
+    read_if(buffer + 15, 1);
+    done();
+    for (;;) {
+    }
+}
+"""

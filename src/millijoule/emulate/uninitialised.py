@@ -1,0 +1,243 @@
+"""Reads of RAM that nothing has written: found while the firmware runs, explained with function and address.
+
+RAM is noise after power-on, so such a read gives another value on every board and at every start. The hook computes the
+address of every access from the registers before the instruction executes; memory hooks of the emulator library are not
+used, because they disturb conditional instructions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from millijoule.emulate._decode import decode
+from millijoule.emulate._library import native_library
+from millijoule.emulate.machine import Machine
+from millijoule.errors import EmulationError
+
+__all__ = ["UninitialisedRead", "UninitialisedReads"]
+
+_WINDOWS, _FOUND = 16, 256
+_READS, _WRITES, _KNOWN = 1, 2, 128
+_PRELOADS = ("pld", "pldw", "pli")
+_WORD = ctypes.c_uint64
+_DECODE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint32, ctypes.c_uint32)
+_OPERAND = np.dtype(
+    [
+        ("displacement", "<i4"),
+        *((name, "u1") for name in ("access", "base", "index", "shift", "bytes", "table")),
+        ("unused", "u1", (2,)),
+    ]
+)
+
+
+class _Finding(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_uint32) for name in ("instruction", "address", "bytes", "unused")),
+        ("count", _WORD),
+    )
+
+
+class _Context(ctypes.Structure):
+    """The hook's state; the fields mirror `context` in c/shadow.c."""
+
+    _fields_ = (
+        ("codes", _WORD),
+        ("code_base", _WORD * _WINDOWS),
+        ("code_span", _WORD * _WINDOWS),
+        ("operands", ctypes.c_void_p * _WINDOWS),
+        ("rams", _WORD),
+        ("ram_base", _WORD * _WINDOWS),
+        ("ram_span", _WORD * _WINDOWS),
+        ("written", ctypes.c_void_p * _WINDOWS),
+        ("read_register", ctypes.c_void_p),
+        ("stop", ctypes.c_void_p),
+        ("decode", _DECODE),
+        ("register_number", _WORD * 16),
+        ("failed", _WORD),
+        ("count", _WORD),
+        ("lost", _WORD),
+        ("found", _Finding * _FOUND),
+    )
+
+
+@dataclass(frozen=True)
+class UninitialisedRead:
+    """One instruction that read RAM nothing had written.
+
+    Attributes:
+        instruction: its address.
+        text: its disassembly.
+        function: the function it belongs to, "?" without symbols.
+        address: the first byte without a value, at the first such read.
+        place: the variable or memory that byte belongs to.
+        count: how often the instruction did so.
+    """
+
+    instruction: int
+    text: str
+    function: str
+    address: int
+    place: str
+    count: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.function} at {self.instruction:#010x} ({self.text}) reads {self.address:#010x} in {self.place}, "
+            f"which nothing has written ({self.count} times)"
+        )
+
+
+class UninitialisedReads:
+    """Watches a machine while the `with` block lasts. Enter it before the first instruction: RAM counts as unwritten.
+
+    What the host writes with `machine.write` counts as written.
+
+    Args:
+        machine: the machine, just reset.
+
+    Raises:
+        ToolchainError: the C part cannot be built here.
+
+    Example:
+        with UninitialisedReads(machine) as watch:
+            machine.run(end)
+        for read in watch.found():
+            print(read)
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._library = native_library("shadow", ["shadow.c"])
+        self._error: BaseException | None = None
+        self._handle: ctypes.c_size_t | None = None
+        board = machine.board
+        self._rams = [(memory.base, memory.size) for memory in board.memories]
+        self._codes = [(board.flash.base, board.flash.size), *self._rams]
+        self._operands = [np.zeros(span // 2, _OPERAND) for _, span in self._codes]
+        self._written: list[npt.NDArray[np.uint8]] = [np.zeros(span, np.uint8) for _, span in self._rams]
+        self._context = self._make_context()
+        self._write: Callable[[int, bytes], None] | None = None
+
+    def __enter__(self) -> UninitialisedReads:
+        from unicorn import UC_HOOK_CODE
+        from unicorn.unicorn_py3.unicorn import uclib
+
+        handle = ctypes.c_size_t()
+        function = ctypes.cast(self._library.mj_shadow_code, ctypes.c_void_p)
+        begin, end = ctypes.c_uint64(1), ctypes.c_uint64(0)
+        emulator, context = self.machine.emulator, ctypes.byref(self._context)
+        status = uclib.uc_hook_add(emulator._uch, ctypes.byref(handle), UC_HOOK_CODE, function, context, begin, end)
+        if status != 0:
+            raise EmulationError("the hook", f"the emulator refused it (status {status})", "Run without this check")
+        self._handle = handle
+        emulator.ctl_flush_tb()  # code translated before has no call of the hook
+        original = self.machine.write
+
+        def write(address: int, data: bytes) -> None:
+            original(address, data)
+            self.mark(address, len(data))
+
+        self._write = original
+        setattr(self.machine, "write", write)  # noqa: B010 - what the host writes is seen, too
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from unicorn.unicorn_py3.unicorn import uclib
+
+        if self._handle is not None:
+            uclib.uc_hook_del(self.machine.emulator._uch, self._handle)
+            self.machine.emulator.ctl_flush_tb()
+            self._handle = None
+            delattr(self.machine, "write")
+        if self._error is not None:
+            raise self._error
+
+    def mark(self, address: int, count: int) -> None:
+        """Takes `count` bytes at `address` for written."""
+        for (base, span), shadow in zip(self._rams, self._written, strict=True):
+            first, last = max(address - base, 0), min(address + count - base, span)
+            if first < last:
+                shadow[first:last] = 1
+
+    def found(self) -> list[UninitialisedRead]:
+        """The instructions found, in the order of their first read; at most 256."""
+        context = self._context
+        return [self._explain(context.found[number]) for number in range(int(context.count))]
+
+    @property
+    def lost(self) -> int:
+        """Reads by further instructions, for which there was no room."""
+        return int(self._context.lost)
+
+    def _explain(self, finding: _Finding) -> UninitialisedRead:
+        address, image = int(finding.instruction), self.machine.image
+        decoded = decode(self.machine.read(address, 4), address) or decode(self.machine.read(address, 2), address)
+        return UninitialisedRead(
+            instruction=address,
+            text=decoded[0].text if decoded else "?",
+            function=image.function_at(address),
+            address=int(finding.address),
+            place=self._place(int(finding.address)),
+            count=int(finding.count),
+        )
+
+    def _place(self, address: int) -> str:
+        image = self.machine.image
+        for symbol in image.symbols.values():
+            if not symbol.code and symbol.address <= address < symbol.address + symbol.size:
+                return symbol.name
+        for section in image.sections:
+            if section.address <= address < section.address + section.size:
+                return f"section {section.name}"
+        return next(m.name for m in self.machine.board.memories if m.base <= address < m.end)
+
+    def _make_context(self) -> _Context:
+        from unicorn import arm_const
+        from unicorn.unicorn_py3.unicorn import uclib
+
+        context = _Context()
+        context.codes, context.rams = len(self._codes), len(self._rams)
+        for number, ((base, span), table) in enumerate(zip(self._codes, self._operands, strict=True)):
+            context.code_base[number], context.code_span[number] = base, span
+            context.operands[number] = table.ctypes.data
+        for number, ((base, span), shadow) in enumerate(zip(self._rams, self._written, strict=True)):
+            context.ram_base[number], context.ram_span[number] = base, span
+            context.written[number] = shadow.ctypes.data
+        context.read_register = ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value
+        context.stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
+        context.decode = _DECODE(self._decode)
+        for number in range(13):
+            context.register_number[number] = arm_const.UC_ARM_REG_R0 + number
+        for number, name in ((13, "SP"), (14, "LR"), (15, "PC")):
+            context.register_number[number] = getattr(arm_const, f"UC_ARM_REG_{name}")
+        return context
+
+    def _decode(self, address: int, size: int) -> int:
+        """Called by the hook for an instruction it has not seen. Exceptions must not pass through C."""
+        try:
+            self._add(address, size)
+        except BaseException as error:  # raised again when the block ends
+            self._error = error
+            return 1
+        return 0
+
+    def _add(self, address: int, size: int) -> None:
+        number = next(n for n, (base, span) in enumerate(self._codes) if 0 <= address - base < span)
+        row = self._operands[number][(address - self._codes[number][0]) // 2]
+        decoded = decode(self.machine.read(address, size), address)
+        access = decoded[0].access if decoded else None
+        row["access"], row["base"], row["index"] = _KNOWN, 255, 255
+        if access is not None and decoded[0].name not in _PRELOADS:
+            row["access"] = _KNOWN | (_WRITES if access.write else _READS)
+            row["base"], row["shift"] = access.base, access.shift
+            row["index"] = 255 if access.index is None else access.index
+            row["displacement"], row["bytes"] = access.displacement, access.bytes
+            row["table"] = decoded[0].kind == "table"

@@ -1,0 +1,65 @@
+"""Reads of RAM that nothing has written are found, and only those."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millijoule.build import build_board
+from millijoule.emulate import EmulatedFirmware, Machine
+from millijoule.emulate.uninitialised import UninitialisedReads, _Context
+
+from .firmwares import UNINITIALISED, build
+
+BOARDS = ("stm32l4r9i", "stm32h7b3i")
+MODEL = Path(__file__).parents[1] / "fixtures" / "tiny_model"
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_unwritten_bytes_are_found_whatever_instruction_reads_them(board: str) -> None:
+    image = build(UNINITIALISED, board)
+    machine = Machine(image, board)
+    buffer = image.symbol("buffer").address
+    with UninitialisedReads(machine) as watch:
+        assert watch._library.mj_shadow_size() == ctypes.sizeof(_Context)
+        machine.run(image.symbol("clean").address)
+        assert watch.found() == []
+        machine.run(image.symbol("done").address)
+        reads = watch.found()
+    found = {read.function: read for read in reads}
+    # The compiler may read the words in one loop or one by one.
+    assert sum(read.count for read in reads if read.function == "sum_words") == 2
+    assert {(read.function, read.address - buffer) for read in reads} - {("sum_words", 36)} == {
+        ("sum_words", 32),
+        ("read_byte", 34),
+        ("copy_four", 32),
+        ("read_if", 60),
+    }
+    assert found["read_if"].count == 1 and watch.lost == 0
+    assert found["copy_four"].place == "buffer" and found["copy_four"].text.startswith("ldm")
+    assert "read_byte at 0x0800" in str(found["read_byte"]) and "which nothing has written" in str(found["read_byte"])
+
+
+def test_what_the_host_writes_counts_as_written() -> None:
+    image = build(UNINITIALISED, "stm32l4r9i")
+    machine = Machine(image, "stm32l4r9i")
+    with UninitialisedReads(machine) as watch:
+        machine.write(image.symbol("buffer").address, bytes(64))
+        machine.run(image.symbol("done").address)
+        assert watch.found() == []
+    assert "write" not in vars(machine)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_our_own_firmware_reads_nothing_unwritten(board: str) -> None:
+    files = {path.name: path.read_text() for path in MODEL.iterdir()}
+    firmware = EmulatedFirmware(build_board(files, board), board, files)
+    firmware.machine.reset()
+    with UninitialisedReads(firmware.machine) as watch:
+        firmware.run(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+        text = firmware.dialogue("name%db load 4%db 01020304%infer 1%results%help%")
+        assert [str(read) for read in watch.found()] == []
+    assert text.count("m-ready") == 6
