@@ -75,7 +75,7 @@ def test_rows_say_what_the_values_say(profile: dict[str, Any]) -> None:
     assert [row["fused"] for row in rows] == [False, False, True, False, False]
     assert rows[0]["per_mac"] == "2.00" and rows[3]["per_mac"] == "-" and rows[3]["ram"] == "-"
     assert rows[1]["energy"] == "2.4" and rows[1]["ram"] == "2.0"
-    assert rows[4]["lost"] == ["10.0", "0.0", "10.0", "0.0", "0.0"]
+    assert rows[4]["lost"] == ["10.0", "0.0", "0.0", "10.0", "0.0", "0.0"]
     profile["layers"][0]["stalls"] = None
     assert profile_rows(profile, profile["layers"])[0]["lost"] == []
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from millijoule.emulate import energy
 from millijoule.files import Progress
 from millijoule.graph import load_graph
 from millijoule.nets import build, mobilenet_v2
@@ -127,8 +128,15 @@ def test_firmware_is_bit_exact_and_its_figures_add_up(finished: tuple[Path, Stud
     assert deployment.status == "ran"
     assert deployment.verify is not None and deployment.verify.equal and deployment.verify.tolerance == 0
     assert deployment.milliseconds == pytest.approx(deployment.cycles / 120e6 * 1e3)
-    joules = study.boards[0].regulators[0].picojoules_per_cycle * 1e-12
-    assert deployment.energy[0].millijoules == pytest.approx(deployment.cycles * joules * 1e3)
+    timing = deployment.timing
+    assert timing is not None and timing.method == "trace" and timing.memory == "modelled" and timing.stalls is not None
+    waiting = timing.stalls["flash_fetch"] + timing.stalls["flash_data"]
+    expected = energy(deployment.cycles, "stm32l4r9i", stall_cycles=waiting)
+    assert deployment.energy[0].millijoules == pytest.approx(expected.millijoules)
+    assert 0 < sum(timing.stalls.values()) < deployment.cycles
+    for layer in deployment.layers:
+        assert sum(layer.mix.values()) == layer.instructions and layer.stalls is not None
+        assert sum(layer.stalls.values()) < layer.cycles and layer.live_bytes > 0 and layer.block
     assert 0 < sum(layer.cycles for layer in deployment.layers) <= deployment.cycles
     assert sum(layer.macs for layer in deployment.layers) == study.network.macs
     assert deployment.plan is not None
@@ -143,7 +151,7 @@ def test_summary_names_the_report_and_every_method(finished: tuple[Path, Study, 
     assert all(method.title in text for method in study.methods)
     order = [text.index(word) for word in ("assumed", "accuracy and memory", "work and time")]
     assert order == sorted(order)
-    assert "toy" in text and "without flash wait states" in text
+    assert "toy" in text and "with flash wait states and caches, access by access" in text
 
 
 def test_clearing_a_run_keeps_what_is_not_ours(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from millijoule.graph import Graph, load_graph
 
 app = typer.Typer(help="Where the cycles, the memory and the energy of one inference go.")
 
-WIDE = 170
+WIDE = 190
 """Columns of the whole table; a narrower terminal gets the first columns only."""
 
 
@@ -26,10 +27,21 @@ WIDE = 170
 def profile(
     model: Annotated[Path, typer.Argument(help="A quantised .mj file, for example runs/demo/qat.mj.")],
     board: Annotated[str, typer.Option("--board", help="A name of `millijoule boards list`, or a board's TOML file.")],
+    trace: Annotated[
+        bool,
+        typer.Option("--trace/--edges", help="Time every instruction and address, or price counts of blocks (faster)."),
+    ] = True,
     top: Annotated[int, typer.Option(min=0, help="Only the N slowest layers; 0 for all in their order.")] = 0,
     functions: Annotated[bool, typer.Option("--functions", help="Add the functions of the firmware.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write a page with the chart over time (.html).")] = None,
+    rate: Annotated[float, typer.Option(help="Inferences a second; with --sleep-current: average power.")] = 1.0,
+    sleep_current: Annotated[
+        float | None, typer.Option(min=0.0, help="Microamperes of the stop mode between inferences, see the datasheet.")
+    ] = None,
+    battery: Annotated[
+        float | None, typer.Option(min=0.0, help="Milliampere hours of a cell: how long it lasts.")
+    ] = None,
     kernels: Annotated[
         str, typer.Option(help="dsp (Armv7E-M instructions) or plain C; the results are equal.")
     ] = "dsp",
@@ -52,8 +64,15 @@ def profile(
     firmware = compile_model(graph, board, kernels=kernels, compiler=compiler, name=model.stem)
     shape = graph.tensor(graph.inputs[0]).shape[1:]
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    measured: Any = firmware.profile(picture)
+    measured: Any = firmware.profile(picture, method="trace" if trace else "edges")
     values = measured.to_json()
+    if battery is not None and sleep_current is None:
+        raise OptionError(
+            f"--battery {battery:g}",
+            "how long a cell lasts depends on the current between inferences, and no board comes with one",
+            "Give --sleep-current in microamperes, from the part's datasheet",
+        )
+    values["duty"] = _duty(measured, rate, sleep_current, battery) if sleep_current is not None else []
     title = f"{model.stem} on {firmware.program.board.title if firmware.program.board else board}"
     if out is not None:
         from millijoule.report import write_profile
@@ -65,6 +84,18 @@ def profile(
     _show(values, title, top, functions)
     if out is not None:
         typer.echo(f"written    {out}")
+
+
+def _duty(measured: Any, rate: float, sleep_current: float, capacity: float | None) -> list[dict[str, Any]]:
+    """Average power and battery life with each regulator."""
+    from millijoule.emulate import Battery, duty_cycle
+
+    cell = Battery(capacity) if capacity is not None else None
+    found = []
+    for item in measured.energies:
+        duty = duty_cycle(item, rate, sleep_amperes=sleep_current * 1e-6, battery=cell)
+        found.append({**asdict(duty), "regulator": item.regulator, "title": item.title, "statement": duty.statement})
+    return found
 
 
 def _quantised(model: Path) -> Graph:
@@ -102,43 +133,50 @@ def _show(values: Mapping[str, Any], title: str, top: int, functions: bool) -> N
     for item in values["energies"]:
         typer.echo(f"energy     {item['millijoules']:.3f} mJ, {item['title']}")
     typer.echo(f"memory     {values['arena_bytes']:,} bytes of arena, {values['peak_stack_bytes']:,} of stack")
-    for line in values["statements"]:
-        typer.echo(line)
-    if not wide:
-        typer.echo(
-            f"a terminal of {WIDE} columns also shows kinds of instructions and causes of lost cycles; so does --json"
+    for item in values["duty"]:
+        lasts = (
+            f"; {item['battery']['capacity_mah']:g} mAh last {item['battery_hours']:,.0f} h" if item["battery"] else ""
         )
+        power = f"{1e3 * item['watts']:.3f} mW, {1e3 * item['amperes']:.3f} mA on average"
+        typer.echo(f"duty       {power}, {item['title']}{lasts}")
+    for item in values["duty"] or values["energies"]:
+        typer.echo(item["statement"])
+    if not wide:
+        typer.echo(f"with {WIDE} columns or --json: kinds of instructions and causes of lost cycles, too")
+
+
+def _table(head: str, columns: Sequence[str], title: str, values: Mapping[str, Any]) -> Table:
+    """An empty table whose caption states the conditions of its figures."""
+    from millijoule.report import conditions_line
+
+    table = Table(title=title, caption=conditions_line(values), caption_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column(head, overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def _print(
     console: Console, title: str, head: str, rows: Sequence[Mapping[str, Any]], values: Mapping[str, Any], wide: bool
 ) -> None:
-    from millijoule.report import CAUSES, conditions_line
+    from millijoule.report import CAUSES
 
-    table = Table(
-        title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), caption=conditions_line(values), caption_justify="left"
+    mix = list(values["mix"]) if wide else []
+    lost = list(CAUSES) if wide and values["stalls"] is not None else []
+    groups = [[f"instr. %\n{mix[0]}", *mix[1:]] if mix else [], [f"lost %\n{lost[0]}", *lost[1:]] if lost else []]
+    table = _table(
+        head, ("cycles", "share\n%", "cycles\n/MAC", "RAM\nKiB", "uJ", *groups[0], *groups[1]), title, values
     )
-    table.add_column(head, overflow="fold")
-    mix = [f"{name} %" for name in values["mix"]] if wide else []
-    lost = [f"{name} lost %" for name in CAUSES] if wide and values["stalls"] is not None else []
-    for name in ("cycles", "share %", "cycles/MAC", *mix, *lost, "RAM KiB", "uJ"):
-        table.add_column(name, justify="right", no_wrap=not (mix or lost))
     for row in rows:
         parts = [*(row["mix"] if mix else ()), *(row["lost"] if lost else ())]
         share = f"{100 * row['share']:.1f}"
-        table.add_row(row["name"], f"{row['cycles']:,}", share, row["per_mac"], *parts, row["ram"], row["energy"])
+        table.add_row(row["name"], f"{row['cycles']:,}", share, row["per_mac"], row["ram"], row["energy"], *parts)
     console.print(table)
 
 
 def _functions(console: Console, values: Mapping[str, Any], top: int) -> None:
-    from millijoule.report import conditions_line
-
-    table = Table(
-        title="functions, each by itself", box=box.SIMPLE, padding=(0, 1, 0, 0), caption=conditions_line(values)
-    )
-    table.add_column("function", overflow="fold")
-    for name in ("calls", "instructions", "cycles", "share %"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("calls", "instructions", "cycles", "share\n%")
+    table = _table("function", columns, "functions, each by itself", values)
     for item in values["functions"][: top or None]:
         share = f"{100 * item['cycles'] / values['cycles']:.1f}"
         table.add_row(item["name"], f"{item['calls']:,}", f"{item['instructions']:,}", f"{item['cycles']:,}", share)

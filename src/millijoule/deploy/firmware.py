@@ -74,7 +74,7 @@ class Firmware:
         runs: _Runs = self._executor
         return runs.run(pictures, progress=progress)
 
-    def profile(self, picture: Pictures | None = None) -> Profile | list[LayerTime]:
+    def profile(self, picture: Pictures | None = None, *, method: str = "edges") -> Profile | list[LayerTime]:
         """Where the time of one inference goes.
 
         On a board: instructions, cycles and energy per layer (`emulate.Profile`). On this computer: seconds per layer,
@@ -82,11 +82,16 @@ class Firmware:
 
         Args:
             picture: uint8 (H, W, C); a black one without it.
+            method: "edges" or "trace", see `emulate.EmulatedFirmware.profile`; this computer has its clock only.
         """
         if picture is None:
             graph = self.program.graph
             picture = np.zeros(graph.tensor(graph.inputs[0]).shape[1:], dtype=np.uint8)
-        return self._executor.profile(picture)
+        if self.image is None:
+            return self._executor.profile(picture)
+        board: Any = self._executor
+        profile: Profile = board.profile(picture, method=method)
+        return profile
 
     def checksums(self, picture: Pictures) -> npt.NDArray[np.uint32]:
         """The checksum of every layer's result for one picture (H, W, C); the model must be compiled with `trace`.

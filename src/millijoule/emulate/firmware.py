@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,12 @@ from millijoule.boards import Board, Memory
 from millijoule.build import Image
 from millijoule.emulate.cycles import CycleModel
 from millijoule.emulate.machine import Machine
-from millijoule.emulate.profile import LayerInfo, Profile, make_profile
+from millijoule.emulate.profile import LayerInfo, Profile, make_profile, traced_profile
 from millijoule.errors import DataError, EmulationError, FormatError, OptionError
 from millijoule.files import Progress
+
+if TYPE_CHECKING:
+    from millijoule.emulate.trace import TraceResult
 
 __all__ = ["EmulatedFirmware", "ModelInfo"]
 
@@ -210,20 +213,28 @@ class EmulatedFirmware:
             results["probabilities"] = np.stack(probabilities)
         return results
 
-    def profile(self, picture: npt.NDArray[np.uint8]) -> Profile:
+    def profile(self, picture: npt.NDArray[np.uint8], *, method: str = "edges") -> Profile:
         """Instructions and cycles of one inference, per layer and per function.
 
         Args:
             picture: uint8, shape (height, width, channels).
+            method: "edges" prices counts of executed blocks, quickly; "trace" times every instruction and address with
+                flash, caches and the causes of lost cycles.
+
+        Raises:
+            OptionError: several pictures, or an unknown method.
+            ToolchainError: "trace", and its C part cannot be built here.
         """
         batch = self._checked(picture)
         if len(batch) != 1:
             raise OptionError("picture", f"there are {len(batch)} of them", "Profile one picture at a time")
+        if method not in ("edges", "trace"):
+            raise OptionError(f"method {method!r}", "there is no such method", "Choose edges or trace")
         self._start()
         self.machine.clear_counts()
         self._infer(batch[0])
         sizes = self.machine.counter.sizes()
-        return make_profile(
+        profile = make_profile(
             self.board,
             self.image,
             self.machine.model,
@@ -234,6 +245,23 @@ class EmulatedFirmware:
             arena_bytes=self.info.arena_bytes,
             peak_stack_bytes=self.peak_stack_bytes(),
         )
+        return profile if method == "edges" else traced_profile(profile, self.board, self.image, self._trace(batch[0]))
+
+    def _trace(self, picture: npt.NDArray[np.uint8]) -> TraceResult:
+        """A full trace of one call of mj_run, whose caches and predictor are as the way to it left them."""
+        from millijoule.emulate.trace import FullTrace
+
+        run = self.image.symbol("mj_run").address
+        with FullTrace(self.machine) as trace:
+            self.machine.write(self._input, picture.tobytes())
+            self.machine.write_word(self._mail + _MAIL["request"], 1)
+            self._resume(run)
+            trace.clear()
+            self.machine.run(self.machine.register("lr") & ~1)
+            result = trace.result()
+        self.machine.run(self._idle)
+        self._finish()
+        return result
 
     def dialogue(self, text: str) -> str:
         """Sends characters to the firmware's serial line and returns what it answers.
@@ -259,10 +287,10 @@ class EmulatedFirmware:
         if not self._booted:
             self.boot()
 
-    def _resume(self) -> None:
-        """Lets the main loop take one more turn: returns from mj_idle and runs to it again."""
+    def _resume(self, until: int | None = None) -> None:
+        """Lets the main loop take one more turn: returns from mj_idle and runs to it again, or to `until`."""
         self.machine.write_register("pc", self.machine.register("lr") | 1)
-        self.machine.run(self._idle)
+        self.machine.run(self._idle if until is None else until)
 
     def _infer(self, picture: npt.NDArray[np.uint8]) -> None:
         self._start()
@@ -271,12 +299,15 @@ class EmulatedFirmware:
         self.machine.write(self._input, picture.tobytes())
         self.machine.write_word(self._mail + _MAIL["request"], 1)
         self._resume()
-        if self._word("status") == _FAILED:
-            self._booted = False
-            raise self._failure("the inference")
+        self._finish()
         if self._word("status") != _DONE or self._word("runs") != (runs + 1) & 0xFFFFFFFF:
             raise EmulationError("the inference", "the firmware did not run it", "Build it with our main.c")
         self._compare(before)
+
+    def _finish(self) -> None:
+        if self._word("status") == _FAILED:
+            self._booted = False
+            raise self._failure("the inference")
 
     def _outside(self) -> list[tuple[Memory, list[tuple[int, bytes]]]]:
         """The content of all RAM that neither the model nor the firmware owns."""

@@ -6,8 +6,8 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from millijoule.boards import Board
 from millijoule.build import Image
@@ -15,6 +15,10 @@ from millijoule.emulate._decode import Instruction
 from millijoule.emulate._mix import CLASSES, mix_of
 from millijoule.emulate.cycles import CycleModel, EdgeTotal
 from millijoule.emulate.energy import Energy, energy
+from millijoule.errors import EmulationError
+
+if TYPE_CHECKING:
+    from millijoule.emulate.trace import TraceResult
 
 __all__ = [
     "CLASSES",
@@ -24,6 +28,7 @@ __all__ = [
     "Profile",
     "block_names",
     "make_profile",
+    "traced_profile",
 ]
 
 OUTSIDE = "between the layers"
@@ -134,7 +139,7 @@ class Profile:
         how = "every instruction and address timed" if self.method == "trace" else "executed blocks priced by pairs"
         lines.append(f"model: {self.core} {self.model_version}, {how}")
         lines.append(f"expected error of the cycles: {self.expected_error}")
-        return lines + [item.statement for item in self.energies]
+        return [*lines, *(item.statement for item in self.energies)]
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain values for a JSON file."""
@@ -274,7 +279,7 @@ def make_profile(
         core=model.name,
         model_version=model.version,
         assumptions=model.assumptions,
-        energies=tuple(energy(cycles, board, regulator.name) for regulator in board.regulators),
+        energies=_energies(board, cycles, None),
         outside=rows[1],
         mix=_added(row.mix for row in rows.values()),
         stalls=None,
@@ -307,9 +312,64 @@ def _layer(board: Board, symbol: str, tally: _Tally, layers: Mapping[str, LayerI
         kernel=info.kernel,
         live_bytes=info.live_bytes,
         mix={name: tally.mix[name] for name in CLASSES},
-        millijoules={item.name: energy(tally.cycles, board, item.name).millijoules for item in board.regulators},
+        millijoules={item.regulator: item.millijoules for item in _energies(board, tally.cycles, None)},
         members=tuple(info.name.split(" + ")) if " + " in info.operator else (),
     )
+
+
+def traced_profile(profile: Profile, board: Board, image: Image, trace: TraceResult) -> Profile:
+    """A profile of edges with the time of a full trace of the same inference: cycles, causes of lost ones, energy.
+
+    Args:
+        profile: of the edges; its instructions and kinds stay.
+        board: the board.
+        image: the firmware.
+        trace: of `mj_run` and nothing else.
+
+    Raises:
+        EmulationError: trace and edges disagree about the executed instructions.
+    """
+    by_symbol = {layer.symbol: layer for layer in trace.layers}
+    if trace.instructions != profile.instructions:
+        raise EmulationError(
+            "the full trace",
+            f"it has {trace.instructions:,} instructions, the counts of blocks {profile.instructions:,}",
+            "Report it together with the model",
+        )
+
+    def timed(layer: LayerProfile) -> LayerProfile:
+        seen = by_symbol[layer.symbol]
+        energies = _energies(board, seen.cycles, _waiting(seen.stalls))
+        millijoules = {item.regulator: item.millijoules for item in energies}
+        return replace(layer, cycles=seen.cycles, stalls=dict(seen.stalls), millijoules=millijoules)
+
+    cycles: Counter[str] = Counter()
+    for item in trace.addresses:
+        cycles[image.function_at(item.address)] += item.cycles
+    functions = [replace(function, cycles=cycles[function.name]) for function in profile.functions]
+    return replace(
+        profile,
+        cycles=trace.cycles,
+        layers=tuple(timed(layer) for layer in profile.layers),
+        outside=timed(profile.outside),
+        functions=tuple(sorted(functions, key=lambda function: -function.cycles)),
+        stalls=dict(trace.stalls),
+        energies=_energies(board, trace.cycles, _waiting(trace.stalls)),
+        method="trace",
+        memory="modelled",
+        assumptions=trace.conditions,
+        conditions={"timing": trace.conditions},
+        expected_error=trace.expected_error,
+    )
+
+
+def _waiting(stalls: Mapping[str, int]) -> int:
+    """Cycles that wait for flash."""
+    return stalls["flash_fetch"] + stalls["flash_data"]
+
+
+def _energies(board: Board, cycles: int, waiting: int | None) -> tuple[Energy, ...]:
+    return tuple(energy(cycles, board, item.name, stall_cycles=waiting) for item in board.regulators)
 
 
 def _conditions(board: Board, image: Image) -> dict[str, str]:
@@ -317,11 +377,7 @@ def _conditions(board: Board, image: Image) -> dict[str, str]:
     flash = board.flash
     return {
         "clock": f"{board.clock_hz / 1e6:g} MHz",
-        "flash": f"{flash.wait_states} wait states ({flash.bank_mode}), which these cycles leave out",
-        "placement": _placement(board, image),
+        "flash": f"{flash.wait_states} flash wait states ({flash.bank_mode}), which these cycles leave out",
+        "placement": f"code and weights in flash, stack and data in {board.data_memory.name}, arena in "
+        f"{image.arena_memory or board.largest_arena_memory.name}",
     }
-
-
-def _placement(board: Board, image: Image) -> str:
-    arena = image.arena_memory or board.largest_arena_memory.name
-    return f"code and weights in flash, stack and data in {board.data_memory.name}, arena in {arena}"

@@ -101,6 +101,7 @@ def render_profile(profile: Values, title: str) -> str:
             blocks=profile_rows(profile, profile["blocks"]),
             classes=list(profile["mix"]),
             causes=list(CAUSES),
+            seen=[name for name, cycles in causes_of(profile["stalls"] or {}).items() if cycles],
             groups=[group for group in GROUPS if any(group_of(layer) == group for layer in profile["layers"])],
             conditions=conditions_line(profile),
         )

@@ -14,10 +14,11 @@ Row = Mapping[str, Any]
 
 CAUSES = {
     "load-use": ("load_use",),
+    "operand": ("dependency",),
     "branch": ("branch",),
     "flash": ("flash_fetch", "flash_data"),
     "cache": ("instruction_cache", "data_cache"),
-    "other": ("dependency", "bank", "unaligned"),
+    "other": ("bank", "unaligned"),
 }
 """What the chart and the tables call a cause of lost cycles, and the names of it in a profile."""
 
@@ -134,7 +135,11 @@ def _block_row(parts: list[str], blocks: Sequence[Row], x: Scale, total: int, cl
 
 def _loss_row(parts: list[str], layers: Sequence[Row], x: Scale, top: float, height: float) -> None:
     """Of each layer's cycles the share that was lost, by cause."""
-    most = max(100 * sum((layer.get("stalls") or {}).values()) / (layer["cycles"] or 1) for layer in layers)
+    total = sum(layer["cycles"] for layer in layers) or 1
+    seen = [
+        layer for layer in layers if layer["cycles"] / total > 0.002
+    ] or layers  # a short one must not set the scale
+    most = max(100 * sum((layer.get("stalls") or {}).values()) / (layer["cycles"] or 1) for layer in seen)
     axis = ticks(0.0, max(most, 1.0), 3)
     y = Scale(0.0, axis[-1], top + height, top)
     parts.append(text(LEFT - 8, top - 11, "lost, %", "end", ' class="name"'))
@@ -148,7 +153,7 @@ def _loss_row(parts: list[str], layers: Sequence[Row], x: Scale, top: float, hei
         tip = f"{layer['name']}: cycles lost: {listed or 'none'}"
         for name, share in shares.items():
             if share > 0:
-                bottom, low = y(low), low + share
+                bottom, low = y(low), min(low + share, axis[-1])
                 parts.append(_box(start, y(low), width, bottom - y(low), f"s-{name}", tip))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from millijoule.boards import Board, load_board
-from millijoule.errors import PlacementError
+from millijoule.errors import PlacementError, ToolchainError
 from millijoule.files import Progress
 from millijoule.graph import Graph, load_graph
 from millijoule.study.options import StudyOptions
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TIMING", "deploy", "deployment_from", "deployment_json"]
 
-TIMING = "edges"
-"""How a study times its firmware; see `millijoule.emulate.Profile.method`."""
+TIMING = "trace"
+"""How a study times firmware (`millijoule.emulate.Profile.method`); "edges" where the simulators cannot be built."""
 
 DYNAMIC_TOLERANCE = 0.02
 """Largest difference of a probability that the dynamic model may show between executors: its activations are float, and
@@ -67,7 +67,7 @@ def deploy(
     pictures = _sample(prepared, options.verify_pictures)
     verified = _verify(graph, program, firmware, pictures, board)
     progress("verify", 3, 4)
-    profile = firmware.profile(pictures[0])
+    profile = _profile(firmware, pictures[0])
     progress("profile", 4, 4)
     plan = program.plan
     return Deployment(
@@ -100,6 +100,14 @@ def deploy(
         verify=verified,
         timing=_timing(profile),
     )
+
+
+def _profile(firmware: Any, picture: Any) -> Profile:
+    try:
+        profile: Profile = firmware.profile(picture, method=TIMING)
+    except ToolchainError:
+        profile = firmware.profile(picture)
+    return profile
 
 
 def _layers(program: Any, profile: Profile) -> tuple[LayerFacts, ...]:
