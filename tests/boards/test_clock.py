@@ -95,7 +95,7 @@ def test_the_firmware_programs_the_tree_that_is_printed(name: str) -> None:
                 "input_divider = 2": "input_divider = 4",
                 "multiplier = 30": "multiplier = 60",
                 "output_divider = 2": "output_divider = 4",
-                'name = "APB1", feed = "AHB", divider = 1': 'name = "APB1", feed = "AHB", divider = 4',
+                'name = "APB1", feed = "AHB", divider = 16': 'name = "APB1", feed = "AHB", divider = 4',
             },
         ),
         (
@@ -103,7 +103,7 @@ def test_the_firmware_programs_the_tree_that_is_printed(name: str) -> None:
             {
                 "\nclock_hz = 280_000_000": "\nclock_hz = 140_000_000",
                 'name = "CPU", feed = "system", divider = 1': 'name = "CPU", feed = "system", divider = 2',
-                'name = "APB4", feed = "AHB", divider = 2': 'name = "APB4", feed = "AHB", divider = 16',
+                'name = "APB4", feed = "AHB", divider = 16': 'name = "APB4", feed = "AHB", divider = 2',
             },
         ),
     ],
@@ -162,4 +162,4 @@ def test_prescalers_are_encoded_as_the_manuals_say(divider: int, name: str) -> N
 def test_every_number_reaches_the_compiler() -> None:
     defines = clock_defines(load_board("nucleo_l4r5zi").clock)
     assert defines["MJ_CLOCK_MULTIPLIER"] == "30u" and defines["MJ_CONSOLE_CLOCK_HZ"] == "16000000u"
-    assert defines["MJ_CLOCK_APB2_BITS"] == "0u"
+    assert defines["MJ_CLOCK_APB2_BITS"] == "7u" and defines["MJ_CLOCK_AHB_BITS"] == "0u"

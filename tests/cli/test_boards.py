@@ -27,13 +27,13 @@ def call(*arguments: str) -> str:
             (
                 "HSI16 16 MHz / 2 = 8 MHz, x 30 = 240 MHz, / 2 = 120 MHz; range 1 boost",
                 "core from AHB: 120 MHz",
-                "USART2 on PA2/PA3, APB1 120 MHz / 1042 = 115,163 baud",
+                "USART2 on PA2/PA3, APB1 7.5 MHz / 65 = 115,385 baud",
                 "5 wait states",
                 "tested on vww -4.3%, kws -0.6%",
                 "2,619 ms",
             ),
         ),
-        ("stm32h7b3i", ("x 35 = 560 MHz", "APB4 140 MHz", "VOS0", "vww +0.0%, kws +2.5%", "ad, which often waits")),
+        ("stm32h7b3i", ("x 35 = 560 MHz", "APB4 17.5 MHz", "VOS0", "vww +0.0%, kws +2.5%", "ad, which often waits")),
         ("nucleo_l4r5zi", ("LPUART1 on PG7/PG8, HSI16 16 MHz x 256 / 35556 = 115,199 baud",)),
     ],
 )
