@@ -20,6 +20,7 @@ _COMMON = (
     "print.c",
     "memory.c",
     "picture.c",
+    "profile.c",
     "main.c",
     "command.c",
 )

@@ -395,6 +395,10 @@ static void execute(const char *cursor)
     }
     if (take(&cursor, "name")) {
         mj_print("m-name-dut-[millijoule " MJ_BOARD_TITLE "]\r\n");
+#if MJ_PROFILE
+    } else if (take(&cursor, "profile layers")) {
+        mj_profile_print();
+#endif
     } else if (take(&cursor, "profile")) {
         mj_print("m-profile-[ULPMark for tinyML Firmware V0.0.1]\r\nm-model-[" MJ_MODEL_NAME "]\r\n");
     } else if (take(&cursor, "timestamp")) {

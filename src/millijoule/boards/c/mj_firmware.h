@@ -1,4 +1,4 @@
-/* Between main.c, command.c and picture.c. */
+/* Between main.c, command.c, picture.c and profile.c. */
 #ifndef MJ_FIRMWARE_H
 #define MJ_FIRMWARE_H
 #include "mj_board.h"
@@ -13,10 +13,18 @@ enum { MJ_FIRMWARE_STACK = -102, MJ_FIRMWARE_FENCE = -103 };
 #endif
 enum { MJ_ENERGY_BAUD = 9600 };
 
+/* 1: the command "profile layers" times every layer (profile.c). */
+#ifndef MJ_PROFILE
+#define MJ_PROFILE 0
+#endif
+
 extern mj_result mj_last;                  /* the last inference */
 int mj_infer(void);                        /* runs the picture in MJ_INPUT; 0 or an error */
 void mj_command_character(char character); /* feeds the command parser; never blocks for input */
 void mj_command_mode(void);                /* prints the mode of the timestamps */
+
+/* profile.c, with MJ_PROFILE only: runs one inference, prints the cycles of each layer and of all of mj_run */
+void mj_profile_print(void);
 
 /* picture.c */
 typedef enum {
