@@ -14,7 +14,7 @@ from millijoule.build._toolchain import cross_compiler, run
 from millijoule.emulate import CortexM4, CortexM7, CycleModel, M4Rules, M7Rules
 from millijoule.emulate._decode import Instruction, decode
 
-END = "subs r0,#1\n bne.n 1b"  # M4: 1 + (1 + P) = 3 with P = 1
+from .micro import END, turn
 
 # name -> (loop, cycles per turn and their derivation)
 M4_LOOPS = {
@@ -49,9 +49,10 @@ M4_LOOPS = {
 M7_LOOPS = {
     "counter: subs with bne": (END, 1 + 1),
     "load with ALU, twice": ("ldr r1,[r4]\n adds r2,r2,r3\n ldr r5,[r4,#4]\n adds r6,r6,r3", 3 + 1),
-    "two loads of different banks, then two smlad": (
+    # One access a cycle: ldr; ldr, smlad; ldr, smlad; ldr, subs; bne.
+    "four loads, two smlad": (
         "ldr r1,[r4]\n ldr r2,[r4,#4]\n smlad r5,r8,r9,r5\n ldr r3,[r4,#8]\n smlad r6,r8,r9,r6\n ldr r7,[r4,#12]",
-        4 + 1,
+        5 + 1,
     ),
     "smlad chain, one a cycle": ("\n ".join(["smlad r5,r8,r9,r5"] * 4), 5 + 1),
     "load, then its use with subs, then bne": ("ldr r1,[r4]\n adds r2,r2,r1", 3 + 1),
@@ -73,7 +74,7 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Instructi
     bodies |= {f"m7 {name}": loop for name, (loop, _) in M7_LOOPS.items()}
     lines = [".syntax unified", ".thumb", ".text"]
     for number, loop in enumerate(bodies.values()):
-        lines += [".balign 16", f"loop{number}:", f"1: {loop}" + ("" if loop == END else f"\n {END}"), f"end{number}:"]
+        lines += [".balign 16", f"loop{number}:", turn(loop), f"end{number}:"]
     (folder / "a.s").write_text("\n".join([*lines, ""]))
     flags = ("-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m7+fp_armv8d16sp")
     run([*cross_compiler("zig").command, *flags, "-c", "a.s", "-o", "a.o"], what="a.s", folder=folder)
@@ -107,6 +108,9 @@ def test_rules_are_parameters(loops: dict[str, tuple[Instruction, ...]]) -> None
     assert per_turn(CortexM4(M4Rules(refill_direct=2)), counter) == 4
     pair = loops["m7 no load and store in one cycle"]
     assert per_turn(CortexM7(M7Rules(load_with_store=True, taken_bubble=0)), pair) == 2
+    # Two loads of different banks in one cycle: ldr, ldr; smlad, ldr; smlad, ldr; subs, bne. Of one bank: as before.
+    assert per_turn(CortexM7(M7Rules(two_loads=True)), loops["m7 four loads, two smlad"]) == 4 + 1
+    assert per_turn(CortexM7(M7Rules(two_loads=True)), loops["m7 loads of one bank"]) == 3 + 1
     assert per_turn(CortexM4(M4Rules(divide=12)), loops["m4 udiv 6"]) == 15
 
 

@@ -187,7 +187,7 @@ def _instruction(item: Any, in_it: bool) -> Instruction:
         writeback=bool(item.writeback),
         conditional=conditional,
         sets_flags=bool(item.update_flags) or name in ("cmp", "cmn", "tst", "teq"),
-        uses_flags=conditional,
+        uses_flags=conditional or name == "it",  # the instructions behind it wait for the flags even when skipped
         writes_pc=writes_pc,
         pc_relative=arm.ARM_REG_PC in addresses,
         in_it=in_it,

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import platform
-import shutil
-import sys
-import sysconfig
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
-from millijoule.build._toolchain import run
 from millijoule.emulate._decode import KINDS, Instruction
+from millijoule.emulate._library import native_library
 from millijoule.emulate.cortex_m4 import CortexM4
 from millijoule.emulate.cortex_m7 import UNITS, CortexM7
-from millijoule.errors import OutputError, ToolchainError
-from millijoule.files import atomic_path, cache_folder
 
 __all__ = ["CELL", "DECODE", "LAYER", "PLACES", "ROW", "Context", "fill_row", "names_of", "trace_library"]
 
 WINDOWS, DEPTH, EVENTS, CAUSES = 16, 16, 4096, 9
 PLACES = {"immediate": 0, "flash": 1, "axi": 2, "ahb": 3, "slow": 4}
-_SOURCES = [Path(__file__).resolve().parent / "c" / name for name in ("trace.c", "m4.c", "m7.c")]
-_HEADERS = [Path(__file__).resolve().parent / "c" / name for name in ("trace.h", "memory.h")]
 _WORD = ctypes.c_uint64
 
 DECODE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint32, ctypes.c_uint32)
@@ -89,23 +78,7 @@ def trace_library() -> ctypes.CDLL:
     Raises:
         ToolchainError: no compiler here can build them.
     """
-    parts = [path.read_text(encoding="utf-8") for path in [*_HEADERS, *_SOURCES]]
-    key = hashlib.sha256("\0".join([*parts, platform.machine(), sys.platform]).encode()).hexdigest()[:24]
-    suffix = ".dll" if sys.platform == "win32" else ".so"
-    try:
-        path = cache_folder("hooks") / f"trace-{key}{suffix}"
-        reason = "" if path.is_file() else _build(path)
-        if reason:
-            raise ToolchainError(
-                "the full trace",
-                f"its C part cannot be built here ({reason})",
-                "Install the extra: pip install 'millijoule[deploy]', which brings a compiler; or use edge counts",
-            )
-        library = ctypes.CDLL(str(path))
-    except (OSError, OutputError) as error:
-        raise ToolchainError(
-            "the full trace", f"its C part cannot be loaded ({error})", "Check the cache folder; or use edge counts"
-        ) from error
+    library = native_library("trace", ("trace.c", "m4.c", "m7.c"), ("trace.h", "memory.h"))
     for name in ("mj_m4_new", "mj_m7_new"):
         getattr(library, name).restype = ctypes.c_void_p
         getattr(library, name).argtypes = (ctypes.c_void_p,)
@@ -157,23 +130,3 @@ def fill_row(row: np.void, instruction: Instruction, model: CortexM4 | CortexM7,
         row["unit_mask"] = sum(1 << UNITS.index(unit) for unit in wants.units)
         flags[128], flags[256] = wants.alone, wants.first
     row["flags"] = sum(bit for bit, is_set in flags.items() if is_set)
-
-
-def _build(path: Path) -> str:
-    """Compiles the library; returns why that failed, empty when it did not."""
-    commands: list[list[str]] = []
-    if find_spec("ziglang") is not None:
-        commands.append([sys.executable, "-m", "ziglang", "cc"])
-    for name in ((sysconfig.get_config_var("CC") or "cc").split()[0], "cc", "gcc", "clang"):
-        if shutil.which(name):
-            commands.append([name, "-fPIC"])
-    reason = "no C compiler was found"
-    for command in commands:
-        try:
-            with atomic_path(path) as temporary:
-                sources = [str(source) for source in _SOURCES]
-                run([*command, "-std=c11", "-O3", "-shared", "-o", str(temporary), *sources], what="trace.c")
-            return ""
-        except ToolchainError as error:
-            reason = error.reason
-    return reason

@@ -30,11 +30,10 @@ from millijoule.emulate._trace_native import (
 )
 from millijoule.emulate.cortex_m4 import CortexM4
 from millijoule.emulate.cortex_m7 import CortexM7
-from millijoule.emulate.firmware import EmulatedFirmware
 from millijoule.emulate.machine import Machine
 from millijoule.errors import EmulationError, OptionError
 
-__all__ = ["STALLS", "AddressTrace", "FullTrace", "LayerTrace", "TraceResult", "trace_inference"]
+__all__ = ["STALLS", "AddressTrace", "FullTrace", "LayerTrace", "TraceResult"]
 
 # Why a core waited, in cycles:
 #   load_use           the second cycle of a load that no other load hides (M4); an operand still being loaded (M7)
@@ -128,8 +127,9 @@ class TraceResult:
         return values
 
 
-_ROWS = 1 << 17  # distinct instructions of one trace
+_ROWS = 1 << 16  # distinct instructions of one trace
 _SRAM3 = 0x20040000  # STM32L4+: start of the third RAM
+_IT = (0x0F, 0xBF)  # Armv7-M ARM A7.7.38: IT is 1011 1111 cond mask, the mask not zero
 _LONGEST_IT = 18  # bytes of an IT instruction and the four behind it
 
 
@@ -213,7 +213,7 @@ class FullTrace:
     def clear(self) -> None:
         """Starts counting from zero; caches, predictor and the current layer stay as they are."""
         self._library.mj_trace_flush(ctypes.byref(self._context))
-        self._cells.fill(0)
+        self._cells[: len(self._instructions)].fill(0)
         self._layers.fill(0)
         ctypes.memset(ctypes.addressof(self._context.memory), 0, ctypes.sizeof(self._context.memory))
 
@@ -330,7 +330,9 @@ class FullTrace:
     def _add(self, address: int, size: int) -> None:
         window = next(number for number, (base, span, _) in enumerate(self._windows) if 0 <= address - base < span)
         base, span, place = self._windows[window]
-        code = self.machine.read(address, min(_LONGEST_IT, base + span - address))
+        code = self.machine.read(address, size)
+        if size == 2 and code[1] == _IT[1] and code[0] & _IT[0]:
+            code = self.machine.read(address, min(_LONGEST_IT, base + span - address))
         found = decode(code, address)
         if not found or found[0].size != size:
             raise EmulationError(
@@ -353,35 +355,6 @@ class FullTrace:
             self._instructions[number] = instruction
             layer = self.machine.markers.get(instruction.address, (0, ""))[0]
             fill_row(self._rows[number], instruction, self.model, layer=layer, place=place)
-
-
-def trace_inference(
-    firmware: EmulatedFirmware,
-    picture: npt.NDArray[np.uint8],
-    *,
-    model: CortexM4 | CortexM7 | None = None,
-    warm_up: bool = False,
-) -> TraceResult:
-    """A full trace of one inference.
-
-    Args:
-        firmware: the model on its emulated board.
-        picture: uint8, shape (height, width, channels).
-        model: rules other than the machine's own.
-        warm_up: trace the inference twice and keep the second one, with warm caches and predictor, as in a long series
-            on a board. The difference is at most the size of the caches: a few thousand cycles.
-
-    Returns:
-        The result; layer 0 is the firmware around `mj_run`.
-    """
-    if not firmware.console:
-        firmware.boot()
-    with FullTrace(firmware.machine, model=model) as trace:
-        if warm_up:
-            firmware.run(picture)
-            trace.clear()
-        firmware.run(picture)
-    return trace.result()
 
 
 def _stalls(cell: np.void) -> dict[str, int]:
