@@ -217,3 +217,34 @@ void Reset_Handler(void)
     }
 }
 """
+
+# Words and halfwords in RAM may lie anywhere; what else is done here raises a fault on the chip.
+MISALIGNED = """
+__attribute__((used, aligned(8))) uint32_t buffer[16];
+#define NAKED __attribute__((noinline, used, naked))
+NAKED uint32_t read_word(const void *from) { __asm volatile("ldr r0, [r0]\\n\\tbx lr"); }
+NAKED uint32_t read_double(const void *from) { __asm volatile("ldrd r2, r3, [r0, #4]\\n\\tbx lr"); }
+NAKED uint32_t read_many(const void *from) { __asm volatile("ldmia r0, {r2, r3}\\n\\tbx lr"); }
+NAKED uint32_t write_float(const void *from) { __asm volatile("vstr s0, [r0]\\n\\tbx lr"); }
+NAKED uint32_t touch_device(const void *from) { __asm volatile("ldrh r0, [r0]\\n\\tbx lr"); }
+__attribute__((noinline, used)) void done(void) { __asm volatile("" ::: "memory"); }
+void Reset_Handler(void)
+{
+    for (uint32_t at = 0; at < 16; at++) {
+        ((volatile uint32_t *)buffer)[at] = at;
+    }
+    const uint8_t *bytes = (const uint8_t *)buffer;
+    read_word(bytes + 1);
+    read_double(bytes + 4);
+    read_many(bytes + 4);
+    write_float(bytes + 4);
+    touch_device((const void *)(USART + 2u));
+    read_double(bytes + 2);
+    read_many(bytes + 2);
+    write_float(bytes + 3);
+    touch_device((const void *)(USART + 1u));
+    done();
+    for (;;) {
+    }
+}
+"""

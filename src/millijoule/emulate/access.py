@@ -1,8 +1,9 @@
-"""Reads of RAM that nothing has written: found while the firmware runs, explained with function and address.
+"""Accesses that the emulator library lets pass and a chip does not, found while the firmware runs and explained.
 
-RAM is noise after power-on, so such a read gives another value on every board and at every start. The hook computes the
-address of every access from the registers before the instruction executes; memory hooks of the emulator library are not
-used, because they disturb conditional instructions.
+Reads of RAM that nothing has written: RAM is noise after power-on, so such a read gives another value on every board
+and at every start. Misaligned accesses that raise a fault on the chip: several words at once, doubles, floats,
+exclusive accesses, and all to peripherals. The hook computes the address of every access from the registers before the
+instruction executes; memory hooks of the emulator library are not used: they disturb conditional instructions.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ from millijoule.emulate._library import native_library
 from millijoule.emulate.machine import Machine
 from millijoule.errors import EmulationError
 
-__all__ = ["UninitialisedRead", "UninitialisedReads"]
+__all__ = ["AccessCheck", "Finding"]
 
 _WINDOWS, _FOUND = 16, 256
 _READS, _WRITES, _KNOWN = 1, 2, 128
 _PRELOADS = ("pld", "pldw", "pli")
+_KINDS = ("unwritten", "misaligned")
 _WORD = ctypes.c_uint64
 _DECODE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint32, ctypes.c_uint32)
 _OPERAND = np.dtype(
     [
         ("displacement", "<i4"),
-        *((name, "u1") for name in ("access", "base", "index", "shift", "bytes", "table")),
-        ("unused", "u1", (2,)),
+        *((name, "u1") for name in ("access", "base", "index", "shift", "bytes", "table", "element", "strict")),
     ]
 )
 
 
-class _Finding(ctypes.Structure):
+class _Found(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_uint32) for name in ("instruction", "address", "bytes", "unused")),
+        *((name, ctypes.c_uint32) for name in ("instruction", "address", "bytes", "kind")),
         ("count", _WORD),
     )
 
 
 class _Context(ctypes.Structure):
-    """The hook's state; the fields mirror `context` in c/shadow.c."""
+    """The hook's state; the fields mirror `context` in c/access.c."""
 
     _fields_ = (
         ("codes", _WORD),
@@ -62,23 +63,25 @@ class _Context(ctypes.Structure):
         ("failed", _WORD),
         ("count", _WORD),
         ("lost", _WORD),
-        ("found", _Finding * _FOUND),
+        ("found", _Found * _FOUND),
     )
 
 
 @dataclass(frozen=True)
-class UninitialisedRead:
-    """One instruction that read RAM nothing had written.
+class Finding:
+    """One instruction that did what a chip does not allow, or gives no value for.
 
     Attributes:
+        kind: "unwritten" or "misaligned".
         instruction: its address.
         text: its disassembly.
         function: the function it belongs to, "?" without symbols.
-        address: the first byte without a value, at the first such read.
-        place: the variable or memory that byte belongs to.
+        address: of the access; for "unwritten" the first byte without a value. Both at the first such access.
+        place: the variable, section or memory of that address.
         count: how often the instruction did so.
     """
 
+    kind: str
     instruction: int
     text: str
     function: str
@@ -87,13 +90,13 @@ class UninitialisedRead:
     count: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.function} at {self.instruction:#010x} ({self.text}) reads {self.address:#010x} in {self.place}, "
-            f"which nothing has written ({self.count} times)"
-        )
+        what = f"reads {self.address:#010x} in {self.place}, which nothing has written"
+        if self.kind == "misaligned":
+            what = f"accesses {self.address:#010x} in {self.place}, which is not aligned: the chip raises a usage fault"
+        return f"{self.function} at {self.instruction:#010x} ({self.text}) {what} ({self.count} times)"
 
 
-class UninitialisedReads:
+class AccessCheck:
     """Watches a machine while the `with` block lasts. Enter it before the first instruction: RAM counts as unwritten.
 
     What the host writes with `machine.write` counts as written.
@@ -105,15 +108,15 @@ class UninitialisedReads:
         ToolchainError: the C part cannot be built here.
 
     Example:
-        with UninitialisedReads(machine) as watch:
+        with AccessCheck(machine) as check:
             machine.run(end)
-        for read in watch.found():
-            print(read)
+        for finding in check.found():
+            print(finding)
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._library = native_library("shadow", ["shadow.c"])
+        self._library = native_library("access", ["access.c"])
         self._error: BaseException | None = None
         self._handle: ctypes.c_size_t | None = None
         board = machine.board
@@ -124,12 +127,12 @@ class UninitialisedReads:
         self._context = self._make_context()
         self._write: Callable[[int, bytes], None] | None = None
 
-    def __enter__(self) -> UninitialisedReads:
+    def __enter__(self) -> AccessCheck:
         from unicorn import UC_HOOK_CODE
         from unicorn.unicorn_py3.unicorn import uclib
 
         handle = ctypes.c_size_t()
-        function = ctypes.cast(self._library.mj_shadow_code, ctypes.c_void_p)
+        function = ctypes.cast(self._library.mj_access_code, ctypes.c_void_p)
         begin, end = ctypes.c_uint64(1), ctypes.c_uint64(0)
         emulator, context = self.machine.emulator, ctypes.byref(self._context)
         status = uclib.uc_hook_add(emulator._uch, ctypes.byref(handle), UC_HOOK_CODE, function, context, begin, end)
@@ -167,20 +170,21 @@ class UninitialisedReads:
             if first < last:
                 shadow[first:last] = 1
 
-    def found(self) -> list[UninitialisedRead]:
-        """The instructions found, in the order of their first read; at most 256."""
+    def found(self) -> list[Finding]:
+        """The instructions found, in the order of their first such access; at most 256."""
         context = self._context
         return [self._explain(context.found[number]) for number in range(int(context.count))]
 
     @property
     def lost(self) -> int:
-        """Reads by further instructions, for which there was no room."""
+        """Accesses by further instructions, for which there was no room."""
         return int(self._context.lost)
 
-    def _explain(self, finding: _Finding) -> UninitialisedRead:
+    def _explain(self, finding: _Found) -> Finding:
         address, image = int(finding.instruction), self.machine.image
         decoded = decode(self.machine.read(address, 4), address) or decode(self.machine.read(address, 2), address)
-        return UninitialisedRead(
+        return Finding(
+            kind=_KINDS[finding.kind],
             instruction=address,
             text=decoded[0].text if decoded else "?",
             function=image.function_at(address),
@@ -197,7 +201,8 @@ class UninitialisedReads:
         for section in image.sections:
             if section.address <= address < section.address + section.size:
                 return f"section {section.name}"
-        return next(m.name for m in self.machine.board.memories if m.base <= address < m.end)
+        memories = self.machine.board.memories
+        return next((m.name for m in memories if m.base <= address < m.end), "the peripherals")
 
     def _make_context(self) -> _Context:
         from unicorn import arm_const
@@ -241,3 +246,6 @@ class UninitialisedReads:
             row["index"] = 255 if access.index is None else access.index
             row["displacement"], row["bytes"] = access.displacement, access.bytes
             row["table"] = decoded[0].kind == "table"
+            row["element"] = access.element
+            exclusive = decoded[0].name.startswith(("ldrex", "strex"))
+            row["strict"] = exclusive or decoded[0].kind not in ("load", "store", "table")

@@ -1,4 +1,4 @@
-"""Reads of RAM that nothing has written are found, and only those."""
+"""Reads of RAM that nothing has written and misaligned accesses are found, and only those."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from millijoule.build import build_board
 from millijoule.emulate import EmulatedFirmware, Machine
-from millijoule.emulate.uninitialised import UninitialisedReads, _Context
+from millijoule.emulate.access import AccessCheck, _Context
 
-from .firmwares import UNINITIALISED, build
+from .firmwares import MISALIGNED, UNINITIALISED, build
 
 BOARDS = ("stm32l4r9i", "stm32h7b3i")
 MODEL = Path(__file__).parents[1] / "fixtures" / "tiny_model"
@@ -23,8 +23,8 @@ def test_unwritten_bytes_are_found_whatever_instruction_reads_them(board: str) -
     image = build(UNINITIALISED, board)
     machine = Machine(image, board)
     buffer = image.symbol("buffer").address
-    with UninitialisedReads(machine) as watch:
-        assert watch._library.mj_shadow_size() == ctypes.sizeof(_Context)
+    with AccessCheck(machine) as watch:
+        assert watch._library.mj_access_size() == ctypes.sizeof(_Context)
         machine.run(image.symbol("clean").address)
         assert watch.found() == []
         machine.run(image.symbol("done").address)
@@ -46,7 +46,7 @@ def test_unwritten_bytes_are_found_whatever_instruction_reads_them(board: str) -
 def test_what_the_host_writes_counts_as_written() -> None:
     image = build(UNINITIALISED, "stm32l4r9i")
     machine = Machine(image, "stm32l4r9i")
-    with UninitialisedReads(machine) as watch:
+    with AccessCheck(machine) as watch:
         machine.write(image.symbol("buffer").address, bytes(64))
         machine.run(image.symbol("done").address)
         assert watch.found() == []
@@ -58,8 +58,23 @@ def test_our_own_firmware_reads_nothing_unwritten(board: str) -> None:
     files = {path.name: path.read_text() for path in MODEL.iterdir()}
     firmware = EmulatedFirmware(build_board(files, board), board, files)
     firmware.machine.reset()
-    with UninitialisedReads(firmware.machine) as watch:
+    with AccessCheck(firmware.machine) as watch:
         firmware.run(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
         text = firmware.dialogue("name%db load 4%db 01020304%infer 1%results%help%")
         assert [str(read) for read in watch.found()] == []
     assert text.count("m-ready") == 6
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_misaligned_accesses_that_fault_on_the_chip_are_found(board: str) -> None:
+    image = build(MISALIGNED, board)
+    machine = Machine(image, board)
+    buffer = image.symbol("buffer").address
+    with AccessCheck(machine) as check:
+        machine.run(image.symbol("done").address)
+        found = {item.function: item for item in check.found()}
+    assert found.keys() == {"read_double", "read_many", "write_float", "touch_device"}
+    assert {item.kind for item in found.values()} == {"misaligned"}
+    assert found["read_many"].address == buffer + 2 and found["read_many"].place == "buffer"
+    assert found["touch_device"].place == "the peripherals"
+    assert "the chip raises a usage fault" in str(found["read_double"])

@@ -1,18 +1,20 @@
-/* Finds reads of RAM that nothing has written: one shadow byte per byte of RAM. Called by the emulator library before
- * every executed instruction; instructions whose condition fails do not come here. */
+/* Finds accesses that the emulator library lets pass and a chip does not: reads of RAM that nothing has written (one
+ * shadow byte per byte of RAM), and misaligned accesses that raise a fault. Called by the library before every executed
+ * instruction; instructions whose condition fails do not come here. */
 #include <stdint.h>
 
 enum { WINDOWS = 16, FOUND = 256, NONE = 255, PROGRAM_COUNTER = 15, READS = 1, WRITES = 2, KNOWN = 128 };
+enum { UNWRITTEN = 0, MISALIGNED = 1 };
 
-/* How an instruction reaches memory: base + (index << shift) + displacement. Mirrored in uninitialised.py. */
+/* How an instruction reaches memory: base + (index << shift) + displacement. Mirrored in access.py. */
 typedef struct {
     int32_t displacement;
     uint8_t access, base, index, shift, bytes, table; /* access 0: not seen yet; KNOWN: decoded */
-    uint8_t unused[2];
+    uint8_t element, strict; /* bytes of one element; strict: it must be aligned in any memory */
 } operand;
 
 typedef struct {
-    uint32_t instruction, address, bytes, unused;
+    uint32_t instruction, address, bytes, kind;
     uint64_t count;
 } finding;
 
@@ -29,13 +31,13 @@ typedef struct {
     finding found[FOUND];
 } context;
 
-void mj_shadow_code(void *emulator, uint64_t address, uint32_t size, void *user);
-uint64_t mj_shadow_size(void);
+void mj_access_code(void *emulator, uint64_t address, uint32_t size, void *user);
+uint64_t mj_access_size(void);
 
-static void record(context *c, uint32_t instruction, uint32_t address, uint32_t bytes)
+static void record(context *c, uint32_t kind, uint32_t instruction, uint32_t address, uint32_t bytes)
 {
     uint64_t slot = 0;
-    while (slot < c->count && c->found[slot].instruction != instruction) {
+    while (slot < c->count && (c->found[slot].instruction != instruction || c->found[slot].kind != kind)) {
         slot++;
     }
     if (slot == FOUND) {
@@ -47,8 +49,16 @@ static void record(context *c, uint32_t instruction, uint32_t address, uint32_t 
         c->found[slot].instruction = instruction;
         c->found[slot].address = address;
         c->found[slot].bytes = bytes;
+        c->found[slot].kind = kind;
     }
     c->found[slot].count++;
+}
+
+/* Armv7-M Architecture Reference Manual, A3.2.1 and B3.1: several words at once, doubles, floats and exclusive accesses
+ * must be aligned, and so must every access to device memory (peripherals, system). */
+static int must_be_aligned(const operand *o, uint32_t address)
+{
+    return o->strict || (address >= 0x40000000u && address < 0x60000000u) || address >= 0xA0000000u;
 }
 
 static void touch(context *c, const operand *o, uint32_t instruction, uint32_t address)
@@ -66,7 +76,7 @@ static void touch(context *c, const operand *o, uint32_t instruction, uint32_t a
         } else {
             for (uint32_t byte = 0; byte < o->bytes; byte++) {
                 if (!shadow[byte]) {
-                    record(c, instruction, address + byte, o->bytes);
+                    record(c, UNWRITTEN, instruction, address + byte, o->bytes);
                     break;
                 }
             }
@@ -75,7 +85,7 @@ static void touch(context *c, const operand *o, uint32_t instruction, uint32_t a
     }
 }
 
-void mj_shadow_code(void *emulator, uint64_t address, uint32_t size, void *user)
+void mj_access_code(void *emulator, uint64_t address, uint32_t size, void *user)
 {
     context *c = user;
     uint64_t window = 0;
@@ -104,10 +114,14 @@ void mj_shadow_code(void *emulator, uint64_t address, uint32_t size, void *user)
         c->read_register(emulator, (int)c->register_number[o->index], &index);
         index <<= o->shift;
     }
-    touch(c, o, (uint32_t)address, base + index + (uint32_t)o->displacement);
+    const uint32_t place = base + index + (uint32_t)o->displacement;
+    if (place % o->element != 0 && must_be_aligned(o, place)) {
+        record(c, MISALIGNED, (uint32_t)address, place, o->bytes);
+    }
+    touch(c, o, (uint32_t)address, place);
 }
 
-uint64_t mj_shadow_size(void)
+uint64_t mj_access_size(void)
 {
     return sizeof(context);
 }
