@@ -142,7 +142,11 @@ static void wait_for_operands(context *c, m7 *s, const event *e, const instructi
         cause = DEPENDENCY;
     }
     if (start > s->now) {
-        const int64_t lost = start - s->now - (s->slot >= 2);
+        int64_t lost = start - s->now - (s->slot >= 2);
+        if (cause == UNALIGNED && lost > s->rule.unaligned) { /* the rest an aligned load would have cost, too */
+            add_stall(c, e, LOAD_USE, lost - s->rule.unaligned);
+            lost = s->rule.unaligned;
+        }
         add_stall(c, e, cause, lost);
         begin_cycle(s, start);
     }
@@ -191,6 +195,12 @@ static fill *fill_of(m7 *s, uint32_t line)
     return NULL;
 }
 
+/* The line-fill buffer that is free first. */
+static fill *next_buffer(m7 *s)
+{
+    return s->rule.line_fill_buffers > 1 && s->fills[1].done < s->fills[0].done ? &s->fills[1] : &s->fills[0];
+}
+
 /* Begins to fill a line, the 64 bits at `address` first; returns when these are there. */
 static int64_t start_fill(context *c, m7 *s, uint32_t address, uint32_t line, uint32_t place, int write)
 {
@@ -201,12 +211,9 @@ static int64_t start_fill(context *c, m7 *s, uint32_t address, uint32_t line, ui
     if (write && place != FLASH && way != 0) {
         s->data.dirty[way - 1] = 1;
     }
-    fill *buffer = &s->fills[0];
-    if (s->rule.line_fill_buffers > 1 && s->fills[1].done < buffer->done) {
-        buffer = &s->fills[1];
-    }
+    fill *buffer = next_buffer(s);
     int64_t came;
-    if (s->rule.line_fill_buffers > 1) {
+    if (s->rule.line_fill_buffers > 1) { /* latencies overlap, transfers do not */
         came = later(later(s->now, buffer->done) + first_latency(s, place), s->bus_free + 1);
     } else {
         came = later(s->now, s->bus_free) + first_latency(s, place);
@@ -243,6 +250,12 @@ static int64_t access_data(context *c, m7 *s, const event *e, const instruction 
                 came = buffer->came[e->address >> 3 & 3];
             }
         } else {
+            const int64_t free = next_buffer(s)->done;
+            if (reads && s->rule.line_fill_buffers > 1 && free > s->now) {
+                add_stall(c, e, cause, free - s->now);
+                begin_cycle(s, free);
+                s->slot = 1;
+            }
             came = start_fill(c, s, e->address, line, place, !reads);
         }
         if (!reads || came <= s->now) {
