@@ -1,8 +1,8 @@
 """ELF -> result, instructions, cycles and energy: the unmodified firmware on an emulated board."""
 
 from millijoule.emulate._native import hook_is_native
-from millijoule.emulate.cortex_m4 import CortexM4, M4Rules
-from millijoule.emulate.cortex_m7 import CortexM7, M7Rules
+from millijoule.emulate.cortex_m4 import CortexM4, FlashInterfaceRules, M4Rules
+from millijoule.emulate.cortex_m7 import CortexM7, M7MemoryRules, M7Rules
 from millijoule.emulate.cycles import Counts, CycleModel, cycle_model
 from millijoule.emulate.duty import Battery, DutyCycle, duty_cycle
 from millijoule.emulate.energy import Energy, Phase, energy
@@ -10,8 +10,10 @@ from millijoule.emulate.firmware import EmulatedFirmware, ModelInfo
 from millijoule.emulate.machine import Machine
 from millijoule.emulate.peripherals import Peripherals
 from millijoule.emulate.profile import FunctionProfile, LayerInfo, LayerProfile, Profile, block_names
+from millijoule.emulate.trace import AddressTrace, FullTrace, LayerTrace, TraceResult
 
 __all__ = [
+    "AddressTrace",
     "Battery",
     "CortexM4",
     "CortexM7",
@@ -20,16 +22,21 @@ __all__ = [
     "DutyCycle",
     "EmulatedFirmware",
     "Energy",
+    "FlashInterfaceRules",
+    "FullTrace",
     "FunctionProfile",
     "LayerInfo",
     "LayerProfile",
+    "LayerTrace",
     "M4Rules",
+    "M7MemoryRules",
     "M7Rules",
     "Machine",
     "ModelInfo",
     "Peripherals",
     "Phase",
     "Profile",
+    "TraceResult",
     "block_names",
     "cycle_model",
     "duty_cycle",
