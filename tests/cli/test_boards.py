@@ -55,10 +55,10 @@ def test_show_as_json(name: str) -> None:
 def test_energy_of_an_inference_and_of_a_duty_cycle() -> None:
     text = call("energy", "stm32l4r9i", "--cycles", "2e7", "--stall-cycles", "1e6")
     assert "energy   6.8 mJ +-4.5% in 167 ms" in text and "flash stall" in text and "MLPerf" in text
-    options = ("--per-second", "0.001", "--sleep-current", "3e-6", "--sleep-source", "data sheet")
-    text = call("energy", "stm32l4r9i", "--cycles", "2e7", *options, "--capacity", "220", "--usable", "0.9")
+    options = ("--rate", "0.001", "--sleep-current", "3", "--sleep-source", "data sheet")
+    text = call("energy", "stm32l4r9i", "--cycles", "2e7", *options, "--battery", "220", "--usable", "0.9")
     assert "asleep" in text and "battery" in text and "3 uA (data sheet)" in text and "999.8 s" not in text
-    values = json.loads(call("energy", "stm32l4r9i", "--cycles", "2e7", *options, "--capacity", "220", "--json"))
+    values = json.loads(call("energy", "stm32l4r9i", "--cycles", "2e7", *options, "--battery", "220", "--json"))
     assert values["duty"]["amperes"] == pytest.approx(values["duty"]["watts"] / 1.8)
     assert values["duty"]["battery_hours"] == pytest.approx(0.220 / values["duty"]["amperes"])
     assert "duty" not in json.loads(call("energy", "stm32h7b3i", "--cycles", "1e7", "--json"))
@@ -67,9 +67,9 @@ def test_energy_of_an_inference_and_of_a_duty_cycle() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("stm32l4r9i", "--cycles", "2e7", "--per-second", "1"), "the sleep current"),
-        (("stm32l4r9i", "--cycles", "2e7", "--capacity", "220"), "Add --per-second"),
-        (("stm32l4r9i", "--cycles", "2e9", "--per-second", "1", "--sleep-current", "1e-6"), "so at most 0.06 fit"),
+        (("stm32l4r9i", "--cycles", "2e7", "--rate", "1"), "the sleep current"),
+        (("stm32l4r9i", "--cycles", "2e7", "--battery", "220"), "Add --rate"),
+        (("stm32l4r9i", "--cycles", "2e9", "--rate", "1", "--sleep-current", "1"), "so at most 0.06 fit"),
         (("stm32h7b3i", "--cycles", "2e7", "--volts", "1.8"), "published measurements exist for 3 V only"),
         (("stm32h7b3i", "--cycles", "-1"), "no number of cycles"),
     ],

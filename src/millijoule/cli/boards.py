@@ -83,22 +83,24 @@ def energy(
     ] = None,
     regulator: Annotated[str, typer.Option(help="A supply of `boards show`; the first by default.")] = "",
     volts: Annotated[float | None, typer.Option(help="Supply voltage; that of the measurements by default.")] = None,
-    per_second: Annotated[
+    rate: Annotated[
         float | None, typer.Option(help="Inferences a second, sleeping in between; 0.01 is one in 100 s.")
     ] = None,
     sleep_current: Annotated[
-        float | None, typer.Option(help="Amperes in the stop mode you use, from the data sheet: 3e-6 is 3 uA.")
+        float | None, typer.Option(help="Microamperes of the stop mode between inferences, see the datasheet.")
     ] = None,
     sleep_source: Annotated[str, typer.Option(help="Where that current comes from.")] = "user",
-    wake_energy: Annotated[float | None, typer.Option(help="Joules to wake up once; not counted without it.")] = None,
-    capacity: Annotated[float | None, typer.Option(help="The cell's capacity in mAh.")] = None,
-    usable: Annotated[float, typer.Option(help="Share of the capacity that can be used.")] = 1.0,
-    self_discharge: Annotated[float, typer.Option(help="Share of the capacity lost in a year.")] = 0.0,
+    wake_energy: Annotated[
+        float | None, typer.Option(help="Microjoules to wake up once; not counted without this option.")
+    ] = None,
+    battery: Annotated[float | None, typer.Option(help="Milliampere hours of a cell: how long it lasts.")] = None,
+    usable: Annotated[float, typer.Option(help="Share of the cell's capacity that can be used.")] = 1.0,
+    self_discharge: Annotated[float, typer.Option(help="Share of the cell's capacity lost in a year.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Energy of an inference; with --per-second also average power, with --capacity how long a cell lasts.
+    """Energy of an inference; with --rate also average power, with --battery how long a cell lasts.
 
-    Example: millijoule boards energy stm32l4r9i --cycles 2e7 --per-second 0.1 --sleep-current 3e-6 --capacity 220
+    Example: millijoule boards energy stm32l4r9i --cycles 2e7 --rate 0.1 --sleep-current 3 --battery 220
     """
     from millijoule import emulate
     from millijoule.errors import OptionError
@@ -115,14 +117,14 @@ def energy(
         "statement": one.statement,
     }
     duty: emulate.DutyCycle | None = None
-    if per_second is not None:
+    if rate is not None:
         duty = emulate.duty_cycle(
             one,
-            per_second,
-            sleep_amperes=sleep_current,
+            rate,
+            sleep_amperes=None if sleep_current is None else sleep_current * 1e-6,
             sleep_source=sleep_source,
-            wake_joules=wake_energy,
-            battery=None if capacity is None else emulate.Battery(capacity, usable, self_discharge),
+            wake_joules=None if wake_energy is None else wake_energy * 1e-6,
+            battery=None if battery is None else emulate.Battery(battery, usable, self_discharge),
         )
         values["duty"] = {
             "per_second": duty.per_second,
@@ -133,8 +135,8 @@ def energy(
             "battery_hours": duty.battery_hours,
             "statement": duty.statement,
         }
-    elif any(value is not None for value in (sleep_current, wake_energy, capacity)):
-        raise OptionError("a sleep current, wake-up energy or cell", "no rate is given", "Add --per-second")
+    elif any(value is not None for value in (sleep_current, wake_energy, battery)):
+        raise OptionError("a sleep current, wake-up energy or cell", "no rate is given", "Add --rate")
     if as_json:
         typer.echo(json.dumps(values))
         return
