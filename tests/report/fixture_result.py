@@ -69,7 +69,8 @@ def with_timing(deployment: dict[str, Any]) -> dict[str, Any]:
         "expected_error": "everything, for it is a FIXTURE",
         "stalls": {cause: sum(layer["stalls"][cause] for layer in layers) for cause in STALLS},
     }
-    return {**deployment, "layers": layers, "timing": timing}
+    energy = [{**item, "statement": "power times time of a FIXTURE"} for item in deployment["energy"]]
+    return {**deployment, "layers": layers, "timing": timing, "energy": energy}
 
 
 def _deployment(method: str, board: str, clock: int, picojoules: float, factor: float) -> dict[str, Any]:

@@ -117,9 +117,13 @@ def test_the_text_on_cycles_follows_what_was_modelled(result: dict[str, Any]) ->
     assert "without flash wait states and without cache misses" in mixed and "access by access (qat" in mixed
     assert "0 MHz FIXTURE; code in a fixture; model Cortex-F f-0; expected error of the cycles: everything" in mixed
     assert "Cycles in which the core waited" in mixed
+    assert "Energy is power times time" in mixed and "STM32L4R9I, QAT: power times time of a FIXTURE" in mixed
     old = copy.deepcopy(result)
     for item in old["deployments"]:
         item.pop("timing", None)
+        for energy in item["energy"]:
+            energy.pop("statement", None)
+    assert "Energy is cycles times joules per cycle" in _text(old)
     assert "cycles follow the core's timing rules without flash wait states" in _text(old)
     assert "access by access" not in _text(old) and "in which the core waited" not in _text(old)
     result["deployments"] = [item for item in result["deployments"] if item.get("timing")]

@@ -13,6 +13,7 @@ __all__ = [
     "board_of",
     "charts_of",
     "cycles_statement",
+    "energy_statements",
     "headline",
     "layer_groups",
     "main_method",
@@ -106,6 +107,19 @@ def timing_statements(result: Result) -> list[str]:
         elif item["assumptions"]:
             lines.append(str(item["assumptions"]))
     return list(dict.fromkeys(lines))
+
+
+def energy_statements(result: Result) -> list[str]:
+    """Where the energy of the main method comes from, per board and supply; none in results of before."""
+    main = main_method(result)
+    lines = []
+    for item in result["deployments"]:
+        if item["method"] == main and item["status"] == "ran":
+            title = board_of(result, item["board"])["title"]
+            lines += [
+                f"{title}, {_title(result, main)}: {e['statement']}" for e in item["energy"] if e.get("statement")
+            ]
+    return lines
 
 
 def stall_rows(result: Result) -> list[Row]:

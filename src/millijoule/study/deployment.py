@@ -84,7 +84,8 @@ def deploy(
         instructions=profile.instructions,
         milliseconds=profile.milliseconds,
         energy=tuple(
-            EnergyFacts(item.regulator, item.title, item.millijoules, item.uncertainty) for item in profile.energies
+            EnergyFacts(item.regulator, item.title, item.millijoules, item.uncertainty, item.statement)
+            for item in profile.energies
         ),
         assumptions=f"{board.title}: {profile.assumptions}",
         compiler=f"{image.compiler} {' '.join(image.flags)}".strip(),

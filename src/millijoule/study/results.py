@@ -168,12 +168,13 @@ class BoardFacts:
 
 @dataclass(frozen=True)
 class EnergyFacts:
-    """Cycles times joules per cycle with one supply; `uncertainty` is relative."""
+    """Energy with one supply; `uncertainty` is relative, `statement` says where the figure comes from."""
 
     regulator: str
     title: str
     millijoules: float
     uncertainty: float
+    statement: str = ""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def summary(study: Study, report: Path) -> str:
             ),
             ("network", f"{study.network.parameters:,} parameters, {study.network.macs / 1e6:.1f} million MACs"),
             ("cycles", f"of executed instructions; they {cycles_statement(study.to_json()['deployments'])}"),
-            ("energy", "cycles x published joules per cycle of the same silicon family"),
+            ("energy", "power x time, fitted to published measurements of the same silicon family"),
         ]
     )
     lines += ["", "accuracy and memory (KiB = 1,024 bytes)"]
