@@ -10,6 +10,7 @@ MillijouleError             anything the user can mend; the command line prints 
 |- QuantizationError        a scale, range or calibration set that cannot work
 |- PlacementError           a model that does not fit the board's memory
 |- ToolchainError           compiler missing or failing
+|- DeviceError              a board or debug probe that is not there, or does not answer as it should
 |- EmulationError           a firmware that faults, hangs or breaks out of its memory
 |- BoardError               unknown board, broken board description
 |- OptionError              an option or configuration value out of range
@@ -22,6 +23,7 @@ __all__ = [
     "BoardError",
     "CheckpointError",
     "DataError",
+    "DeviceError",
     "EmulationError",
     "FormatError",
     "GraphError",
@@ -90,6 +92,10 @@ class PlacementError(MillijouleError):
 
 class ToolchainError(MillijouleError):
     """A compiler that is missing or that failed."""
+
+
+class DeviceError(MillijouleError):
+    """A board or debug probe that is not there, or does not answer as it should."""
 
 
 class EmulationError(MillijouleError):

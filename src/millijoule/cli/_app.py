@@ -40,6 +40,8 @@ COMMANDS = (
     ),
     LazyEntry("deploy", "millijoule.cli.deploy", "Compile, build, emulate, export firmware.", _PATH),
     LazyEntry("export", "millijoule.cli.export", "A project for make, CMake, CubeIDE, Zephyr, Arduino.", _PATH),
+    LazyEntry("flash", "millijoule.cli.flash", "Program a board through a debug probe.", _PATH),
+    LazyEntry("device", "millijoule.cli.device", "Accuracy, latency on a board at a serial line.", _PATH),
     LazyEntry("emulate", "millijoule.cli.emulate", "Run any firmware image on an emulated board.", _LOOK),
     LazyEntry("profile", "millijoule.cli.profile", "Where the cycles and the energy of one inference go.", _LOOK),
     LazyEntry("report", "millijoule.cli.report", "Rebuild report.html from report.json.", _LOOK),
