@@ -230,6 +230,8 @@ NAKED uint32_t touch_device(const void *from) { __asm volatile("ldrh r0, [r0]\\n
 __attribute__((noinline, used)) void done(void) { __asm volatile("" ::: "memory"); }
 void Reset_Handler(void)
 {
+    AT(0xE000ED88u) |= 0xF00000u; /* the floating point unit */
+    __asm volatile("dsb\\n\\tisb" ::: "memory");
     for (uint32_t at = 0; at < 16; at++) {
         ((volatile uint32_t *)buffer)[at] = at;
     }

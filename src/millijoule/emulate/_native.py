@@ -16,12 +16,18 @@ from millijoule.build._toolchain import run
 from millijoule.errors import OutputError, ToolchainError
 from millijoule.files import atomic_path, cache_folder
 
-__all__ = ["Context", "hook_is_native", "hook_library"]
+__all__ = ["DEPTH", "FLOATS", "LOWEST", "NOTHING", "WINDOWS", "Context", "Question", "hook_is_native", "hook_library"]
 
+# The constants of c/hook.c.
 WINDOWS = 8
 DEPTH = 16
+NOTHING = 0x3FFFFF
+LOWEST = 256
+FLOATS = 0x8000
 _SOURCE = Path(__file__).resolve().parent / "c" / "hook.c"
 _WORD = ctypes.c_uint64
+# What the hook asks of Python, with two addresses, sizes or code indices.
+Question = ctypes.CFUNCTYPE(_WORD, _WORD, _WORD)
 
 
 class Context(ctypes.Structure):
@@ -38,6 +44,7 @@ class Context(ctypes.Structure):
         ("key", ctypes.c_void_p),
         ("count", ctypes.c_void_p),
         ("missed", ctypes.c_void_p),
+        ("price", ctypes.c_void_p),
         ("mask", _WORD),
         ("used", _WORD),
         ("previous", _WORD),
@@ -52,9 +59,23 @@ class Context(ctypes.Structure):
         ("outside", _WORD),
         ("full", _WORD),
         ("stopped", _WORD),
+        ("clock", _WORD),
+        ("deadline", _WORD),
+        ("timer", _WORD),
+        ("masked", _WORD),
+        ("group_mask", _WORD),
+        ("paused", _WORD),
+        ("floating", _WORD),
+        ("trapped", _WORD),
         ("read_register", ctypes.c_void_p),
+        ("read_memory", ctypes.c_void_p),
         ("stop", ctypes.c_void_p),
+        ("fresh", Question),
+        ("cost", Question),
         ("link_register", _WORD),
+        ("primask", _WORD),
+        ("basepri", _WORD),
+        ("first_register", _WORD),
     )
 
 
@@ -69,7 +90,7 @@ def hook_library() -> ctypes.CDLL | None:
         if not path.is_file() and not _build(path):
             return None
         library = ctypes.CDLL(str(path))
-        library.mj_hook_block  # noqa: B018 - the attribute access checks that the symbol is there
+        library.mj_hook_block, library.mj_hook_divide  # noqa: B018 - the access checks that the symbols are there
         return library
     except (OSError, OutputError, AttributeError):
         return None

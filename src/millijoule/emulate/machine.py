@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import heapq
 import importlib
+import itertools
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from millijoule.boards import Board, load_board
 from millijoule.build import Image
-from millijoule.emulate._counting import BlockCounter, make_counter
-from millijoule.emulate._faults import deliver, explain
+from millijoule.emulate._counting import NEVER, BlockCounter, Edge, make_counter
+from millijoule.emulate._faults import FaultReport, Reason
+from millijoule.emulate._guards import Guards
+from millijoule.emulate._running import Runner
 from millijoule.emulate.cycles import Counts, CycleModel, EdgeCosts, EdgeTotal, cycle_model
+from millijoule.emulate.exceptions import ExceptionUnit, Interrupts
+from millijoule.emulate.memories import MemoryMap, MemoryWindow, default_windows
 from millijoule.emulate.peripherals import Peripherals
+from millijoule.emulate.system import SystemBlock
 from millijoule.errors import BoardError, EmulationError, ToolchainError
 
 __all__ = ["Machine"]
@@ -22,18 +29,37 @@ __all__ = ["Machine"]
 # Far above any inference that fits these boards; a hang ends after seconds (native) or about two minutes (Python).
 DEFAULT_BLOCK_LIMITS = {"native": 2_000_000_000, "python": 200_000_000}
 _PERIPHERALS = ((0x40000000, 0x20000000), (0xE0000000, 0x100000))
+_SYSTEM = range(0xE0000000, 0xE0010000)
 _LAYER_SYMBOL = "mj_layer_"
+_MOST_CODE_WINDOWS = 8
+# The cycle counter's register is exact again after so many cycles; in between, edges count with their usual cost.
+_MEASURED_EVERY = 2000
 
 
 class Machine:
-    """Runs one firmware image on one board.
+    """Runs one firmware image on one board: core, exceptions, memories, peripherals.
+
+    Time is `now`, in core cycles: every executed block advances it by what it usually costs, waiting (WFI) by as much
+    as passes until the next event. Everything the firmware sees follows from the image and from what the host feeds to
+    the peripherals: two equal runs are equal in every count.
 
     Args:
-        image: the linked firmware; its segments are loaded where the ELF says.
+        image: the linked firmware; its segments are loaded where the file says. A file without symbols will do.
         board: the board or its name.
         hook: "native" (C, built at first use), "python", or "auto"; both give equal counts.
         model: timing rules; the core's own by default.
         block_limit: a run that executes more blocks than this is taken for a hang; by default 2e9, or 2e8 in Python.
+        windows: further memories, `default_windows(board)` by default.
+        on_fault: "report" raises an error at the first fault, after the firmware's own handler has run to its end;
+            "deliver" only enters the handler, as the chip does, and raises when the core locks up.
+
+    Attributes:
+        interrupts: the interrupt controller; peripherals call its `pend` and `set_line`.
+        faults: reports of all faults since `reset`.
+        resets: how often the firmware reset itself.
+        slept: cycles that passed in WFI and WFE.
+        on_idle: called when the core sleeps and nothing will wake it by itself; returns whether the host has changed
+            something. Without it, such a sleep is an error.
 
     Raises:
         ToolchainError: the emulator library is missing.
@@ -48,6 +74,8 @@ class Machine:
         hook: str = "auto",
         model: CycleModel | None = None,
         block_limit: int | None = None,
+        windows: Sequence[MemoryWindow] | None = None,
+        on_fault: str = "report",
     ) -> None:
         try:
             unicorn: Any = importlib.import_module("unicorn")
@@ -56,43 +84,59 @@ class Machine:
             raise ToolchainError(
                 "unicorn", "it is not installed", "Install the extra: pip install 'millijoule[deploy]'"
             ) from error
-        self.board = load_board(board) if isinstance(board, str) else board
+        if on_fault not in ("report", "deliver"):
+            raise EmulationError(f"on_fault {on_fault!r}", "there is no such policy", "Choose report or deliver")
+        self.board: Board = load_board(board) if isinstance(board, str) else board
         self.image = image
-        self._arm: Any = arm_const
         self._unicorn: Any = unicorn
+        prefix = "UC_ARM_REG_"
+        self._ids = {
+            name[len(prefix) :].lower(): number for name, number in vars(arm_const).items() if name.startswith(prefix)
+        }
         cpu = {"cortex-m4": arm_const.UC_CPU_ARM_CORTEX_M4, "cortex-m7": arm_const.UC_CPU_ARM_CORTEX_M7}
         if self.board.core not in cpu:
             raise BoardError(self.board.title, f"there is no emulator for {self.board.core}", "Use cortex-m4 or -m7")
         self.emulator: Any = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
         self.emulator.ctl_set_cpu_model(cpu[self.board.core])
-        self._map()
-        self._past_cycles = 0
-        self._interrupt: int | None = None
+        self._check_place()
+        chosen = default_windows(self.board) if windows is None else tuple(windows)
+        self.memories = MemoryMap(self.emulator, self.board, chosen)
+        self.boot_address = int(getattr(image, "vector_table", 0) or self.board.flash.base)
+        self.on_fault = on_fault
+        self.on_idle: Callable[[], bool] | None = None
         self.model = model or cycle_model(self.board)
         self.markers = _markers(image)
-        memories = [(self.board.flash.base, self.board.flash.size)]
-        memories += [(memory.base, memory.size) for memory in self.board.memories]
-        self.counter: BlockCounter = make_counter(hook, memories, {a: n for a, (n, _) in self.markers.items()})
-        self.counter.attach(self.emulator)
+        spans = self.memories.spans()[:_MOST_CODE_WINDOWS]
+        self.counter: BlockCounter = make_counter(hook, spans, {a: n for a, (n, _) in self.markers.items()})
         self.block_limit = block_limit or DEFAULT_BLOCK_LIMITS[self.counter.name]
         self.costs = EdgeCosts(self.model, self.read)
-        self.peripherals = Peripherals(self.board, lambda: self.counts().cycles + self._past_cycles)
+        self._prices: dict[tuple[int | None, int, int, int], tuple[int, int]] = {}
+        self._corrections: list[EdgeTotal] = []
+        self._past_cycles = 0
+        self._timeline: list[tuple[int, int, Callable[[], None]]] = []
+        self._sequence = itertools.count()
+        self.faults: list[FaultReport] = []
+        self.resets = self.slept = 0
+        self.interrupts: Interrupts = Interrupts(self.board.interrupts, self.counter.attention)
+        self.exceptions = ExceptionUnit(self)
+        self._spent = 0
+        self.system = SystemBlock(self)
+        self.guards = Guards(self)
+        self.runner = Runner(self)
+        self.counter.attach(self.emulator, self.runner.examine, self.runner.price)
+        self.peripherals = Peripherals(self.board, lambda: self.now)
+        self.peripherals.interrupts = self.interrupts
         for base, size in _PERIPHERALS:
             self.emulator.mmio_map(base, size, self._load, base, self._store, base)
-        self.emulator.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
         self.reset()
 
-    def _map(self) -> None:
-        unicorn, board = self._unicorn, self.board
-        self.emulator.mem_map(board.flash.base, board.flash.size, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
-        for memory in board.memories:
-            self.emulator.mem_map(memory.base, memory.size, unicorn.UC_PROT_ALL)
-        end = board.flash.base + board.flash.size
+    def _check_place(self) -> None:
+        flash = self.board.flash
         for segment in self.image.segments:
-            if not board.flash.base <= segment.address <= segment.address + len(segment.data) <= end:
+            if not flash.base <= segment.address <= segment.address + len(segment.data) <= flash.base + flash.size:
                 raise EmulationError(
                     self.image.elf.name,
-                    f"it has bytes at {segment.address:#010x}, outside the flash of {board.title}",
+                    f"it has bytes at {segment.address:#010x}, outside the flash of {self.board.title}",
                     "Build it for this board",
                 )
 
@@ -106,11 +150,40 @@ class Machine:
         for memory in board.memories:
             # RAM is not cleared by power-on: noise shows code that relies on zeros.
             self.emulator.mem_write(memory.base, noise.bytes(memory.size))
+        self.memories.reset_windows()
+        self.counter.clock = 0
+        self.faults.clear()
+        self.resets = self.slept = 0
+        self._timeline.clear()
         self.peripherals.reset()
         self.clear_counts()
-        self._past_cycles = 0
-        stack, entry = struct.unpack("<II", self.read(board.flash.base, 8))
-        self.write_register("sp", stack)
+        self.counter.forget_predictions()
+        self._past_cycles = self._measured = self._measured_at = self._told = 0
+        self._start()
+
+    def restart(self) -> None:
+        """A reset by the firmware: core and peripherals start anew; memory, time and what was printed stay."""
+        sent = bytes(self.peripherals.transmitted)
+        self.peripherals.reset()
+        self.peripherals.transmitted += sent
+        self._start()
+
+    def _start(self) -> None:
+        self.counter.arm(NEVER)
+        self.interrupts.reset()
+        self.exceptions.reset()
+        self.system.reset()
+        self.runner.reset()
+        self.counter.floating = False
+        self.counter.restore((None, NEVER, 0))
+        stack, entry = struct.unpack("<II", self.read(self.boot_address, 8))
+        self.write_register("xpsr", 1 << 24)
+        for name in ("control", "primask", "basepri"):
+            self.write_register(name, 0)
+        for name in (*(f"r{number}" for number in range(13)), "psp", "fpscr"):
+            self.write_register(name, 0)
+        self.write_register("lr", 0xFFFFFFFF)
+        self.write_register("sp", stack & ~3)
         self.write_register("pc", entry | 1)
 
     def read(self, address: int, size: int) -> bytes:
@@ -135,38 +208,70 @@ class Machine:
         """Changes a 32-bit word of memory."""
         self.write(address, (value & 0xFFFFFFFF).to_bytes(4, "little"))
 
+    def is_mapped(self, address: int, size: int) -> bool:
+        """Whether all bytes of a range lie in one memory."""
+        return self.memories.is_mapped(address, size)
+
+    def is_ram(self, address: int, size: int) -> bool:
+        """Whether all bytes of a range lie in one memory that can be written."""
+        return self.memories.is_ram(address, size)
+
     def register(self, name: str) -> int:
-        """A core register: r0..r12, sp, lr, pc, xpsr."""
-        return int(self.emulator.reg_read(getattr(self._arm, f"UC_ARM_REG_{name.upper()}")))
+        """A core register: r0..r12, sp, lr, pc, xpsr, msp, psp, control, primask, basepri, s0..s31, d0..d15, fpscr."""
+        return int(self.emulator.reg_read(self._ids[name]))
+
+    def registers(self, *names: str) -> tuple[int, ...]:
+        """Several registers at once; quicker."""
+        return tuple(self.emulator.reg_read_batch([self._ids[name] for name in names]))
 
     def write_register(self, name: str, value: int) -> None:
         """Changes a core register."""
-        self.emulator.reg_write(getattr(self._arm, f"UC_ARM_REG_{name.upper()}"), value)
+        self.emulator.reg_write(self._ids[name], value)
 
-    def run(self, until: int, *, block_limit: int | None = None) -> None:
-        """Runs from the program counter until `until` is about to execute.
+    def run(self, until: int | None = None, *, block_limit: int | None = None, until_cycle: int | None = None) -> str:
+        """Runs from the program counter until `until` is about to execute, or a moment has come.
+
+        Args:
+            until: address of an instruction; None for no such end.
+            block_limit: blocks after which it counts as a hang.
+            until_cycle: the value of `now` at which it ends, at the boundary of a block.
+
+        Returns:
+            Why it ended: "address", "time", or "request" (`stop` was called).
 
         Raises:
-            EmulationError: a fault (with its address, function and reason), or a hang.
+            EmulationError: a fault (with its address, function and reason), a hang, or a sleep that nothing ends.
         """
-        self._interrupt = None
-        limit = block_limit or self.block_limit
-        self.counter.begin(limit)
-        try:
-            self.emulator.emu_start(self.register("pc") | 1, until)
-        except self._unicorn.UcError as error:
-            refusal = explain(self, int(error.errno))
-            deliver(self, int(error.errno))
-            raise refusal from error
-        if self.counter.limited():
-            where = self.image.function_at(self.register("pc"))
-            raise EmulationError(
-                f"the firmware in {where}",
-                f"it did not end within {limit} blocks of code",
-                "Look for an endless loop, or raise block_limit",
-            )
-        if self.register("pc") != until & ~1:
-            raise explain(self, None, self._interrupt)
+        return self.runner.run(until, block_limit or self.block_limit, until_cycle)
+
+    def advance(self, cycles: int) -> str:
+        """Runs for about so many cycles, for hosts that look after a serial line in between.
+
+        Returns:
+            "time", "request", or "waiting": the core sleeps, and within these cycles nothing on the chip wakes it.
+
+        Raises:
+            EmulationError: a fault, or more than `block_limit` blocks.
+        """
+        return self.runner.run(None, self.block_limit, self.now + max(1, cycles), waits=False)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the core sleeps (WFI)."""
+        return self.runner.asleep
+
+    def sleep(self, cycles: int) -> None:
+        """Lets time pass without execution, up to `cycles`, but not beyond the next event on the chip."""
+        event = self.next_event()
+        passed = max(0, min(cycles, event - self.now))
+        self.slept += passed
+        self.counter.clock += passed
+        self.rearm()
+
+    def stop(self) -> None:
+        """Ends the run at the next boundary of a block; for peripherals and scheduled actions."""
+        self.runner.stop_requested = True
+        self.counter.attention()
 
     def call(self, function: str, *arguments: int, stack: Sequence[int] = ()) -> int:
         """Calls one function of the image with integer arguments and returns r0.
@@ -179,30 +284,118 @@ class Machine:
         """
         symbol = self.image.symbol(function)
         words = [*arguments[4:], *stack]
-        top = (self.image.symbol("mj_stack_top").address - 4 * len(words)) & ~7
+        end = self.image.symbols.get("mj_stack_top")
+        top = ((end.address if end else self.board.data_memory.end) - 4 * len(words)) & ~7
         for number, word in enumerate(words):
             self.write_word(top + 4 * number, word)
         for number, argument in enumerate(arguments[:4]):
             self.write_register(f"r{number}", argument & 0xFFFFFFFF)
         back = self.board.flash.base + self.board.flash.size - 16
+        self.system.enable_floats()
         self.write_register("sp", top)
         self.write_register("lr", back | 1)
         self.write_register("pc", symbol.address | 1)
         self.run(back)
         return self.register("r0")
 
+    # Time
+    @property
+    def now(self) -> int:
+        """The present time in core cycles since power-on, sleep included; never falls."""
+        return self.counter.clock
+
+    def schedule(self, when: int, action: Callable[[], None]) -> None:
+        """Calls `action` at the first boundary of a block at or after the time `when`, in the order of times."""
+        heapq.heappush(self._timeline, (when, next(self._sequence), action))
+        self.rearm()
+
+    def rearm(self) -> None:
+        """A time at which something happens has changed."""
+        self.counter.attention()
+
+    def next_event(self) -> int:
+        """When something happens by itself the next time; `NEVER` if nothing does."""
+        times = [self.runner.until_cycle, self.system.systick.next_event()]
+        if self._timeline:
+            times.append(self._timeline[0][0])
+        if self.interrupts.enabled:
+            times.append(self.peripherals.next_event())
+        return min((time for time in times if time is not None), default=NEVER)
+
+    def refresh(self) -> None:
+        """Brings SysTick, peripherals and scheduled actions to the present time."""
+        self.system.advance()
+        self.peripherals.refresh()
+        while self._timeline and self._timeline[0][0] <= self.now:
+            heapq.heappop(self._timeline)[2]()
+
+    def measured_cycles(self) -> int:
+        """What the chip's own cycle counter has seen: the cycles of `counts`, without sleep; never falls."""
+        awake = self.now - self.slept
+        if awake - self._measured_at > _MEASURED_EVERY or self._measured == 0:
+            self._measured, self._measured_at = self.counts().cycles + self._past_cycles, awake
+        self._told = max(self._told, self._measured + awake - self._measured_at)
+        return self._told
+
+    def guards_changed(self) -> None:
+        """CPACR or CCR was written."""
+        self.runner.guards_stale = True
+        self.counter.attention()
+
+    # Counts
     def clear_counts(self) -> None:
         """Starts counting from zero."""
         self._past_cycles += self.counts().cycles  # the cycle counter of the chip goes on
         self.counter.clear()
+        self._corrections.clear()
+        self._spent = self.exceptions.cycles
 
     def totals(self) -> list[EdgeTotal]:
         """Instructions and cycles of every edge since the counts were cleared."""
-        return self.costs.totals(self.counter.edges(), self.counter.sizes())
+        return self.costs.totals(self.counter.edges(), self.counter.sizes()) + self._corrections
 
     def counts(self) -> Counts:
-        """Instructions and cycles since the counts were cleared."""
-        return self.costs.counts(self.counter)
+        """Instructions and cycles since the counts were cleared; exception entries and returns are in the cycles."""
+        found = self.costs.counts(self.counter)
+        spent = self.exceptions.cycles - self._spent
+        if not spent and not self._corrections:
+            return found
+        return Counts(
+            found.instructions + sum(part.instructions for part in self._corrections),
+            found.cycles + sum(part.cycles for part in self._corrections) + spent,
+        )
+
+    def price(self, source: int | None, source_size: int, target: int, size: int) -> tuple[int, int]:
+        """Usual cycles of an edge, and further ones when its branch was predicted wrongly."""
+        key = (source, source_size, target, size)
+        if key not in self._prices:
+            sizes = {target: size} if source is None else {source: source_size, target: size}
+            right, wrong = (
+                sum(part.cycles for part in self.costs.totals([Edge(0, source, target, 1, missed)], sizes))
+                for missed in (0, int(source is not None))
+            )
+            self._prices[key] = (max(0, right), max(0, wrong - right))
+        return self._prices[key]
+
+    def cut_block(self, pc: int) -> None:
+        """The instructions from `pc` on of the last block did not execute: takes them out of the counts."""
+        start, end, layer = self.counter.place()
+        if start is None or not start <= pc < end:
+            return
+        block = self.costs.block(start, end - start)
+        before = [instruction for instruction in block if instruction.address < pc]
+        whole = self.price(None, 0, start, end - start)[0]
+        part = self.price(None, 0, start, pc - start)[0] if before else 0
+        self._corrections.append(EdgeTotal(layer, start, 0, len(before) - len(block), part - whole))
+        self.counter.restore((None, NEVER, layer))
+
+    def fault(self, exception: int, bits: int, *, pc: int, text: str = "", address: int | None = None) -> None:
+        """The core raises a fault: sets the status and enters its handler.
+
+        Raises:
+            EmulationError: a fault where none can be handled any more.
+        """
+        self.runner.raise_fault(Reason(exception, bits, text or "the exception cannot go on", address), pc)
 
     @property
     def console(self) -> str:
@@ -210,14 +403,18 @@ class Machine:
         return self.peripherals.transmitted.decode("latin-1")
 
     def _load(self, _: Any, offset: int, size: int, base: int) -> int:
-        return self.peripherals.read(base + offset, size)
+        address = base + offset
+        block = self.system if address in _SYSTEM else self.peripherals
+        return block.read(address, size)
 
     def _store(self, _: Any, offset: int, size: int, value: int, base: int) -> None:
-        self.peripherals.write(base + offset, size, value)
-
-    def _on_interrupt(self, emulator: Any, number: int, _: Any) -> None:
-        self._interrupt = number
-        emulator.emu_stop()
+        address = base + offset
+        if address in _SYSTEM:
+            self.system.write(address, size, value)
+            return
+        self.peripherals.write(address, size, value)
+        if self.interrupts.enabled and (self.peripherals.next_event() or NEVER) < self.runner.armed:
+            self.counter.attention()
 
 
 def _markers(image: Image) -> Mapping[int, tuple[int, str]]:
