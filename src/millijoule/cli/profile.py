@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from millijoule.errors import DataError, OptionError
+from millijoule.errors import DataError, DeviceError, OptionError
 from millijoule.graph import Graph, load_graph
 
 app = typer.Typer(help="Where the cycles, the memory and the energy of one inference go.")
@@ -35,6 +35,14 @@ def profile(
     functions: Annotated[bool, typer.Option("--functions", help="Add the functions of the firmware.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write a page with the chart over time (.html).")] = None,
+    firmware_out: Annotated[
+        Path | None,
+        typer.Option("--firmware", help="Write firmware (.elf) that times its layers, to flash onto a board."),
+    ] = None,
+    port: Annotated[
+        str | None, typer.Option(help="Where a board with that firmware is: /dev/ttyACM0, COM3, tcp:PORT. Compares.")
+    ] = None,
+    baud: Annotated[int, typer.Option(help="Bits per second of the port.")] = 115200,
     rate: Annotated[float, typer.Option(help="Inferences a second; with --sleep-current: average power.")] = 1.0,
     sleep_current: Annotated[
         float | None, typer.Option(min=0.0, help="Microamperes of the stop mode between inferences, see the datasheet.")
@@ -50,7 +58,7 @@ def profile(
     """Profile one inference on an emulated board: layer by layer, block by block.
 
     Cycles, cycles per MAC, kinds of instructions, causes of lost cycles, RAM in use, energy. The picture is noise: the
-    time of an int8 model hardly depends on it.
+    time of an int8 model hardly depends on it. With --port the cycles of a board's own counter stand beside them.
 
     Example: millijoule profile runs/demo/qat.mj --board stm32l4r9i --top 10 --out profile.html
     """
@@ -72,6 +80,9 @@ def profile(
             "how long a cell lasts depends on the current between inferences, and no board comes with one",
             "Give --sleep-current in microamperes, from the part's datasheet",
         )
+    if firmware_out is not None:
+        _write_firmware(firmware.program, compiler, firmware_out)
+    values["measured"] = _measured(values, port, baud) if port is not None else None
     values["duty"] = _duty(measured, rate, sleep_current, battery) if sleep_current is not None else []
     title = f"{model.stem} on {firmware.program.board.title if firmware.program.board else board}"
     if out is not None:
@@ -82,8 +93,9 @@ def profile(
         typer.echo(json.dumps(values))
         return
     _show(values, title, top, functions)
-    if out is not None:
-        typer.echo(f"written    {out}")
+    for path in (out, firmware_out):
+        if path is not None:
+            typer.echo(f"written    {path}")
 
 
 def _duty(measured: Any, rate: float, sleep_current: float, capacity: float | None) -> list[dict[str, Any]]:
@@ -96,6 +108,27 @@ def _duty(measured: Any, rate: float, sleep_current: float, capacity: float | No
         duty = duty_cycle(item, rate, sleep_amperes=sleep_current * 1e-6, battery=cell)
         found.append({**asdict(duty), "regulator": item.regulator, "title": item.title, "statement": duty.statement})
     return found
+
+
+def _write_firmware(program: Any, compiler: str, out: Path) -> None:
+    from millijoule.build import build_board
+
+    build_board(program.files, program.board, compiler=compiler, defines={"MJ_PROFILE": "1"}, out=out)
+
+
+def _measured(values: Mapping[str, Any], port: str, baud: int) -> dict[str, Any]:
+    """What the board's counter says. Raises DeviceError for a board with another model."""
+    from millijoule.device import Device, measure_layers
+
+    with Device.open(port, baud=baud) as device:
+        found = measure_layers(device)
+    if [layer.name for layer in found.layers] != [layer["name"] for layer in values["layers"]]:
+        raise DeviceError(
+            f"port {port}",
+            f"the board's model has other layers ({len(found.layers)}, here {len(values['layers'])})",
+            "Flash the firmware that millijoule profile MODEL --board B --firmware FILE writes",
+        )
+    return asdict(found)
 
 
 def _quantised(model: Path) -> Graph:
@@ -128,6 +161,8 @@ def _show(values: Mapping[str, Any], title: str, top: int, functions: bool) -> N
     _print(console, "blocks of the network", "block", profile_rows(values, values["blocks"]), values, wide)
     if functions:
         _functions(console, values, top)
+    if values["measured"] is not None:
+        _compare(console, values, top)
     milliseconds, cycles, instructions = values["milliseconds"], values["cycles"], values["instructions"]
     typer.echo(f"latency    {milliseconds:.2f} ms ({cycles:,} cycles, {instructions:,} instructions)")
     for item in values["energies"]:
@@ -181,3 +216,16 @@ def _functions(console: Console, values: Mapping[str, Any], top: int) -> None:
         share = f"{100 * item['cycles'] / values['cycles']:.1f}"
         table.add_row(item["name"], f"{item['calls']:,}", f"{item['instructions']:,}", f"{item['cycles']:,}", share)
     console.print(table)
+
+
+def _compare(console: Console, values: Mapping[str, Any], top: int) -> None:
+    """The board's cycles beside the model's; the difference is relative to the board's."""
+    pairs = zip(values["layers"], values["measured"]["layers"], strict=True)
+    rows = [(layer["name"], layer["cycles"], board["cycles"]) for layer, board in pairs]
+    if top:
+        rows = sorted(rows, key=lambda row: -row[1])[:top]
+    table = _table("layer", ("the model's", "the board's", "model\n%"), "cycles by the board's own counter", values)
+    for name, model, board in [*rows, ("all", values["cycles"], values["measured"]["cycles"])]:
+        table.add_row(name, f"{model:,}", f"{board:,}", f"{100 * (model / board - 1):+.1f}")
+    console.print(table)
+    typer.echo("the board's cycles include, for each layer, some 40 of its call and of reading the counter")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from millijoule.device.device import Device, Inference, RawResult
 from millijoule.device.flash import FlashTool, flash_command, flash_firmware
+from millijoule.device.layers import LayerCycles, MeasuredLayers, measure_layers
 from millijoule.device.measure import (
     AccuracyReport,
     Comparison,
@@ -22,6 +23,8 @@ __all__ = [
     "FlashTool",
     "Inference",
     "LatencyReport",
+    "LayerCycles",
+    "MeasuredLayers",
     "Port",
     "RawResult",
     "Window",
@@ -29,5 +32,6 @@ __all__ = [
     "flash_firmware",
     "measure_accuracy",
     "measure_latency",
+    "measure_layers",
     "open_port",
 ]
