@@ -91,8 +91,8 @@ class KernelMachine:
         words, floats = [], 0
         for argument in arguments:
             if isinstance(argument, float):
-                register = getattr(self.machine._arm, f"UC_ARM_REG_S{floats}")
-                self.machine.emulator.reg_write(register, struct.unpack("<I", struct.pack("<f", argument))[0])
+                bits = struct.unpack("<I", struct.pack("<f", argument))[0]
+                self.machine.write_register(f"s{floats}", bits)
                 floats += 1
             else:
                 words.append(self._word(argument, offset))
