@@ -1,22 +1,19 @@
-"""One object that runs anywhere, the proof that all executors agree, and the exported project."""
+"""One object that runs anywhere, and the proof that all executors agree."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from millijoule.compile import Program, compile_graph
-from millijoule.deploy import build_program, compile_model, export_project, first_difference, verify
-from millijoule.errors import DataError, FormatError, OptionError, OutputError
+from millijoule.deploy import compile_model, first_difference, verify
+from millijoule.errors import DataError, FormatError
 from millijoule.execute import run
 from networks import LAYERS, random_network, random_pictures
 
@@ -93,41 +90,3 @@ def test_wrong_pictures_are_refused() -> None:
         verify(graph, random_pictures(graph, 0))
     with pytest.raises(DataError):
         verify(graph, np.zeros((1, 4, 4, 3), np.uint8))
-
-
-@needs_boards
-def test_an_exported_project_is_whole(tmp_path: Path) -> None:
-    program = compile_graph(random_network(["conv", "depthwise"], 4), "stm32l4r9i", name="shed")
-    folder = export_project(program, tmp_path / "project")
-    assert {path.name for path in tmp_path.iterdir()} == {"project"}
-    for name in ("Makefile", "README.md", "firmware.ld", "firmware.elf", "firmware.bin", "firmware.hex"):
-        assert (folder / name).stat().st_size > 0
-    assert (folder / "model/mj_model.c").read_text() == program.files["mj_model.c"]
-    with pytest.raises(OutputError, match="already"):
-        export_project(program, folder)
-    export_project(program, folder, overwrite=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"project"}
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/letter.txt").write_text("keep me")
-    with pytest.raises(OutputError, match="other files"):
-        export_project(program, tmp_path / "mine", overwrite=True)
-    assert (tmp_path / "mine/letter.txt").read_text() == "keep me"
-    with pytest.raises(OptionError, match="for a board"):
-        export_project(compile_graph(program.graph), tmp_path / "host")
-
-
-@needs_boards
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize("board", BOARDS)
-def test_the_makefile_builds_firmware_that_runs(tmp_path: Path, board: str) -> None:
-    from millijoule.build import read_image
-    from millijoule.emulate import EmulatedFirmware
-
-    graph = random_network(LAYERS, 5)
-    program = compile_graph(graph, board)
-    folder = export_project(program, tmp_path / "project")
-    subprocess.run(["make", "-C", str(folder), f"ZIG={sys.executable} -m ziglang"], check=True, capture_output=True)
-    made = EmulatedFirmware(read_image(folder / "build/firmware.elf", board), board, program)
-    pictures = random_pictures(graph, 1)
-    np.testing.assert_array_equal(made.run(pictures)["logits"], build_program(program).run(pictures)["logits"])

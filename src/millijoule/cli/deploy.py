@@ -82,20 +82,18 @@ def export(
     model: Model,
     out: Out,
     board: BoardName = "stm32l4r9i",
+    format: Annotated[str, typer.Option("--format", help="make, cmake, cubeide, zephyr or arduino.")] = "make",
     kernels: Kernels = "dsp",
     compiler: Compiler = "zig",
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a project that builds by itself with make, and the firmware as .elf, .bin and .hex.
+    """The same as `millijoule export`: write a project that builds by itself.
 
     Example: millijoule deploy export runs/demo/static.mj --board stm32h7b3i --out build/firmware
     """
-    from millijoule.compile import compile_graph
-    from millijoule.deploy import export_project
+    from millijoule.cli.export import write_project
 
-    program = compile_graph(load_graph(model), board, kernels=kernels, name=model.stem)
-    export_project(program, out, compiler=compiler, overwrite=overwrite)
-    typer.echo(f"written    {out}")
+    write_project(model, out, board, format=format, kernels=kernels, compiler=compiler, overwrite=overwrite)
 
 
 @app.command()

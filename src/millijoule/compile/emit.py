@@ -253,7 +253,9 @@ def _includes(emission: Emission) -> str:
 
 def _memory(emission: Emission) -> str:
     plan = emission.plan
-    return f"""#if defined(__ELF__)
+    return f"""#if defined(MJ_ARENA)
+/* The build says where the arena lies; -DMJ_ARENA= leaves it in .bss. */
+#elif defined(__ELF__)
 #define MJ_ARENA __attribute__((section(".mj_arena")))
 #else
 #define MJ_ARENA

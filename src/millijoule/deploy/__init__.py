@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from millijoule.deploy.export import export_project, export_sources
+from millijoule.deploy.export import FORMATS, check_format, export_project, export_sources
 from millijoule.deploy.firmware import Firmware, build_program, compile_model
 from millijoule.deploy.verify import LayerDifference, TargetReport, VerifyReport, first_difference, verify
 
 __all__ = [
+    "FORMATS",
     "Firmware",
     "LayerDifference",
     "TargetReport",
     "VerifyReport",
     "build_program",
+    "check_format",
     "compile_model",
     "export_project",
     "export_sources",
