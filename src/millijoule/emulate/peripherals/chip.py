@@ -59,7 +59,6 @@ class Peripherals:
         self.host_baud: int | None = None
         self.values: dict[int, int] = {}
         self.now = cycles
-        self._cycle_offset = 0
         self.clock_changes = 0
         self._automatic = False
         self.blocks: dict[str, Block] = {}
@@ -80,7 +79,6 @@ class Peripherals:
         for name, field, value in self.rules.constant:
             bits = self.registers.field(name, field)
             self._constant.setdefault(at(name), []).append((bits.mask, bits.put(0, value)))
-        self._counter = at("CORE_DWT_CYCCNT")
         self._switch = at(self.rules.switch[0]) if self.rules.switch else None
         self._clock_registers = {at("RCC_CFGR"), at("RCC_CR")} if family else set()
         self._rcc = header.bases.get("RCC", 0)
@@ -104,7 +102,6 @@ class Peripherals:
         self.transmitted.clear()
         for kept in (self.problems, self.warnings, self.unknown, self.edges):
             kept.clear()
-        self._cycle_offset = 0
         self._ungated = set(self._gates)
         for block in self.blocks.values():
             block.forget_line()
@@ -213,8 +210,6 @@ class Peripherals:
             for mask, bits in self._constant.get(address, ()):
                 word = (word & ~mask) | bits
             return word
-        if address == self._counter:
-            return (self.now() - self._cycle_offset) & 0xFFFFFFFF
         if base not in self._windows and address < 0xE0000000:
             self.unknown.add(address)
         return self._plain(address)
@@ -232,8 +227,6 @@ class Peripherals:
             if base in self._ungated:
                 self._check_gate(base)
             block.write(address - base, value)
-        elif address == self._counter:
-            self._cycle_offset = self.now() - value
         elif base == self._rcc:
             self._write_clock(address, value)
         else:
