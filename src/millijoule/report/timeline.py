@@ -44,7 +44,7 @@ def timeline_chart(layers: Sequence[Row], blocks: Sequence[Row], clock_hz: int, 
     total = sum(layer["cycles"] for layer in layers) or 1
     parts: list[str] = []
     lost = any(layer.get("stalls") for layer in layers)
-    memory_top = 210.0 if lost else 122.0
+    memory_top = 196.0 if lost else 108.0
     base = memory_top + 92.0
     axis = ticks(0.0, total / clock_hz * 1e3, 8)
     x = Scale(0.0, float(total), LEFT, WIDTH - RIGHT)
@@ -52,7 +52,7 @@ def timeline_chart(layers: Sequence[Row], blocks: Sequence[Row], clock_hz: int, 
     _layer_row(parts, layers, x, total, clock_hz)
     _block_row(parts, blocks, x, total, clock_hz)
     if lost:
-        _loss_row(parts, layers, x, 114.0, 60.0)
+        _loss_row(parts, layers, x, 100.0, 60.0)
     _memory_row(parts, layers, x, arena_bytes, memory_top, base)
     return (
         f'<svg class="wide" viewBox="0 0 {WIDTH:g} {base + 44:g}" role="img" aria-label="{attribute(title)}">'
@@ -66,7 +66,7 @@ def _axis(parts: list[str], x: Scale, axis: Sequence[float], clock_hz: int, base
         cycles = value * clock_hz / 1e3
         if cycles <= total * 1.0001:
             at = x(cycles)
-            parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="18" y2="{base:.1f}"/>')
+            parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="4" y2="{base:.1f}"/>')
             parts.append(text(at, base + 18, compact(value), "middle"))
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{x.end}" y1="{base:.1f}" y2="{base:.1f}"/>')
     parts.append(text((LEFT + x.end) / 2, base + 37, "time, ms", "middle", ' class="name"'))
@@ -103,7 +103,7 @@ def _time(cycles: int, total: int, clock_hz: int) -> str:
 
 
 def _layer_row(parts: list[str], layers: Sequence[Row], x: Scale, total: int, clock_hz: int) -> None:
-    top, height = 22.0, 40.0
+    top, height = 8.0, 40.0
     parts.append(text(LEFT - 8, top + height / 2 + 4, "layers", "end", ' class="name"'))
     for index, (layer, start, width) in enumerate(_spans(layers, x)):
         tip = f"{index} {layer['name']} ({layer['operator']}): {_time(layer['cycles'], total, clock_hz)}"
@@ -121,7 +121,7 @@ def _layer_row(parts: list[str], layers: Sequence[Row], x: Scale, total: int, cl
 
 
 def _block_row(parts: list[str], blocks: Sequence[Row], x: Scale, total: int, clock_hz: int) -> None:
-    top, height = 65.0, 26.0
+    top, height = 51.0, 26.0
     parts.append(text(LEFT - 8, top + height / 2 + 4, "blocks", "end", ' class="name"'))
     for block, start, width in _spans(blocks, x):
         members = f"; {len(block['members'])} layers" if len(block["members"]) > 1 else ""
