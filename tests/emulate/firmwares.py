@@ -17,12 +17,9 @@ HEAD = """
 #define USART_TDR AT(USART + 0x28u)
 extern uint32_t mj_stack_top[];
 void Reset_Handler(void);
-void Serial_Handler(void);
-void Tick_Handler(void);
-void Timer_Handler(void);
-__attribute__((weak)) void Serial_Handler(void) {}
-__attribute__((weak)) void Tick_Handler(void) {}
-__attribute__((weak)) void Timer_Handler(void) {}
+__attribute__((weak)) void Serial_Handler(void); /* zero in the vector table when there is none */
+__attribute__((weak)) void Tick_Handler(void);
+__attribute__((weak)) void Timer_Handler(void);
 void Fault_Handler(void);
 void Fault_Handler(void) { for (;;) {} }
 typedef void (*vector)(void);
