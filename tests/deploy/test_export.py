@@ -68,7 +68,7 @@ def test_the_main_program_is_short(kind: str, tmp_path: Path) -> None:
     folder = export_project(program_for(), tmp_path / "project", format=kind)
     name = "examples/Classify/Classify.ino" if kind == "arduino" else "src/main.c"
     text = (folder / name).read_text()
-    assert len(text.splitlines()) <= (25 if kind == "zephyr" else 20)
+    assert len(text.splitlines()) <= 20
     assert all(word in text for word in ("mj_init()", "MJ_INPUT", "mj_run(&result)", "mj_class_names"))
 
 
