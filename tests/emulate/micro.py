@@ -18,6 +18,9 @@ DATA = 0x20001000  # zero-wait RAM of both boards
 FLAGS = ("-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m7+fp_armv8d16sp")
 END = "subs r0,#1\n bne.n 1b"  # M4: 1 + (1 + P) = 3 with P = 1
 
+# Access to the floating point unit: Armv7-M ARM B3.2.20, CPACR.
+FLOAT_ON = "ldr r0,=0xE000ED88\n ldr r1,[r0]\n orr r1,r1,#0xF00000\n str r1,[r0]\n dsb\n isb"
+
 
 def turn(loop: str) -> str:
     """A loop that counts r0 down around some instructions."""
@@ -28,6 +31,7 @@ class Bench:
     """Assembled sequences in the flash of a board: name -> text."""
 
     def __init__(self, board: str, sequences: Mapping[str, str], folder: Path) -> None:
+        sequences = {"floating point on": FLOAT_ON, **sequences}
         lines = [".syntax unified", ".thumb", ".text"]
         for number, text in enumerate(sequences.values()):
             lines += [".balign 64", f"begin{number}:", text, f"end{number}: nop", ".ltorg"]
@@ -53,6 +57,7 @@ class Bench:
             fp_architecture=0,
         )
         self.machine = Machine(self.image, self.board)
+        self.machine.run(self.start("floating point on"))
         # Every word of the data points to itself, so that loads of loaded addresses stay in it.
         self.machine.write(DATA, b"".join(word.to_bytes(4, "little") for word in range(DATA, DATA + 0x1000, 4)))
 

@@ -23,7 +23,7 @@ SINGLE = CortexM4(flash=FlashInterfaceRules(line_bytes=16))
 STRAIGHT = 800  # 16-bit instructions
 
 LOOPS = {
-    # Armv7-M ARM A3.2.1 and Cortex-M4 TRM 3.3.3: unaligned loads are split. 2 cycles for the load, 3 for the loop.
+    # Armv7-M ARM A3.2.1 and Cortex-M4 TRM 3.3: unaligned loads are split. 2 cycles for the load, 3 for the loop.
     "word": "ldr r1,[r4]",
     "halfword": "ldrh r1,[r4]",
     "byte": "ldrb r1,[r4]",
@@ -88,7 +88,7 @@ def test_skipped_instructions_take_one_cycle(bench: Bench) -> None:
 
 
 def test_a_32_bit_target_across_two_words_takes_one_cycle_more(bench: Bench) -> None:
-    # add.w 1, nop 1, subs 1, bne 1 + refill 1; TRM table 3-1, note b.
+    # add.w 1, nop 1, subs 1, bne 1 + refill 1; TRM table 3-1: P depends on the alignment and width of the target.
     assert bench.per_turn("aligned target", ZERO) == 5
     assert bench.per_turn("straddling target", ZERO) == 6
     assert bench.traced("straddling target", ZERO, {"r0": 10}).stalls["branch"] == 9 * 2

@@ -20,28 +20,33 @@ __all__ = ["CortexM4", "FlashInterfaceRules", "M4Rules"]
 class M4Rules:
     """The pipeline, in cycles.
 
-    "TRM" is the Arm Cortex-M4 Technical Reference Manual (100166), table 3-1 "Cortex-M4 instruction set summary" and
-    section 3.3.3 "Load/store timings"; "images" are published firmware images with measured latencies, see
-    docs/cycle-model.md.
+    "TRM" is the Arm Cortex-M4 Technical Reference Manual (100166), section 3.3: table 3-1 "Processor instruction set
+    summary" and the load/store timings (also in TI's SWCU192, "Load/store timings"); "images" are published firmware
+    images with measured latencies, see docs/cycle-model.md.
     """
 
-    # TRM, note b: P is 1 to 3, "depending on the alignment and width of the target instruction". 1 for branches whose
+    # TRM table 3-1: P is 1 to 3, "depending on the alignment and width of the target instruction". 1 for branches whose
     # target is in the instruction: differences between inputs of one image prefer 1 (about 1.2); 2 fits totals better.
     refill_direct: int = 1
     refill_indirect: int = 2  # bx, pop {pc}, tables: the address comes one stage later
-    misaligned_target: int = 1  # TRM, note b: a 32-bit target across two words needs a second fetch
-    address_from_alu: int = 1  # TRM 3.3.3: an address made by the instruction just before; worth < 0.4 % of any image
-    divide: int = 6  # TRM: SDIV, UDIV take 2 to 12 depending on the operands; the middle, < 0.4 % of any image
+    misaligned_target: int = 1  # TRM table 3-1 (P): a 32-bit target across two words needs a second fetch
+    address_from_alu: int = (
+        1  # TRM, load/store timings: an address made by the instruction just before; worth < 0.4 % of any image
+    )
+    divide: int = (
+        6  # TRM table 3-1: SDIV, UDIV take 2 to 12 depending on the operands; the middle, < 0.4 % of any image
+    )
     float_dependency: int = 1  # TRM table 7-1: the next floating-point instruction uses the result
     float_multiply_add: int = 3  # TRM table 7-1: VFMA, VMLA
     float_divide: int = 14  # TRM table 7-1: VDIV, VSQRT
     system: int = 2  # TRM: MSR, MRS, barriers 1 to 4
-    fold_it: bool = True  # TRM, note d: IT costs nothing behind a 16-bit instruction; < 0.4 % of any image
-    # TRM 3.3.3 and images (0.3 to 1.8 %): an access across a word is split. Loads only; stores are buffered.
+    fold_it: bool = True  # TRM table 3-1: IT may cost nothing behind a 16-bit instruction; < 0.4 % of any image
+    # TRM, load/store timings, and images (0.3 to 1.8 %): an access across a word is split. Only loads; stores are
+    # buffered.
     unaligned_halfwords: int = 1  # a word at an odd halfword, or a halfword at an odd address
     unaligned_bytes: int = 2  # a word at an odd address: byte, halfword, byte
-    # TRM 2.1.1 (three-word prefetch unit) and images: how many words the fetch runs ahead, and the cycle after which a
-    # consumed word makes room for the next.
+    # The core's prefetch unit holds three words: so many words the fetch runs ahead. A consumed word makes room for
+    # another in the cycle after. As in the simulator that was compared with images.
     fetch_words: int = 3
     fetch_release: int = 1
     # Hypothesis, off by default: no document behind it, but it removes 2.5 to 7.2 points of error of images whose stack

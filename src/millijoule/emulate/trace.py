@@ -7,6 +7,7 @@ caches, banks, unaligned accesses, and conditional instructions that were skippe
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -308,7 +309,8 @@ class FullTrace:
         context.core_kind = 0 if prefix == "m4" else 1
         context.read_register = ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value
         context.stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
-        context.decode = DECODE(self._decode)
+        owner = weakref.ref(self)  # no cycle: the arrays go as soon as the trace does
+        context.decode = DECODE(lambda address, size: _decode(owner(), address, size))
         for number in range(13):
             context.register_number[number] = arm_const.UC_ARM_REG_R0 + number
         for number, name in ((13, "SP"), (14, "LR"), (15, "PC")):
@@ -317,15 +319,6 @@ class FullTrace:
         if not context.core:
             raise EmulationError("the full trace", "there is not enough memory", "Close other programs")
         return context
-
-    def _decode(self, address: int, size: int) -> int:
-        """Called by the hook for an instruction it has not seen. Exceptions must not pass through C."""
-        try:
-            self._add(address, size)
-        except BaseException as error:  # raised again when the run has ended
-            self._error = error
-            return 1
-        return 0
 
     def _add(self, address: int, size: int) -> None:
         window = next(number for number, (base, span, _) in enumerate(self._windows) if 0 <= address - base < span)
@@ -355,6 +348,18 @@ class FullTrace:
             self._instructions[number] = instruction
             layer = self.machine.markers.get(instruction.address, (0, ""))[0]
             fill_row(self._rows[number], instruction, self.model, layer=layer, place=place)
+
+
+def _decode(trace: FullTrace | None, address: int, size: int) -> int:
+    """Called by the hook for an instruction it has not seen. Exceptions must not pass through C."""
+    if trace is None:
+        return 1
+    try:
+        trace._add(address, size)
+    except BaseException as error:  # raised again when the run has ended
+        trace._error = error
+        return 1
+    return 0
 
 
 def _stalls(cell: np.void) -> dict[str, int]:
