@@ -67,7 +67,7 @@ class Peripherals:
         if family is not None:
             self.blocks["FLASH"] = FlashController(self, Instance("FLASH", "FLASH", family.bases["FLASH"]))
         self._by_base = {block.base: block for block in self.blocks.values()}
-        self._timed = [block for block in self.blocks.values() if isinstance(block, (SerialPort, Timer))]
+        self._timed: list[Block] = []  # what changes with time: serial ports and timers once they are used
         self.serial = {name: block for name, block in self.blocks.items() if isinstance(block, SerialPort)}
         self.console = self.serial[board.console.peripheral]
         at = self.registers.address
@@ -103,6 +103,7 @@ class Peripherals:
         for kept in (self.problems, self.warnings, self.unknown, self.edges):
             kept.clear()
         self._ungated = set(self._gates)
+        self._timed.clear()
         for block in self.blocks.values():
             block.forget_line()
             block.reset()
@@ -226,6 +227,8 @@ class Peripherals:
         if block is not None:
             if base in self._ungated:
                 self._check_gate(base)
+            if block not in self._timed and isinstance(block, (SerialPort, Timer)):
+                self._timed.append(block)
             block.write(address - base, value)
         elif base == self._rcc:
             self._write_clock(address, value)
