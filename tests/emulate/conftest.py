@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from millijoule.boards import load_board
+from millijoule.boards import Board, load_board
 from millijoule.build import Image, build_elf
 from millijoule.emulate import Machine
 
@@ -19,9 +19,10 @@ START = Path(__file__).parents[1] / "fixtures" / "bare"
 def bare_image() -> Callable[..., Image]:
     """Builds one C file with the start-up of tests/fixtures/bare: `bare_image(source, board)`."""
 
-    def build(source: str, board: str = "stm32l4r9i", **options: Any) -> Image:
+    def build(source: str, board: str | Board = "stm32l4r9i", **options: Any) -> Image:
+        target = load_board(board) if isinstance(board, str) else board
         files = {path.name: path.read_text() for path in START.iterdir()}
-        return build_elf({**files, "test.c": '#include "core.h"\n' + source}, load_board(board), **options)
+        return build_elf({**files, "test.c": '#include "core.h"\n' + source}, target, **options)
 
     return build
 
@@ -30,7 +31,7 @@ def bare_image() -> Callable[..., Image]:
 def bare(bare_image: Callable[..., Image]) -> Callable[..., Machine]:
     """A machine that stands at the start of one C file: `bare(source, board, **options of Machine)`."""
 
-    def build(source: str, board: str = "stm32l4r9i", **options: Any) -> Machine:
+    def build(source: str, board: str | Board = "stm32l4r9i", **options: Any) -> Machine:
         return Machine(bare_image(source, board), board, **options)
 
     return build

@@ -12,8 +12,8 @@ from millijoule.errors import EmulationError
 __all__ = ["NEVER", "BaseCounter", "BlockCounter", "Costs", "Edge", "Fresh", "Place"]
 
 NEVER = (1 << 64) - 1
-# A block that was never seen -> whether to stop before it, whether it has floating point instructions.
-Fresh = Callable[[int, int], tuple[bool, bool]]
+# A block that was never seen -> whether to stop before it.
+Fresh = Callable[[int, int], bool]
 # Source, its size, target, its size -> cycles, further cycles when the branch was predicted wrongly.
 Costs = Callable[[int | None, int, int, int], tuple[int, int]]
 # Where the count stands: (block before, its end, layer), for `BlockCounter.restore`.
@@ -40,7 +40,6 @@ class BlockCounter(Protocol):
     name: str
 
     clock: int  # cycles since the machine was made; only the machine sets it, and never back
-    floating: bool  # whether floating point was used since it was last set to False
 
     def attach(self, emulator: Any, fresh: Fresh, costs: Costs) -> None:
         """Installs the hook; `fresh` is asked about every new block, `costs` about every new edge."""

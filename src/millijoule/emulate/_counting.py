@@ -11,7 +11,7 @@ import numpy as np
 
 from millijoule.emulate._counter import NEVER, BaseCounter, BlockCounter, Costs, Edge, Fresh, Place
 from millijoule.emulate._counting_python import PythonCounter
-from millijoule.emulate._native import FLOATS, LOWEST, NOTHING, Context, Question, hook_library
+from millijoule.emulate._native import LOWEST, NOTHING, Context, Question, hook_library
 from millijoule.errors import EmulationError, ToolchainError
 
 __all__ = ["NEVER", "BlockCounter", "Edge", "NativeCounter", "Place", "PythonCounter", "make_counter"]
@@ -97,12 +97,7 @@ class NativeCounter(BaseCounter):
             self._hook(UC_HOOK_CODE, self._library.mj_hook_divide, address, address)
 
     def _fresh(self, fresh: Fresh, address: int, size: int) -> int:
-        stop, floats = fresh(address, size)
-        if floats:
-            index = self._index(address)
-            assert index is not None
-            self._marker[index] |= FLOATS
-        return int(stop)
+        return int(fresh(address, size))
 
     def _cost(self, costs: Costs, source: int, target: int) -> int:
         start = None if source == NOTHING else self._address(source)
@@ -118,15 +113,6 @@ class NativeCounter(BaseCounter):
     @clock.setter
     def clock(self, cycles: int) -> None:
         self._context.clock = cycles
-
-    @property
-    def floating(self) -> bool:
-        """See `BlockCounter`."""
-        return bool(self._context.floating)
-
-    @floating.setter
-    def floating(self, used: bool) -> None:
-        self._context.floating = int(used)
 
     def trapped(self) -> int:
         """See `BlockCounter.trapped`."""

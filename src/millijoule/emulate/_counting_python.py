@@ -28,12 +28,10 @@ class PythonCounter(BaseCounter):
         self._read_masks: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._paused = False
         self._prices: dict[tuple[int | None, int], tuple[int, int]] = {}
-        self._floats: set[int] = set()
         self._deadline = self._timer = NEVER
         self._masked = LOWEST
         self._group_mask = 0xFF
         self.clock = 0
-        self.floating = False
         self._trapped = 0
         self.clear()
 
@@ -55,9 +53,10 @@ class PythonCounter(BaseCounter):
             self._emulator.hook_add(UC_HOOK_CODE, self._divide, None, address, address)
 
     def _divide(self, emulator: Any, address: int, _size: int, _: object) -> None:
-        from unicorn.arm_const import UC_ARM_REG_R0
+        from unicorn.arm_const import UC_ARM_REG_LR, UC_ARM_REG_R0
 
-        if emulator.reg_read(UC_ARM_REG_R0 + (emulator.mem_read(address + 2, 1)[0] & 15)) == 0:
+        number = emulator.mem_read(address + 2, 1)[0] & 15
+        if emulator.reg_read(UC_ARM_REG_LR if number == 14 else UC_ARM_REG_R0 + number) == 0:
             self._trapped = address
             emulator.emu_stop()
 
@@ -154,16 +153,11 @@ class PythonCounter(BaseCounter):
         if known != size:
             self._resized += known is not None
             self._block_sizes[address] = size
-            stop, floats = self._fresh(address, size)
-            if floats:
-                self._floats.add(address)
-            if stop:
+            if self._fresh(address, size):
                 self._pause(emulator)
                 return
         while self._stack and self._stack[-1][0] == address:
             self._layer = self._stack.pop()[1]
-        if address in self._floats:
-            self.floating = True
         entered = self._markers.get(address, 0)
         if entered:
             link = self._read_link() & ~1

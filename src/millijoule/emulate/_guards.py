@@ -59,15 +59,13 @@ class Guards:
         self._watched: set[int] = set()
         self._new: set[int] = set()
 
-    def examine(self, address: int, size: int) -> tuple[bool, bool]:
-        """A block that was never seen -> (hooks must be installed before it runs, it has floating point)."""
+    def examine(self, address: int, size: int) -> bool:
+        """Looks at a block that was never seen; whether hooks must be installed before it runs."""
         machine = self._machine
-        floats = False
         before = len(self._new)
         for offset, first, second in halfwords(machine.read(address, size)):
             place = address + offset
             if first & 0xEC00 == 0xEC00 and second & 0x0E00 == 0x0A00:
-                floats = True
                 if machine.board.core == "cortex-m4" and is_newer_float(first, second):
                     self._newer.add(place)
                     self._new.add(place)
@@ -78,7 +76,7 @@ class Guards:
             elif first in _FAULT_MASK_CHANGES or (first & 0xFFE0 == 0xF380 and second == _MSR_FAULT_MASK):
                 self.masks_faults = True
         divisions = machine.system.traps_division and not self._divisions <= self._watched
-        return divisions or len(self._new) > before, floats
+        return divisions or len(self._new) > before
 
     def install(self) -> None:
         """Brings the hooks up to date; the emulator must stand still."""

@@ -16,14 +16,13 @@ from millijoule.build._toolchain import run
 from millijoule.errors import OutputError, ToolchainError
 from millijoule.files import atomic_path, cache_folder
 
-__all__ = ["DEPTH", "FLOATS", "LOWEST", "NOTHING", "WINDOWS", "Context", "Question", "hook_is_native", "hook_library"]
+__all__ = ["DEPTH", "LOWEST", "NOTHING", "WINDOWS", "Context", "Question", "hook_is_native", "hook_library"]
 
 # The constants of c/hook.c.
 WINDOWS = 8
 DEPTH = 16
 NOTHING = 0x3FFFFF
 LOWEST = 256
-FLOATS = 0x8000
 _SOURCE = Path(__file__).resolve().parent / "c" / "hook.c"
 _WORD = ctypes.c_uint64
 # What the hook asks of Python, with two addresses, sizes or code indices.
@@ -65,7 +64,6 @@ class Context(ctypes.Structure):
         ("masked", _WORD),
         ("group_mask", _WORD),
         ("paused", _WORD),
-        ("floating", _WORD),
         ("trapped", _WORD),
         ("read_register", ctypes.c_void_p),
         ("read_memory", ctypes.c_void_p),

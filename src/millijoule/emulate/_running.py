@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from millijoule.emulate._counting import NEVER
 from millijoule.emulate._faults import FaultReport, Reason, classify, explain, make_report, refusal
-from millijoule.emulate.double import execute_double
+from millijoule.emulate.double import execute_double, is_double
 from millijoule.emulate.exceptions import BUS_FAULT, HARD_FAULT, MEMORY_FAULT, SVCALL, USAGE_FAULT
 from millijoule.errors import EmulationError
 
@@ -62,14 +62,14 @@ class Runner:
         self._started = False
         self._report: FaultReport | None = None
 
-    def examine(self, address: int, size: int) -> tuple[bool, bool]:
+    def examine(self, address: int, size: int) -> bool:
         """What the hook asks about a new block."""
         try:
-            stop, floats = self._machine.guards.examine(address, size)
+            stop = self._machine.guards.examine(address, size)
             self.guards_stale |= stop
-            return stop, floats
+            return stop
         except Exception as error:
-            return self._keep(error), False
+            return self._keep(error)
 
     def price(self, source: int | None, source_size: int, target: int, size: int) -> tuple[int, int]:
         """What the hook asks about a new edge."""
@@ -254,7 +254,10 @@ class Runner:
             if not machine.register("xpsr") >> 24 & 1 or not machine.is_mapped(pc, 4):
                 return False
             word = machine.read_word(pc)
-            if not machine.system.floats_enabled or not execute_double(machine, word & 0xFFFF, word >> 16):
+            if not machine.system.floats_enabled or not is_double(word & 0xFFFF, word >> 16):
+                return False
+            machine.exceptions.begin_floats()
+            if not execute_double(machine, word & 0xFFFF, word >> 16):
                 return False
             self._advance(pc + 4)
         except Exception as error:

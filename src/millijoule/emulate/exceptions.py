@@ -35,6 +35,8 @@ ENTRY_CYCLES, EXIT_CYCLES, CHAIN_CYCLES = 12, 10, 6
 _BASIC, _EXTENDED = 0x20, 0x68
 _ALIGNED = 1 << 9  # bit of the stacked xPSR: a word was left out to align the frame
 _THUMB = 1 << 24
+# CONTROL: the process stack; floating point in use (FPCA, and a bit above it that the emulator library moves with it).
+_PROCESS_STACK, _FLOATS = 2, 12
 _EXECUTION = 0x0600FC00  # the bits of an interrupted IT or LDM
 # Configurable fault status bits raised here.
 UNSTACKING, STACKING = 1 << 11, 1 << 12
@@ -205,7 +207,7 @@ class ExceptionUnit:
         machine = self._machine
         names = ("r0", "r1", "r2", "r3", "r12", "lr", "sp", "xpsr", "control")
         *general, stack, status, control = machine.registers(*names)
-        extended = machine.counter.floating and machine.system.stacks_floats
+        extended = bool(control & _FLOATS) and machine.system.stacks_floats
         align = extended or machine.system.aligns_stack
         size = _EXTENDED if extended else _BASIC
         frame = (stack - size) & (~7 if align else ~3) & 0xFFFFFFFF
@@ -216,7 +218,7 @@ class ExceptionUnit:
             content += struct.pack("<18I", *floats, fpscr, 0)
             machine.system.frame_address = frame + _BASIC
         handler_mode = bool(status & 0x1FF)
-        code = 0xFFFFFFF1 if handler_mode else 0xFFFFFFFD if control & 2 else 0xFFFFFFF9
+        code = 0xFFFFFFF1 if handler_mode else 0xFFFFFFFD if control & _PROCESS_STACK else 0xFFFFFFF9
         if machine.is_ram(frame, size):
             machine.write(frame, content)
         else:
@@ -232,11 +234,10 @@ class ExceptionUnit:
         if frame is not None:
             machine.write_register("sp", frame)
         machine.write_register("xpsr", status & ~0x1FF & ~_EXECUTION | number | _THUMB)
-        machine.write_register("control", control & ~2)
+        machine.write_register("control", control & ~(_PROCESS_STACK | _FLOATS))
         machine.write_register("lr", code)
         machine.write_register("pc", vector | 1)
         machine.counter.restore((None, NEVER, 0))
-        machine.counter.floating = False
         machine.interrupts.begin(number)
         if not vector & 1:
             machine.fault(USAGE_FAULT, _INVALID_STATE, pc=vector)
@@ -291,9 +292,8 @@ class ExceptionUnit:
             for index, value in enumerate(floats):
                 machine.write_register(f"s{index}", value)
             machine.write_register("fpscr", fpscr)
-        machine.counter.floating = extended
-        if to_thread:
-            machine.write_register("control", control & ~2 | (2 if code & 4 else 0))
+        stack_bit = _PROCESS_STACK if to_thread and code & 4 else 0
+        machine.write_register("control", control & ~(_PROCESS_STACK | _FLOATS) | stack_bit | _FLOATS * extended)
         machine.write_register("xpsr", stacked & ~_ALIGNED & ~0x1FF | (0 if to_thread else stacked & 0x1FF) | _THUMB)
         top = stack + size
         if stacked & _ALIGNED and (extended or machine.system.aligns_stack):
@@ -310,6 +310,14 @@ class ExceptionUnit:
             machine.fault(USAGE_FAULT, _INVALID_STATE, pc=back & ~1)
         elif to_thread and machine.system.sleeps_on_exit:
             machine.runner.asleep = True
+
+    def begin_floats(self) -> None:
+        """A floating point instruction outside the emulator library: the first one makes a new context."""
+        machine = self._machine
+        control = machine.register("control")
+        if not control & 4:
+            machine.write_register("control", control | _FLOATS)
+            machine.write_register("fpscr", machine.system.default_float_status)
 
     def _spend(self, cycles: int) -> None:
         self.cycles += cycles

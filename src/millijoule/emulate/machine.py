@@ -174,7 +174,6 @@ class Machine:
         self.exceptions.reset()
         self.system.reset()
         self.runner.reset()
-        self.counter.floating = False
         self.counter.restore((None, NEVER, 0))
         stack, entry = struct.unpack("<II", self.read(self.boot_address, 8))
         self.write_register("xpsr", 1 << 24)

@@ -197,6 +197,11 @@ class SystemBlock:
         self._values[_CPACR] = self._values.get(_CPACR, 0) | 15 << 20
 
     @property
+    def default_float_status(self) -> int:
+        """FPDSCR: modes of the floating point unit in a new context."""
+        return self._values.get(0xE000EF3C, 0) & 0x07C00000
+
+    @property
     def frame_address(self) -> int:
         """FPCAR."""
         return self._values.get(_FPCAR, 0)

@@ -3,14 +3,13 @@
  * every block; addresses of instructions are halfword aligned. */
 #include <stdint.h>
 
-enum { WINDOWS = 8, DEPTH = 16, LOWEST = 256, FLOATS = 0x8000 };
+enum { WINDOWS = 8, DEPTH = 16, LOWEST = 256 };
 #define NOTHING 0x3FFFFFull
 
 typedef struct {
     /* Code windows: halfword `(address - base) / 2` of window w has the code index first + that. */
     uint64_t windows, base[WINDOWS], span[WINDOWS], first[WINDOWS];
-    /* Per code index: block size in bytes (0 unseen), two-bit predictor, layer entered at this address (0 none; the
-     * highest bit marks a block with floating point instructions). */
+    /* Per code index: block size in bytes (0 unseen), two-bit predictor, layer entered at this address (0 none). */
     uint16_t *size;
     uint8_t *predictor;
     uint16_t *marker;
@@ -23,7 +22,6 @@ typedef struct {
     /* Time in cycles. At `deadline` the block is not begun if `timer` has come or an exception of priority `masked` is
      * no longer held back by PRIMASK or BASEPRI (LOWEST: nothing is held back, stop at once). */
     uint64_t clock, deadline, timer, masked, group_mask, paused;
-    uint64_t floating; /* floating point was used since the last exception entry */
     uint64_t trapped;  /* address of a division by zero, or 0 */
     int (*read_register)(void *emulator, int number, void *value);
     int (*read_memory)(void *emulator, uint64_t address, void *bytes, uint64_t size);
@@ -122,17 +120,13 @@ void mj_hook_block(void *emulator, uint64_t address, uint32_t size, void *user)
     while (c->depth > 0 && c->returns[c->depth - 1] == address) {
         c->layer = c->layers[--c->depth];
     }
-    if (c->marker[index] != 0) {
-        c->floating |= c->marker[index] / FLOATS;
-        const uint64_t entered = c->marker[index] % FLOATS;
+    const uint64_t entered = c->marker[index];
+    if (entered != 0) {
         uint32_t link = 0;
-        if (entered != 0) {
-            c->read_register(emulator, (int)c->link_register, &link);
-        }
+        c->read_register(emulator, (int)c->link_register, &link);
         link &= ~1u;
         /* A loop may lead back to the first instruction: that is no new call. */
-        if (entered != 0 && c->depth < DEPTH &&
-            !(c->layer == entered && c->depth > 0 && c->returns[c->depth - 1] == link)) {
+        if (c->depth < DEPTH && !(c->layer == entered && c->depth > 0 && c->returns[c->depth - 1] == link)) {
             c->returns[c->depth] = link;
             c->layers[c->depth++] = c->layer;
             c->layer = entered;
@@ -163,7 +157,9 @@ void mj_hook_divide(void *emulator, uint64_t address, uint32_t size, void *user)
     uint32_t divisor = 1;
     (void)size;
     if (c->read_memory(emulator, address, code, sizeof code) == 0) {
-        c->read_register(emulator, (int)c->first_register + (code[2] & 15), &divisor);
+        const int number = code[2] & 15;
+        const int place = number == 14 ? (int)c->link_register : (int)c->first_register + number;
+        c->read_register(emulator, place, &divisor);
     }
     if (divisor == 0) {
         c->trapped = address;
