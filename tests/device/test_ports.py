@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import re
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -18,11 +20,10 @@ import pytest
 from typer.testing import CliRunner
 
 from millijoule.cli.device import app
-from millijoule.compile import compile_graph
 from millijoule.data import open_source, prepare
 from millijoule.device import Device, open_port
 from millijoule.errors import DeviceError, OptionError
-from millijoule.graph import load_graph, save_graph
+from millijoule.graph import save_graph
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -155,6 +156,7 @@ def test_a_file_is_no_port(tmp_path: Path) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, its firmware, and a small prepared data set of its size."""
     from millijoule.build import build_board
+    from millijoule.compile import compile_graph
 
     folder = tmp_path_factory.mktemp("device")
     graph = random_network(["conv", "depthwise"], 3, size=(32, 32, 3))
@@ -166,46 +168,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def emulated_board(project: Path, kind: str) -> Iterator[str]:
-    """The firmware with its console on a pseudo-terminal or a TCP port; yields the port to open."""
-    from millijoule.build import read_image
-    from millijoule.emulate import EmulatedFirmware
-
-    program = compile_graph(load_graph(project / "shed.mj"), "stm32h7b3i", name="shed")
-    firmware = EmulatedFirmware(read_image(project / "firmware.elf", "stm32h7b3i"), "stm32h7b3i", program)
-    if kind == "pty":
-        import tty
-
-        master, slave = os.openpty()
-        tty.setraw(slave)
-        name = os.ttyname(slave)
-    else:
-        server = socket.create_server(("127.0.0.1", 0))
-        name = f"tcp:{server.getsockname()[1]}"
-
-    def serve() -> None:
-        if kind == "pty":
-            receive, send = (lambda: os.read(master, 100)), (lambda data: os.write(master, data))
-        else:
-            client, _ = server.accept()
-            receive, send = (lambda: client.recv(100)), client.sendall
-        with contextlib.suppress(OSError):
-            while data := receive():
-                answer = firmware.dialogue(data.decode("latin-1")).encode("latin-1")
-                while answer:
-                    answer = answer[send(answer[:500]) or 500 :]
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
+    """`millijoule emulate` in a process of its own, as a user starts it; yields the port to open."""
+    command = [sys.executable, "-m", "millijoule", "emulate", str(project / "firmware.elf"), "--board", "stm32h7b3i"]
+    process = subprocess.Popen([*command, "--serial", kind], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
-        yield name
+        assert process.stderr is not None
+        said = process.stderr.readline().decode()
+        found = re.search(r"serial line at (?:tcp 127\.0\.0\.1:(\d+)|(\S+))", said)
+        assert found, said
+        yield f"tcp:{found[1]}" if found[1] else found[2]
     finally:
-        if kind == "pty":
-            os.close(slave)
-        else:
-            server.close()
-        thread.join(10)
-        if kind == "pty":
-            os.close(master)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
 
 
 WINDOWS = ("--windows", "2", "--count", "2", "--timeout", "60")
@@ -236,6 +210,6 @@ def test_latency_through_tcp_of_another_model(project: Path) -> None:
     name = next(node.inputs[1] for node in other.nodes if node.op == "dense")
     other.constants[name][:] = -other.constants[name]
     save_graph(other, project / "other.mj")
-    with emulated_board(project, "tcp") as port:
+    with emulated_board(project, "tcp:0") as port:
         text = call("latency", "--port", port, "--model", str(project / "other.mj"), *WINDOWS, code=1)
         assert "DIFFERENT from the executor's" in text and "2 windows are shorter than the ten seconds" in text

@@ -78,7 +78,6 @@ def firmware_defines(board: Board, *, stack_bytes: int = 8192) -> dict[str, str]
     }
     for way, pin in (("TX", console.transmit), ("RX", console.receive)):
         defines[f"MJ_CONSOLE_{way}_PORT"] = pin.port
-        defines[f"MJ_CONSOLE_{way}_PORT_INDEX"] = str(ord(pin.port) - ord("A"))
         defines[f"MJ_CONSOLE_{way}_PIN"] = f"{pin.pin}u"
         defines[f"MJ_CONSOLE_{way}_ALTERNATE"] = f"{pin.alternate}u"
     ports = [console.transmit.port, console.receive.port]
