@@ -29,7 +29,8 @@ class M4Rules:
     # target is in the instruction: differences between inputs of one image prefer 1 (about 1.2); 2 fits totals better.
     refill_direct: int = 1
     refill_indirect: int = 2  # bx, pop {pc}, tables: the address comes one stage later
-    misaligned_target: int = 1  # TRM table 3-1 (P): a 32-bit target across two words needs a second fetch
+    # TRM table 3-1 (P): a 32-bit target across two words needs a second fetch. For edges; a trace fetches the words.
+    misaligned_target: int = 1
     address_from_alu: int = (
         1  # TRM, load/store timings: an address made by the instruction just before; worth < 0.4 % of any image
     )

@@ -1,16 +1,17 @@
 /* Cortex-M4F in front of the flash interface of the STM32L4+: one step per executed instruction.
- * The rules and their sources are in cortex_m4.py. Time is counted in cycles of the core from the start of the trace. */
+ * The rules and their sources are in cortex_m4.py. Time is counted in cycles of the core from the start of the trace.
+ */
 #include "trace.h"
 
 #include "memory.h"
 
 #include <stdlib.h>
 
-#define RULES(X)                                                                                                        \
-    X(misaligned_target) X(address_from_alu) X(float_dependency) X(fold_it) X(unaligned_halfwords) X(unaligned_bytes)   \
-    X(fetch_words) X(fetch_release) X(sram3_wait) X(wait_states) X(line_bytes) X(prefetch) X(prefetch_on_hit)           \
-    X(prefetch_fills_cache) X(prefetch_abort) X(instruction_lines) X(instruction_line_bytes) X(data_lines)              \
-    X(data_line_bytes)
+#define RULES(X)                                                                                                  \
+    X(address_from_alu) X(float_dependency) X(fold_it) X(unaligned_halfwords)                \
+    X(unaligned_bytes) X(fetch_words) X(fetch_release) X(sram3_wait) X(wait_states) X(line_bytes) X(prefetch)     \
+    X(prefetch_on_hit) X(prefetch_fills_cache) X(prefetch_abort) X(instruction_lines) X(instruction_line_bytes)   \
+    X(data_lines) X(data_line_bytes)
 #define MEMBER(name) int32_t name;
 #define NAME(name) #name " "
 

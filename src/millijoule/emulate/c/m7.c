@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RULES(X)                                                                                                        \
-    X(taken_bubble) X(load_with_store) X(two_loads) X(mispredict) X(unaligned) X(instruction_bytes) X(data_bytes)       \
+#define RULES(X)                                                                                                  \
+    X(taken_bubble) X(load_with_store) X(two_loads) X(mispredict) X(unaligned) X(instruction_bytes) X(data_bytes) \
     X(flash_first) X(flash_second) X(axi_first) X(axi_next) X(ahb_first) X(write_back) X(line_fill_buffers)
 #define MEMBER(name) int32_t name;
 #define NAME(name) #name " "
@@ -283,7 +283,8 @@ static void write_registers(m7 *s, const instruction *row, int64_t value, int mo
             s->cause[number] = DEPENDENCY;
         } else {
             s->ready[number] = later(s->now, value) + row->latency + more;
-            s->cause[number] = (uint8_t)(!loads ? DEPENDENCY : value > s->now ? late_cause : more ? UNALIGNED : LOAD_USE);
+            const int cause = value > s->now ? late_cause : more ? UNALIGNED : LOAD_USE;
+            s->cause[number] = (uint8_t)(loads ? cause : DEPENDENCY);
         }
     }
     if ((row->flags & SETS_FLAGS) != 0) {
