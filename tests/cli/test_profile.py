@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,27 @@ def test_page_power_and_battery(model: str, tmp_path: Path) -> None:
         assert duty["watts"] == pytest.approx(energy["joules"] + 3e-6 * energy["volts"] * asleep)
         assert duty["battery_hours"] == pytest.approx(0.1 / duty["amperes"])
     assert "100 mAh last" in call(*arguments)
+
+
+@needs_boards
+def test_hot_instructions_and_names_in_brackets(tmp_path: Path) -> None:
+    network = random_network(["conv", "depthwise"], 7)
+    nodes = tuple(replace(node, source=f"part[{index}].x") for index, node in enumerate(network.nodes))
+    path = tmp_path / "brackets.mj"
+    save_graph(replace(network, nodes=nodes), path)
+    values = json.loads(call(str(path), "--board", "stm32l4r9i", "--json"))
+    text = call(str(path), "--board", "stm32l4r9i", "--hot", "5")
+    assert all(layer["name"].startswith("part[") and layer["name"].split()[0] in text for layer in values["layers"])
+    hottest = values["hottest"]
+    assert [item["cycles"] for item in hottest] == sorted((item["cycles"] for item in hottest), reverse=True)
+    assert sum(item["cycles"] for item in hottest) <= values["cycles"]
+    assert all(sum(item["stalls"].values()) <= item["cycles"] for item in hottest)
+    for item in hottest[:5]:
+        assert re.search(
+            rf"{item['address']:08x}  {re.escape(item['text'])} +{item['count']:,} +{item['cycles']:,} ", text
+        )
+    with pytest.raises(OptionError, match="Leave out --edges"):
+        call(str(path), "--board", "stm32l4r9i", "--edges", "--hot", "5")
 
 
 def _float_model(folder: Path) -> str:

@@ -85,6 +85,14 @@ def test_a_trace_differs_from_edges_by_what_edges_leave_out(firmware: Firmware) 
     assert trace.cycles - left_out == pytest.approx(edges.cycles, rel=0.06)
 
 
+def test_the_hottest_instructions_belong_to_their_functions(profile: Profile) -> None:
+    assert bool(profile.hottest) == (profile.method == "trace")
+    cycles = {function.name: function.cycles for function in profile.functions}
+    for item in profile.hottest:
+        assert 0 < item.cycles <= cycles[item.function] and item.count > 0
+        assert sum(item.stalls.values()) <= item.cycles
+
+
 def test_unknown_methods_are_refused(firmware: Firmware) -> None:
     with pytest.raises(OptionError, match="edges or trace"):
         firmware.profile(method="guess")

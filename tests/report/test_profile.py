@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from millijoule.errors import FormatError
-from millijoule.report import CAUSES, profile_rows, render_profile, whole_row, write_profile
+from millijoule.report import CAUSES, instruction_row, profile_rows, render_profile, whole_row, write_profile
 from millijoule.report.timeline import causes_of, timeline_chart
 
 CLASSES = ("multiply", "arithmetic", "load", "store", "branch", "other")
@@ -126,6 +126,16 @@ def test_without_causes_there_is_no_row_of_losses(profile: dict[str, Any]) -> No
     assert "lost, %" not in svg and 'class="s-' not in svg
     page = render_profile({**profile, "layers": layers, "stalls": None, "blocks": layers}, "t")
     assert "cycles lost" not in page
+
+
+def test_hot_instructions_name_their_largest_cause(profile: dict[str, Any]) -> None:
+    item = {"address": 16, "function": "f", "text": "ldr r0, [r1]", "count": 10, "cycles": 100}
+    row = instruction_row({**item, "stalls": {"flash_data": 20, "flash_fetch": 10, "load_use": 25}})
+    assert (row["lost"], row["cause"]) == ("55", "flash")
+    assert instruction_row({**item, "stalls": {}})["cause"] == "-"
+    page = render_profile({**profile, "hottest": [{**item, "stalls": {"branch": 50}}]}, "t")
+    assert "<code>ldr r0, [r1]</code>" in page and "The hottest instructions" in page
+    assert "The hottest instructions" not in render_profile(profile, "t")
 
 
 def test_json_from_a_file_gives_the_same_page(profile: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from millijoule.errors import DataError, DeviceError, OptionError
@@ -33,6 +34,7 @@ def profile(
     ] = True,
     top: Annotated[int, typer.Option(min=0, help="Only the N slowest layers; 0 for all in their order.")] = 0,
     functions: Annotated[bool, typer.Option("--functions", help="Add the functions of the firmware.")] = False,
+    hot: Annotated[int, typer.Option(min=0, max=100, help="Add the N instructions that took most cycles.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write a page with the chart over time (.html).")] = None,
     firmware_out: Annotated[
@@ -74,6 +76,8 @@ def profile(
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     measured: Any = firmware.profile(picture, method="trace" if trace else "edges")
     values = measured.to_json()
+    if hot and not trace:
+        raise OptionError("--hot", "counts of blocks do not tell instructions apart", "Leave out --edges")
     if battery is not None and sleep_current is None:
         raise OptionError(
             f"--battery {battery:g}",
@@ -92,7 +96,7 @@ def profile(
     if as_json:
         typer.echo(json.dumps(values))
         return
-    _show(values, title, top, functions)
+    _show(values, title, top, functions, hot)
     for path in (out, firmware_out):
         if path is not None:
             typer.echo(f"written    {path}")
@@ -147,7 +151,7 @@ def _quantised(model: Path) -> Graph:
 WEIGHTED = ("conv2d", "depthwise_conv2d", "dense")
 
 
-def _show(values: Mapping[str, Any], title: str, top: int, functions: bool) -> None:
+def _show(values: Mapping[str, Any], title: str, top: int, functions: bool, hot: int) -> None:
     from millijoule.report import profile_rows, whole_row
 
     console = Console()
@@ -161,6 +165,8 @@ def _show(values: Mapping[str, Any], title: str, top: int, functions: bool) -> N
     _print(console, "blocks of the network", "block", profile_rows(values, values["blocks"]), values, wide)
     if functions:
         _functions(console, values, top)
+    if hot:
+        _instructions(console, values, hot)
     if values["measured"] is not None:
         _compare(console, values, top)
     milliseconds, cycles, instructions = values["milliseconds"], values["cycles"], values["instructions"]
@@ -184,7 +190,13 @@ def _table(head: str, columns: Sequence[str], title: str, values: Mapping[str, A
     """An empty table whose caption states the conditions of its figures."""
     from millijoule.report import conditions_line
 
-    table = Table(title=title, caption=conditions_line(values), caption_justify="left", box=box.SIMPLE, pad_edge=False)
+    table = Table(
+        title=escape(title),
+        caption=escape(conditions_line(values)),
+        caption_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
     table.add_column(head, overflow="fold")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
@@ -205,7 +217,9 @@ def _print(
     for row in rows:
         parts = [*(row["mix"] if mix else ()), *(row["lost"] if lost else ())]
         share = f"{100 * row['share']:.1f}"
-        table.add_row(row["name"], f"{row['cycles']:,}", share, row["per_mac"], row["ram"], row["energy"], *parts)
+        table.add_row(
+            escape(row["name"]), f"{row['cycles']:,}", share, row["per_mac"], row["ram"], row["energy"], *parts
+        )
     console.print(table)
 
 
@@ -214,7 +228,24 @@ def _functions(console: Console, values: Mapping[str, Any], top: int) -> None:
     table = _table("function", columns, "functions, each by itself", values)
     for item in values["functions"][: top or None]:
         share = f"{100 * item['cycles'] / values['cycles']:.1f}"
-        table.add_row(item["name"], f"{item['calls']:,}", f"{item['instructions']:,}", f"{item['cycles']:,}", share)
+        table.add_row(
+            escape(item["name"]), f"{item['calls']:,}", f"{item['instructions']:,}", f"{item['cycles']:,}", share
+        )
+    console.print(table)
+
+
+def _instructions(console: Console, values: Mapping[str, Any], hot: int) -> None:
+    from millijoule.report import instruction_row
+
+    table = _table("instruction", ("times", "cycles", "share\n%", "lost\n%"), "the hottest instructions", values)
+    table.add_column("mostly by")
+    table.add_column("function", overflow="fold")
+    for item in values["hottest"][:hot]:
+        row = instruction_row(item)
+        numbers = (f"{item['count']:,}", f"{item['cycles']:,}", f"{100 * item['cycles'] / values['cycles']:.1f}")
+        table.add_row(
+            escape(f"{row['address']:08x}  {row['text']}"), *numbers, row["lost"], row["cause"], escape(row["function"])
+        )
     console.print(table)
 
 
@@ -226,6 +257,6 @@ def _compare(console: Console, values: Mapping[str, Any], top: int) -> None:
         rows = sorted(rows, key=lambda row: -row[1])[:top]
     table = _table("layer", ("the model's", "the board's", "model\n%"), "cycles by the board's own counter", values)
     for name, model, board in [*rows, ("all", values["cycles"], values["measured"]["cycles"])]:
-        table.add_row(name, f"{model:,}", f"{board:,}", f"{100 * (model / board - 1):+.1f}")
+        table.add_row(escape(name), f"{model:,}", f"{board:,}", f"{100 * (model / board - 1):+.1f}")
     console.print(table)
     typer.echo("the board's cycles include, for each layer, some 40 of its call and of reading the counter")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLASSES",
     "FunctionProfile",
+    "InstructionProfile",
     "LayerInfo",
     "LayerProfile",
     "Profile",
@@ -30,6 +31,9 @@ __all__ = [
     "make_profile",
     "traced_profile",
 ]
+
+HOTTEST = 100
+"""How many instructions a profile lists by themselves."""
 
 OUTSIDE = "between the layers"
 """The row for what `mj_run` does itself: the loop over the layers and the search for the largest logit."""
@@ -91,12 +95,25 @@ class FunctionProfile:
 
 
 @dataclass(frozen=True)
+class InstructionProfile:
+    """One instruction of the firmware: how often it was issued, its cycles, and those of them lost by cause."""
+
+    address: int
+    function: str
+    text: str
+    count: int
+    cycles: int
+    stalls: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Profile:
     """One inference on one board. Totals count everything inside `mj_run`: the layers and `outside`.
 
     `method` is "edges" (counts of executed blocks, priced) or "trace" (every instruction and address, timed); `memory`
     says whether the time of flash and caches is in the cycles: "none", "estimated" or "modelled".
     `conditions` says for what the figures hold: clock, flash, memories. `expected_error` is the model's own statement.
+    `hottest` are the instructions that took most cycles, the worst first; none with "edges".
     """
 
     board: str
@@ -118,6 +135,7 @@ class Profile:
     conditions: Mapping[str, str]
     expected_error: str
     arena_bytes: int
+    hottest: tuple[InstructionProfile, ...] = ()
 
     @property
     def milliseconds(self) -> float:
@@ -344,6 +362,7 @@ def traced_profile(profile: Profile, board: Board, image: Image, trace: TraceRes
         return replace(layer, cycles=seen.cycles, stalls=dict(seen.stalls), millijoules=millijoules)
 
     cycles: Counter[str] = Counter()
+    worst = sorted(trace.addresses, key=lambda item: (-item.cycles, item.address))[:HOTTEST]
     for item in trace.addresses:
         cycles[image.function_at(item.address)] += item.cycles
     functions = [replace(function, cycles=cycles[function.name]) for function in profile.functions]
@@ -360,6 +379,17 @@ def traced_profile(profile: Profile, board: Board, image: Image, trace: TraceRes
         assumptions=trace.conditions,
         conditions={"timing": trace.conditions},
         expected_error=trace.expected_error,
+        hottest=tuple(
+            InstructionProfile(
+                item.address,
+                image.function_at(item.address),
+                item.text,
+                item.instructions,
+                item.cycles,
+                {cause: lost for cause, lost in item.stalls.items() if lost},
+            )
+            for item in worst
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from millijoule.report._page import environment, missing_field, page_part
 from millijoule.report.charts import GROUPS, group_of
 from millijoule.report.timeline import CAUSES, causes_of, timeline_chart
 
-__all__ = ["conditions_line", "profile_rows", "render_profile", "whole_row", "write_profile"]
+__all__ = ["conditions_line", "instruction_row", "profile_rows", "render_profile", "whole_row", "write_profile"]
 
 Values = Mapping[str, Any]
 
@@ -48,6 +48,14 @@ def _cells(row: Values, regulator: str) -> dict[str, Any]:
         "ram": f"{row['live_bytes'] / 1024:,.1f}" if row["live_bytes"] else "-",
         "energy": f"{1e3 * row['millijoules'][regulator]:,.1f}",
     }
+
+
+def instruction_row(item: Values) -> dict[str, Any]:
+    """An item of `profile["hottest"]` with lost (per cent of its cycles) and cause (the largest), as text."""
+    lost = causes_of(item["stalls"])
+    share = f"{100 * sum(lost.values()) / (item['cycles'] or 1):.0f}"
+    cause = "-" if share == "0" else max(lost, key=lambda name: lost[name])
+    return {**item, "lost": share, "cause": cause}
 
 
 def whole_row(profile: Values) -> dict[str, Any]:
@@ -103,6 +111,7 @@ def render_profile(profile: Values, title: str) -> str:
             causes=list(CAUSES),
             seen=[name for name, cycles in causes_of(profile["stalls"] or {}).items() if cycles],
             groups=[group for group in GROUPS if any(group_of(layer) == group for layer in profile["layers"])],
+            hottest=[instruction_row(item) for item in profile.get("hottest", ())[:20]],
             conditions=conditions_line(profile),
         )
     except missing_field() as error:
