@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -79,4 +80,19 @@ def test_broken_flash_fails_the_self_test() -> None:
     firmware.machine.reset = broken_flash  # type: ignore[method-assign]
     with pytest.raises(EmulationError, match="the checksum of its weights in flash is wrong"):
         firmware.boot()
-    assert "e-[self-test failed]" in firmware.console
+    assert "e-[self-test failed: the checksum of the weights is wrong]" in firmware.console
+
+
+def test_a_broken_build_fails_its_self_test() -> None:
+    from millijoule.errors import EmulationError
+
+    program = compile_graph(random_network(["conv"], 3, "integer", size=(5, 5, 3)), "stm32l4r9i")
+    # A compiler that miscompiles is not at hand: the golden logits are made wrong instead.
+    source = program.files["mj_model.c"]
+    changed = re.sub(r"(expected\[MJ_CLASSES\] = \{\s*)(-?\d+)", lambda m: f"{m[1]}{int(m[2]) ^ 1}", source)
+    assert changed != source
+    image = build_board({**program.files, "mj_model.c": changed}, "stm32l4r9i")
+    firmware = EmulatedFirmware(image, "stm32l4r9i", program)
+    with pytest.raises(EmulationError, match="self-test gave other logits"):
+        firmware.boot()
+    assert "e-[self-test failed: " in firmware.console
