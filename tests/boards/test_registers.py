@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ from millijoule.boards import (
 )
 from millijoule.build import build_board
 from millijoule.emulate import EmulatedFirmware, Peripherals
+from millijoule.emulate.system import SystemBlock
 
 C = Path(boards.__file__).parent / "c"
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,14 +124,14 @@ def test_every_address_that_the_running_firmware_touches_is_the_vendor_s(
         for second in ((False, True) if key == "AFR" else (False,))
     }
     touched: set[int] = set()
-    for way in ("read", "write"):
-        inner = getattr(Peripherals, way)
+    for block, way in itertools.product((Peripherals, SystemBlock), ("read", "write")):
+        inner = getattr(block, way)
 
-        def spy(self: Peripherals, address: int, *rest: int, inner=inner) -> object:
+        def spy(self: object, address: int, *rest: int, inner=inner) -> object:
             touched.add(address & ~3)
             return inner(self, address, *rest)
 
-        monkeypatch.setattr(Peripherals, way, spy)
+        monkeypatch.setattr(block, way, spy)
     files = {path.name: path.read_text() for path in MODEL.iterdir()}
     firmware = EmulatedFirmware(build_board(files, board), board, files)
     assert "m-ready" in firmware.dialogue("name%db load 2%db 0102%infer 1%timestamp%")
