@@ -209,6 +209,7 @@ int uart_poll_in(const struct device *dev, unsigned char *p_char)
     # What Zephyr's package gives an application: the languages, the library app, and its interface.
     "ZephyrConfig.cmake": """project(stand_in LANGUAGES C)
 add_library(zephyr_interface INTERFACE)
+add_custom_target(zephyr_generated_headers)
 target_include_directories(zephyr_interface INTERFACE ${CMAKE_CURRENT_LIST_DIR})
 target_compile_options(zephyr_interface INTERFACE -Wall -Wextra -Werror -Os -std=c17)
 add_library(app STATIC)

@@ -96,6 +96,7 @@ target_include_directories(mj_model PUBLIC ${{CMAKE_CURRENT_SOURCE_DIR}})
 # The arena lies in .bss like any other variable; give MJ_ARENA a section attribute to place it elsewhere.
 target_compile_definitions(mj_model PRIVATE MJ_ARENA=)
 target_link_libraries(mj_model PRIVATE zephyr_interface)
+add_dependencies(mj_model zephyr_generated_headers)
 target_compile_options(mj_model PRIVATE -O3 -ffp-contract=off -fno-math-errno)
 """
 
