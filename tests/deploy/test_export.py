@@ -240,6 +240,18 @@ def test_zephyr_knows_the_boards() -> None:
         assert max(size for _, size in found.more) == sizes[found.address]
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_board_nobody_knows_gets_a_project_too(kind: str, tmp_path: Path) -> None:
+    program = program_for()
+    assert program.board is not None
+    board = replace(program.board, name="stm32l4r9i_mine", title="MY BOARD", probe=None)
+    other = replace(board, silicon="stm32l4r9i")
+    files = contents(export_project(replace(program, board=other), tmp_path / "project", format=kind))
+    assert b"MY BOARD" in files["README.md"] and b"None" not in files["README.md"]
+    assert zephyr_board(replace(board, silicon="nothing")) is None
+    assert microcontroller(other) == "MY BOARD"
+
+
 # *** arduino *****
 
 

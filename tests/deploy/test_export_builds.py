@@ -7,6 +7,7 @@ against stand-ins for the few functions they call, and run on this computer.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -111,6 +112,17 @@ def test_every_board_and_layer_builds_with_make_and_cmake(board: str, tmp_path: 
         make(project, compiler, "clean", "all")
         check_on_board(project / "build/firmware.elf", program, pictures)
         check_on_board(cmake(other, compiler) / "firmware.elf", program, pictures)
+
+
+@pytest.mark.slow
+def test_the_firmware_talks_to_millijoule_emulate(tmp_path: Path) -> None:
+    program = program_for()
+    folder = export_project(program, tmp_path / "project")
+    pictures = random_pictures(program.graph, 2)
+    command = [sys.executable, "-m", "millijoule", "emulate", "firmware.elf", "--board", "stm32l4r9i"]
+    greeting, *classes = lines(program, pictures)
+    said = execute([*command, "--until", f"{greeting}\r\n{classes[0]}\r\n"], folder, stdin=pictures.tobytes())
+    assert said.split()[:1] == ["ready"] and classes[0] in said
 
 
 # *** cubeide *****

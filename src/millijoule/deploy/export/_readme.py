@@ -72,7 +72,10 @@ The board says `ready` on {console.peripheral} ({console.baud} baud, 8N1; transm
     head -n 1 /dev/ttyACM0 & cat picture.rgb > /dev/ttyACM0; wait
 
 `picture.rgb` holds nothing but the picture's bytes, for example from ImageMagick:
-`convert photo.jpg -resize {_size(project)}! -depth 8 rgb:picture.rgb`.
+`convert photo.jpg -resize {_size(project)}! -depth 8 rgb:picture.rgb`. Without a board, and with millijoule installed
+(end it with Ctrl-C):
+
+    millijoule emulate firmware.elf --board {board.name} < picture.rgb
 """
 
 
