@@ -176,6 +176,8 @@ def test_doctor_as_text_fits_a_terminal() -> None:
     done = _run("doctor")
     assert done.returncode == 0, done.stderr
     assert "CPU threads" in done.stdout
+    for finding in json.loads(_run("doctor", "--json").stdout)["findings"]:
+        assert finding["present"] or finding["fix"] in done.stdout
 
 
 def test_boards_tell_clock_memories_and_energy_source() -> None:

@@ -109,6 +109,19 @@ def _compilers() -> list[Finding]:
     ]
 
 
+def _boards() -> list[Finding]:
+    """What a real board needs; none of it is needed without one."""
+    serial = importlib.util.find_spec("serial") is not None
+    builtin = importlib.util.find_spec("termios") is not None
+    how = "pyserial" if serial else "built in" if builtin else "missing"
+    fix = "" if serial or builtin else "pip install 'millijoule[device]'"
+    ports = Finding("serial ports", serial or builtin, how, "optional, real boards", fix, needed=False)
+    tools = [name for name in ("pyocd", "openocd") if shutil.which(name)]
+    fix = "" if tools else "pip install 'millijoule[probe]', or apt install openocd"
+    found = ", ".join(tools) or "missing"
+    return [ports, Finding("debug probes", bool(tools), found, "optional, flashing", fix, needed=False)]
+
+
 def _hook() -> Finding:
     purpose = "counts instructions"
     if importlib.util.find_spec("unicorn") is None:
@@ -160,7 +173,7 @@ def examine() -> list[Finding]:
         "3.10 or newer",
         "" if sys.version_info >= (3, 10) else "install Python 3.10 or newer",
     )
-    return [python, *_packages(), *_compilers(), _hook(), *_machine()]
+    return [python, *_packages(), *_compilers(), _hook(), *_boards(), *_machine()]
 
 
 @app.command()
@@ -185,6 +198,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
     console.print(table)
     lacking = [finding for finding in findings if not finding.present and finding.fix]
     for finding in lacking:
-        console.print(f"{'needed' if finding.needed else 'optional'}: {finding.what}: {finding.fix}", soft_wrap=True)
+        need = "needed" if finding.needed else "optional"
+        console.print(f"{need}: {finding.what}: {finding.fix}", markup=False, soft_wrap=True)
     if not any(finding.needed and not finding.present for finding in findings):
         console.print("Everything the demo needs is here: millijoule demo")
