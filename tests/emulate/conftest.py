@@ -42,7 +42,8 @@ def finish() -> Callable[..., list[int]]:
     """Runs a machine until the firmware calls finished() and gives its first results: `finish(machine, count)`."""
 
     def run(machine: Machine, count: int = 16, **options: Any) -> list[int]:
-        assert machine.run(machine.image.symbol("finished").address, **options) == "address"
+        limits = {"block_limit": 20_000_000, **options}
+        assert machine.run(machine.image.symbol("finished").address, **limits) == "address"
         first = machine.image.symbol("results").address
         return [machine.read_word(first + 4 * index) for index in range(count)]
 

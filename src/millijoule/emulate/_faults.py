@@ -20,7 +20,7 @@ from millijoule.errors import EmulationError
 if TYPE_CHECKING:
     from millijoule.emulate.machine import Machine
 
-__all__ = ["FaultReport", "Reason", "classify", "explain", "make_report", "refusal"]
+__all__ = ["FaultReport", "Reason", "classify", "describe", "explain", "make_report", "refusal"]
 
 _BITS = {
     0: "IACCVIOL, instruction fetch from a forbidden region",
@@ -44,6 +44,19 @@ PRECISE, FETCH, UNDEFINED, NO_COPROCESSOR = 1 << 9 | 1 << 15, 1 << 8, 1 << 16, 1
 UNALIGNED, DIVISION = 1 << 24, 1 << 25
 _FRAME = ("r0", "r1", "r2", "r3", "r12", "lr", "pc", "xpsr")
 _FIX = "Correct the code, or enlarge the stack if that overflowed"
+
+
+_TEXTS = {
+    0: "it jumps to an address that never holds code",
+    11: "the exception's frame cannot be read back",
+    17: "it jumps to an even address, the Arm state that this core lacks",
+    18: "it returns from an exception with a value that does not fit what is active",
+}
+
+
+def describe(bits: int) -> str:
+    """Words for the status bit of a fault without further facts."""
+    return next((text for bit, text in _TEXTS.items() if bits >> bit & 1), "the core raises a fault")
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,7 @@ def classify(machine: Machine, number: int) -> Reason:
     pc = machine.register("pc") & ~1
     if number == unicorn.UC_ERR_INSN_INVALID:
         if not machine.register("xpsr") >> 24 & 1:
-            return Reason(USAGE_FAULT, 1 << 17, "it jumps to an even address, the Arm state that this core lacks")
+            return Reason(USAGE_FAULT, 1 << 17, describe(1 << 17))
         if _is_coprocessor(machine, pc):
             return Reason(USAGE_FAULT, NO_COPROCESSOR, "the instruction needs a coprocessor that this core lacks")
         return Reason(USAGE_FAULT, UNDEFINED, "the instruction is undefined on this core")

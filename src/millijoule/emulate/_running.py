@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from millijoule.emulate._counting import NEVER
-from millijoule.emulate._faults import FaultReport, Reason, classify, explain, make_report, refusal
+from millijoule.emulate._faults import FaultReport, Reason, classify, describe, explain, make_report, refusal
 from millijoule.emulate.double import execute_double, is_double
-from millijoule.emulate.exceptions import BUS_FAULT, HARD_FAULT, MEMORY_FAULT, SVCALL, USAGE_FAULT
+from millijoule.emulate.exceptions import BUS_FAULT, HARD_FAULT, MEMORY_FAULT, STACKING, SVCALL, USAGE_FAULT
 from millijoule.errors import EmulationError
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Runner"]
 
-# What the emulator library reports by number: SVC, a jump to where code must not be, a jump to an EXC_RETURN value.
-_SVC, _NO_CODE, _RETURN = 2, 3, 8
+# What the emulator library reports by number: SVC, a jump to where code must not be, a jump to an EXC_RETURN
+# value, an instruction of a coprocessor that is not there, a jump to an even address.
+_SVC, _NO_CODE, _RETURN, _NO_COPROCESSOR, _EVEN = 2, 3, 8, 17, 18
 _NOWHERE = 0xF0000000  # no code can be there
 _HANDLER_BLOCKS = 1_000_000
 _WFE, _YIELD, _WFI = 0xBF20, 0xBF10, 0xBF30
@@ -95,6 +97,7 @@ class Runner:
             self._started = True
             if machine.register("pc") & ~1 != machine.read_word(machine.boot_address + 4) & ~1:
                 machine.system.enable_floats()  # a debugger starts in the middle: start-up code will not do it
+        machine.write_register("pc", machine.register("pc") | 1)
         machine.counter.begin(limit)
         if self._is_busy():
             machine.counter.attention()
@@ -119,8 +122,12 @@ class Runner:
         """Runs to the next stop and deals with it; returns why the run ends, None when it goes on."""
         machine = self._machine
         self._interrupt = None
+        pc, status = machine.registers("pc", "xpsr")
+        if not status >> 24 & 1:
+            self.raise_fault(Reason(USAGE_FAULT, 1 << 17, describe(1 << 17)), pc & ~1)
+            return None
         try:
-            machine.emulator.emu_start(machine.register("pc") | 1, end)
+            machine.emulator.emu_start(pc | 1, end)
         except self._unicorn.UcError as error:
             self._raise_problem()
             self._on_error(int(error.errno))
@@ -240,7 +247,12 @@ class Runner:
             else:
                 self.raise_fault(Reason(HARD_FAULT, 0, "it calls the supervisor (SVC) where no exception may run"), pc)
         elif number == _NO_CODE:
-            self.raise_fault(Reason(MEMORY_FAULT, 1, "it jumps to an address that never holds code"), pc)
+            self.raise_fault(Reason(MEMORY_FAULT, 1, describe(1)), pc)
+        elif number == _NO_COPROCESSOR:
+            reason = Reason(USAGE_FAULT, 1 << 19, "the instruction needs a coprocessor that this core lacks")
+            self.raise_fault(reason, pc)
+        elif number == _EVEN:
+            self.raise_fault(Reason(USAGE_FAULT, 1 << 17, describe(1 << 17)), pc)
         else:
             raise explain(machine, number)
         machine.exceptions.take()
@@ -301,7 +313,7 @@ class Runner:
         elif machine.on_idle is not None and machine.on_idle():
             machine.counter.attention()
 
-    def raise_fault(self, reason: Reason, pc: int) -> None:
+    def raise_fault(self, reason: Reason, pc: int, chained: int | None = None) -> None:
         """See `Machine.fault`."""
         machine = self._machine
         system, interrupts = machine.system, machine.interrupts
@@ -316,11 +328,18 @@ class Runner:
             taken = HARD_FAULT
             system.forced = True
         report = make_report(machine, reason, taken, pc)
+        place = len(machine.faults)
         machine.faults.append(report)
         if taken == HARD_FAULT and priority <= -1:
             raise refusal(report, locked=True)
-        machine.exceptions.enter(taken, pc)
+        if chained is None:
+            machine.exceptions.enter(taken, pc)
+        else:
+            machine.exceptions.chain(taken, chained)
         machine.counter.attention()
+        # Stacking may have added to the status.
+        report = dataclasses.replace(report, cfsr=report.cfsr | system.fault_status & STACKING)
+        machine.faults[place] = report
         if self._report is None:
             self._report = report
         if machine.on_fault == "deliver":

@@ -40,7 +40,7 @@ _PROCESS_STACK, _FLOATS = 2, 12
 _EXECUTION = 0x0600FC00  # the bits of an interrupted IT or LDM
 # Configurable fault status bits raised here.
 UNSTACKING, STACKING = 1 << 11, 1 << 12
-_INVALID_STATE, _INVALID_RETURN = 1 << 17, 1 << 18
+_FETCH_VIOLATION, _INVALID_STATE, _INVALID_RETURN = 1, 1 << 17, 1 << 18
 
 
 def exception_name(number: int) -> str:
@@ -227,6 +227,12 @@ class ExceptionUnit:
         self._go(number, code & ~0x10 if extended else code, frame, status, control)
         self._spend(ENTRY_CYCLES)
 
+    def chain(self, number: int, code: int) -> None:
+        """Tail-chaining: goes to the next handler; the frame that EXC_RETURN describes stays where it is."""
+        status, control = self._machine.registers("xpsr", "control")
+        self._go(number, code | 0xF0000000, None, status, control)
+        self._spend(CHAIN_CYCLES)
+
     def _go(self, number: int, code: int, frame: int | None, status: int, control: int) -> None:
         """The part of the entry that tail-chaining shares: handler mode, main stack, vector."""
         machine = self._machine
@@ -256,23 +262,22 @@ class ExceptionUnit:
         machine, interrupts = self._machine, self._machine.interrupts
         status, control = machine.registers("xpsr", "control")
         number = status & 0x1FF
-        if number == 0 or number not in interrupts.active or code & 0xF not in (0x1, 0x9, 0xD):
-            machine.fault(USAGE_FAULT, _INVALID_RETURN, pc=machine.register("pc"))
+        if number == 0:  # not in a handler: an ordinary jump to an address that never holds code
+            machine.fault(MEMORY_FAULT, _FETCH_VIOLATION, pc=code & ~1)
             return
         to_thread = bool(code & 8)
         others = interrupts.active - {number}
-        if to_thread == bool(others) and not (to_thread and machine.system.thread_base):
-            interrupts.end(number)
-            machine.fault(USAGE_FAULT, _INVALID_RETURN, pc=machine.register("pc"))
-            return
+        possible = to_thread != bool(others) or (to_thread and machine.system.thread_base)
         interrupts.end(number)
+        if number not in interrupts.taken or code & 0xF not in (0x1, 0x9, 0xD) or not possible:
+            # The frame stays where it is, and the handler of the fault gets the bad value to return with.
+            machine.fault(USAGE_FAULT, _INVALID_RETURN, pc=code & ~1, chained=code)
+            return
         if number != NMI and self.fault_mask():
             self.clear_fault_mask()
         following = interrupts.candidate()
         if following is not None and interrupts.group(following) < self.priority():
-            # Tail-chaining: the frame stays where it is.
-            self._go(following, code | 0xF0000000, None, status, control)
-            self._spend(CHAIN_CYCLES)
+            self.chain(following, code)
             return
         self._unstack(code, status, control, to_thread)
         self._spend(EXIT_CYCLES)

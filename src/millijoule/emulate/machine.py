@@ -14,7 +14,7 @@ import numpy as np
 from millijoule.boards import Board, load_board
 from millijoule.build import Image
 from millijoule.emulate._counting import NEVER, BlockCounter, Edge, make_counter
-from millijoule.emulate._faults import FaultReport, Reason
+from millijoule.emulate._faults import FaultReport, Reason, describe
 from millijoule.emulate._guards import Guards
 from millijoule.emulate._running import Runner
 from millijoule.emulate.cycles import Counts, CycleModel, EdgeCosts, EdgeTotal, cycle_model
@@ -388,13 +388,19 @@ class Machine:
         self._corrections.append(EdgeTotal(layer, start, 0, len(before) - len(block), part - whole))
         self.counter.restore((None, NEVER, layer))
 
-    def fault(self, exception: int, bits: int, *, pc: int, text: str = "", address: int | None = None) -> None:
+    def fault(self, exception: int, bits: int, *, pc: int, chained: int | None = None) -> None:
         """The core raises a fault: sets the status and enters its handler.
+
+        Args:
+            exception: MemManage, BusFault or UsageFault, by number.
+            bits: what is set in CFSR.
+            pc: where.
+            chained: the EXC_RETURN value of a return that failed; its frame stays the one to return to.
 
         Raises:
             EmulationError: a fault where none can be handled any more.
         """
-        self.runner.raise_fault(Reason(exception, bits, text or "the exception cannot go on", address), pc)
+        self.runner.raise_fault(Reason(exception, bits, describe(bits)), pc, chained)
 
     @property
     def console(self) -> str:
