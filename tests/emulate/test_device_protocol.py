@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -116,6 +117,14 @@ def test_time_is_that_of_the_inferences_alone(fresh: EmulatedFirmware) -> None:
     stamps = laps(fresh.dialogue(f"timestamp%{load(PICTURE)}infer 200 1%timestamp%"))
     assert stamps == sorted(stamps) and len(stamps) == 4
     assert stamps[2] - stamps[1] == pytest.approx(200 * microseconds, rel=0.02, abs=2)
+
+
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")
+def test_gcc_builds_the_same_protocol() -> None:
+    files = model_files()
+    firmware = EmulatedFirmware(build_board(files, BOARDS[0], compiler="gcc", strict=True), BOARDS[0], files)
+    expected = answer(firmware, PICTURE)
+    assert expected in firmware.dialogue(load(PICTURE) + "infer 2 1%")
 
 
 def test_without_ram_for_a_copy_the_first_inference_counts(crowded: EmulatedFirmware) -> None:
