@@ -43,7 +43,7 @@ def talk(board: str, lines: int, seed: int) -> None:
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_random_lines_are_all_answered(board: str) -> None:
-    talk(board, 300, seed=11)
+    talk(board, 150, seed=11)
 
 
 @pytest.mark.slow

@@ -180,6 +180,10 @@ class Session:
         machine = self.machine
         chip = machine.peripherals
         warnings = list(chip.warnings)
+        if chip.unknown:
+            blocks = sorted({address & ~0x3FF for address in chip.unknown})
+            shown = ", ".join(f"{base:#010x}" for base in blocks[:8]) + (", ..." if len(blocks) > 8 else "")
+            warnings.append(f"peripherals that are not emulated were used (they only store): {shown}")
         for port in chip.serial.values():
             if port.late:
                 warnings.append(f"{port.name}: {port.late} characters were read too late; a real line would lose them")
