@@ -78,3 +78,26 @@ def test_misaligned_accesses_that_fault_on_the_chip_are_found(board: str) -> Non
     assert found["read_many"].address == buffer + 2 and found["read_many"].place == "buffer"
     assert found["touch_device"].place == "the peripherals"
     assert "the chip raises a usage fault" in str(found["read_double"])
+
+
+def test_an_alias_shares_what_is_written() -> None:
+    source = """
+    __attribute__((noinline, used)) uint32_t peek(uint32_t address) { return AT(address); }
+    __attribute__((noinline, used)) void done(void) { __asm volatile("" ::: "memory"); }
+    void Reset_Handler(void)
+    {
+        AT(0x20030100u) = 1u; /* SRAM2 of the STM32L4+, which also appears at 0x10000000 */
+        peek(0x10000100u);
+        AT(0x10000200u) = 1u;
+        peek(0x20030200u);
+        peek(0x10000300u);
+        done();
+        for (;;) {
+        }
+    }
+    """
+    image = build(source, "stm32l4r9i")
+    machine = Machine(image, "stm32l4r9i")
+    with AccessCheck(machine) as check:
+        machine.run(image.symbol("done").address)
+        assert [(item.address, item.place, item.count) for item in check.found()] == [(0x10000300, "SRAM2", 1)]

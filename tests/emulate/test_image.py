@@ -64,6 +64,22 @@ def test_a_binary_behind_a_boot_loader(echo: Image, tmp_path: Path) -> None:
     image = load_image(tmp_path / "app.bin", echo.board, address)
     assert isinstance(image, RawImage) and image.vector_table == address
     assert image.segments[0].address == address
+    machine = Machine(image, echo.board)
+    assert machine.register("pc") == address + 8 and machine.register("sp") == 0x20001000
+
+
+@pytest.mark.parametrize(
+    ("board", "stack"),
+    [("stm32l4r9i", 0x10010000), ("stm32l4r9i", 0x200A0000), ("stm32h7b3i", 0x38008000), ("stm32h7b3i", 0x20020000)],
+)
+def test_the_stack_may_start_at_the_end_of_any_ram(board: str, stack: int, tmp_path: Path) -> None:
+    path = tmp_path / "fw.bin"
+    path.write_bytes(struct.pack("<II", stack, 0x08000009) + b"\xfe\xe7")
+    machine = Machine(load_image(path, board), board)
+    assert machine.register("sp") == stack
+    path.write_bytes(struct.pack("<II", stack + 4, 0x08000009) + b"\xfe\xe7")
+    with pytest.raises(BoardError, match="is in no RAM"):
+        load_image(path, board)
 
 
 @pytest.mark.parametrize(

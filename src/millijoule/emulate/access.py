@@ -119,11 +119,9 @@ class AccessCheck:
         self._library = native_library("access", ["access.c"])
         self._error: BaseException | None = None
         self._handle: ctypes.c_size_t | None = None
-        board = machine.board
-        self._rams = [(memory.base, memory.size) for memory in board.memories]
-        self._codes = [(board.flash.base, board.flash.size), *self._rams]
+        self._codes = machine.memories.spans()[:_WINDOWS]
         self._operands = [np.zeros(span // 2, _OPERAND) for _, span in self._codes]
-        self._written: list[npt.NDArray[np.uint8]] = [np.zeros(span, np.uint8) for _, span in self._rams]
+        self._rams, self._written = _shadows(machine)
         self._context = self._make_context()
         self._write: Callable[[int, bytes], None] | None = None
 
@@ -201,8 +199,10 @@ class AccessCheck:
         for section in image.sections:
             if section.address <= address < section.address + section.size:
                 return f"section {section.name}"
-        memories = self.machine.board.memories
-        return next((m.name for m in memories if m.base <= address < m.end), "the peripherals")
+        machine = self.machine
+        places = [(memory.name, memory.base, memory.size) for memory in machine.board.memories]
+        places += [(window.name, window.base, window.size) for window in machine.memories.windows]
+        return next((name for name, base, size in places if base <= address < base + size), "the peripherals")
 
     def _make_context(self) -> _Context:
         from unicorn import arm_const
@@ -249,3 +249,17 @@ class AccessCheck:
             row["element"] = access.element
             exclusive = decoded[0].name.startswith(("ldrex", "strex"))
             row["strict"] = exclusive or decoded[0].kind not in ("load", "store", "table")
+
+
+def _shadows(machine: Machine) -> tuple[list[tuple[int, int]], list[npt.NDArray[np.uint8]]]:
+    """(base, size) of every RAM, and a byte for each of its bytes: 1 once it is written. Aliases share theirs."""
+    rams = [(memory.base, memory.size) for memory in machine.board.memories]
+    rams += [(w.base, w.size) for w in machine.memories.windows if w.writable and w.alias is None]
+    written: list[npt.NDArray[np.uint8]] = [np.zeros(size, np.uint8) for _, size in rams]
+    for window in machine.memories.windows:
+        for (base, size), shadow in zip(tuple(rams), tuple(written), strict=True):
+            if window.alias is not None and base <= window.alias < base + size:
+                rams.append((window.base, window.size))
+                written.append(shadow[window.alias - base :][: window.size])
+                break
+    return rams[:_WINDOWS], written[:_WINDOWS]

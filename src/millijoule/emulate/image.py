@@ -9,6 +9,7 @@ from pathlib import Path
 
 from millijoule.boards import Board, board_names, load_board
 from millijoule.build import Image, Segment, read_image
+from millijoule.emulate.memories import default_windows
 from millijoule.errors import BoardError, FormatError, OptionError
 
 __all__ = ["RawImage", "load_image", "parse_intel_hex"]
@@ -206,7 +207,7 @@ def _check_vectors(image: Image, board: Board, table: int) -> None:
             "Give the address where it lies with --address",
         )
     stack, reset = struct.unpack("<II", head)
-    if not (stack % 4 == 0 and any(m.base < stack <= m.end for m in board.memories)):
+    if not (stack % 4 == 0 and _in_ram(stack, board)):
         reason = f"it is no firmware for {board.title}: its initial stack pointer {stack:#010x} is in no RAM"
         raise BoardError(str(image.elf), reason, _for_others(image, board))
     code = _bytes_at(image, reset & ~1, 2)
@@ -245,9 +246,20 @@ def _for_others(image: Image, board: Board) -> str:
         )
         stack = struct.unpack("<I", head[:4])[0] if head else 0
         fast = image.fp_architecture != _FPV5 or not other.fpu.startswith("fpv4")
-        if inside and fast and any(m.base < stack <= m.end for m in other.memories):
+        if inside and fast and _in_ram(stack, other):
             fitting.append(name)
     return f"It fits --board {' or '.join(fitting)}" if fitting else "Build it for this board"
+
+
+def _in_ram(stack: int, board: Board) -> bool:
+    """Whether a full stack that starts at `stack` would lie in RAM (aliases and small RAMs included)."""
+    spans = [(memory.base, memory.size) for memory in board.memories]
+    for window in default_windows(board):
+        origin = window.alias
+        alias = origin is not None and any(base <= origin < base + size for base, size in spans)
+        if window.writable or alias:
+            spans.append((window.base, window.size))
+    return any(base < stack <= base + size for base, size in spans)
 
 
 def _bytes_at(image: Image, address: int, count: int) -> bytes | None:
