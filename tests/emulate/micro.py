@@ -28,9 +28,11 @@ def turn(loop: str) -> str:
 
 
 class Bench:
-    """Assembled sequences in the flash of a board: name -> text."""
+    """Assembled sequences in the flash of a board: name -> text. `handlers`: exception number -> name of a sequence."""
 
-    def __init__(self, board: str, sequences: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, board: str, sequences: Mapping[str, str], folder: Path, handlers: Mapping[int, str] | None = None
+    ) -> None:
         sequences = {"floating point on": FLOAT_ON, **sequences}
         lines = [".syntax unified", ".thumb", ".text"]
         for number, text in enumerate(sequences.values()):
@@ -46,12 +48,15 @@ class Bench:
             name: (places[f"begin{number}"], places[f"end{number}"]) for number, name in enumerate(sequences)
         }
         self.board = load_board(board)
-        vectors = (0x20010000).to_bytes(4, "little") + (CODE | 1).to_bytes(4, "little")
+        vectors = [0x20010000] + [CODE | 1] * 15
+        for number, name in (handlers or {}).items():
+            vectors[number] = CODE + self.places[name][0] | 1
+        table = b"".join(vector.to_bytes(4, "little") for vector in vectors)
         self.image = Image(
             elf=folder / "a.o",
             board=board,
             sections=(),
-            segments=(Segment(self.board.flash.base, vectors), Segment(CODE, self.code)),
+            segments=(Segment(self.board.flash.base, table), Segment(CODE, self.code)),
             symbols={},
             entry=CODE,
             fp_architecture=0,

@@ -6,6 +6,8 @@ The derivations test the implementation of the rules; docs/cycle-model.md compar
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from millijoule.emulate import CortexM4, M4Rules
@@ -168,3 +170,34 @@ def test_code_in_ram_does_not_wait_for_flash(bench: Bench) -> None:
     result = bench.traced("straight line", DUAL, base=base)
     assert result.cycles == STRAIGHT and result.stalls["flash_fetch"] == 0
     assert bench.traced("straight line", DUAL, base=CODE).cycles > STRAIGHT
+
+
+def test_exceptions_are_traced(tmp_path: Path) -> None:
+    """SysTick every 100 cycles while a loop counts down. The handler's instructions are in the trace; entries and
+    returns are cycles of their own."""
+    program = """ ldr r4,=0xE000E014
+    movs r1,#99
+    str r1,[r4]
+    movs r1,#7
+    str r1,[r4,#-4]
+    movw r0,#1000
+    1: adds r2,r2,#1
+    subs r0,#1
+    bne 1b
+    movs r1,#0
+    str r1,[r4,#-4]"""
+    bench = Bench(
+        "stm32l4r9i",
+        {"program": program, "tick": "ldr r1,[r5]\n adds r1,#1\n str r1,[r5]\n bx lr"},
+        tmp_path,
+        {15: "tick"},
+    )
+    machine = bench.machine
+    machine.write_word(DATA + 0x100, 0)
+    machine.clear_counts()
+    result = bench.traced("program", DUAL)
+    ticks = machine.read_word(DATA + 0x100)
+    counted = {item.text: item.instructions for item in result.addresses}
+    assert 30 < ticks < 60 and counted["bx lr"] == ticks and counted["adds r2, r2, #1"] == 1000
+    assert result.instructions == machine.counts().instructions == 8 + 3 * 1000 + 4 * ticks
+    assert 15 * ticks <= result.exception_cycles <= 30 * ticks

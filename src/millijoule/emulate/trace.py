@@ -93,6 +93,8 @@ class AddressTrace:
 class TraceResult:
     """A full trace. The totals are sums over `layers`; `addresses` are sorted by address.
 
+    Entries and returns of exceptions cost `exception_cycles` more: they belong to no instruction and are in no sum.
+
     `conditions` names clock, wait states, bank mode and placement; `expected_error` says how far boards of the same
     silicon were from this model. `memory` counts cache and flash events (names depend on the core).
     """
@@ -107,6 +109,7 @@ class TraceResult:
     cycles: int
     stalls: Mapping[str, int]
     memory: Mapping[str, int]
+    exception_cycles: int
     layers: tuple[LayerTrace, ...]
     addresses: tuple[AddressTrace, ...]
 
@@ -129,7 +132,8 @@ class TraceResult:
 
 
 _ROWS = 1 << 16  # distinct instructions of one trace
-_SRAM3 = 0x20040000  # STM32L4+: start of the third RAM
+# Memory maps of both families: vendor device headers stm32l4r9xx.h and stm32h7b3xx.h. _SRAM3: the STM32L4+'s third RAM.
+_FLASH, _RAM, _SRAM3, _AXI, _AHB = 0x08000000, 0x20000000, 0x20040000, 0x24000000, 0x30000000
 _IT = (0x0F, 0xBF)  # Armv7-M ARM A7.7.38: IT is 1011 1111 cond mask, the mask not zero
 _LONGEST_IT = 18  # bytes of an IT instruction and the four behind it
 
@@ -175,6 +179,7 @@ class FullTrace:
         self._rows = np.zeros(_ROWS, ROW)
         self._cells = np.zeros(_ROWS, CELL)
         self._layers = np.zeros(len(self._names), LAYER)
+        self._exceptions = machine.exceptions.cycles
         self._context = self._make_context()
 
     def __enter__(self) -> FullTrace:
@@ -214,6 +219,7 @@ class FullTrace:
     def clear(self) -> None:
         """Starts counting from zero; caches, predictor and the current layer stay as they are."""
         self._library.mj_trace_flush(ctypes.byref(self._context))
+        self._exceptions = self.machine.exceptions.cycles
         self._cells[: len(self._instructions)].fill(0)
         self._layers.fill(0)
         ctypes.memset(ctypes.addressof(self._context.memory), 0, ctypes.sizeof(self._context.memory))
@@ -254,6 +260,7 @@ class FullTrace:
             cycles=sum(layer.cycles for layer in layers),
             stalls={cause: sum(layer.stalls[cause] for layer in layers) for cause in STALLS},
             memory={name: int(value) for name, value in zip(counters, self._context.memory, strict=False)},
+            exception_cycles=self.machine.exceptions.cycles - self._exceptions,
             layers=layers,
             addresses=tuple(self._addresses()),
         )
@@ -367,19 +374,26 @@ def _stalls(cell: np.void) -> dict[str, int]:
 
 
 def _windows(machine: Machine, m4: bool) -> list[tuple[int, int, int]]:
-    """(base, bytes, place) of all memories. Armv7-M's default memory map makes AXI and AHB SRAM cacheable."""
+    """(base, bytes, place) of all memories; an alias is as fast as the memory behind it."""
     board = machine.board
-    found = [(board.flash.base, board.flash.size, PLACES["flash"])]
-    for memory in board.memories:
-        if m4:
-            split = min(max(_SRAM3, memory.base), memory.end)
-            found.append((memory.base, split - memory.base, PLACES["immediate"]))
-            found.append((split, memory.end - split, PLACES["slow"]))
-        else:
-            tightly_coupled = memory.base < 0x24000000
-            place = "immediate" if tightly_coupled else "axi" if memory.base < 0x30000000 else "ahb"
-            found.append((memory.base, memory.size, PLACES[place]))
+    spans = [(board.flash.base, board.flash.size, board.flash.base)]
+    spans += [(memory.base, memory.size, memory.base) for memory in board.memories]
+    for window in machine.memories.windows:
+        spans.append((window.base, window.size, window.base if window.alias is None else window.alias))
+    found: list[tuple[int, int, int]] = []
+    for base, size, origin in spans:
+        head = min(max(_SRAM3 - origin, 0), size) if m4 and origin >= _RAM else size
+        found += [(base, head, _place(origin, m4)), (base + head, size - head, PLACES["slow"])]
     found = [item for item in found if item[1] > 0]
     if len(found) > WINDOWS:
         raise EmulationError("code memory", f"there are more than {WINDOWS} of them", "Describe fewer memories")
     return found
+
+
+def _place(address: int, m4: bool) -> int:
+    """The kind of memory at an address. Armv7-M's default memory map makes AXI and AHB SRAM cacheable on the M7."""
+    if _FLASH <= address < _RAM:
+        return PLACES["flash"]
+    if m4 or address < _AXI:
+        return PLACES["immediate"]
+    return PLACES["axi" if address < _AHB else "ahb"]
