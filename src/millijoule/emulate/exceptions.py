@@ -239,10 +239,15 @@ class ExceptionUnit:
         vector = machine.system.vector(number)
         if frame is not None:
             machine.write_register("sp", frame)
-        machine.write_register("xpsr", status & ~0x1FF & ~_EXECUTION | number | _THUMB)
-        machine.write_register("control", control & ~(_PROCESS_STACK | _FLOATS))
-        machine.write_register("lr", code)
-        machine.write_register("pc", vector | 1)
+        machine.write_registers(
+            ("xpsr", "control", "lr", "pc"),
+            (
+                status & ~0x1FF & ~_EXECUTION | number | _THUMB,
+                control & ~(_PROCESS_STACK | _FLOATS),
+                code,
+                vector | 1,
+            ),
+        )
         machine.counter.restore((None, NEVER, 0))
         machine.interrupts.begin(number)
         if not vector & 1:
@@ -298,14 +303,20 @@ class ExceptionUnit:
                 machine.write_register(f"s{index}", value)
             machine.write_register("fpscr", fpscr)
         stack_bit = _PROCESS_STACK if to_thread and code & 4 else 0
-        machine.write_register("control", control & ~(_PROCESS_STACK | _FLOATS) | stack_bit | _FLOATS * extended)
-        machine.write_register("xpsr", stacked & ~_ALIGNED & ~0x1FF | (0 if to_thread else stacked & 0x1FF) | _THUMB)
+        restored = stacked & ~_ALIGNED & ~0x1FF | (0 if to_thread else stacked & 0x1FF) | _THUMB
         top = stack + size
         if stacked & _ALIGNED and (extended or machine.system.aligns_stack):
             top |= 4
-        machine.write_register("sp", top)
-        for name, value in zip(("r0", "r1", "r2", "r3", "r12", "lr", "pc"), (*general, back | 1), strict=True):
-            machine.write_register(name, value)
+        machine.write_registers(
+            ("control", "xpsr", "sp", "r0", "r1", "r2", "r3", "r12", "lr", "pc"),
+            (
+                control & ~(_PROCESS_STACK | _FLOATS) | stack_bit | _FLOATS * extended,
+                restored,
+                top,
+                *general,
+                back | 1,
+            ),
+        )
         interrupted, place = self._places.pop(stack, (None, (None, NEVER, 0)))
         # Back where the exception came: the edge from the block before counts as if there had been none.
         machine.counter.restore(place if interrupted == back & ~1 else (None, NEVER, place[2]))

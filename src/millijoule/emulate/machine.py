@@ -16,6 +16,7 @@ from millijoule.build import Image
 from millijoule.emulate._counting import NEVER, BlockCounter, Edge, make_counter
 from millijoule.emulate._faults import FaultReport, Reason, describe
 from millijoule.emulate._guards import Guards
+from millijoule.emulate._registers import RegisterBank
 from millijoule.emulate._running import Runner
 from millijoule.emulate.cycles import Counts, CycleModel, EdgeCosts, EdgeTotal, cycle_model
 from millijoule.emulate.exceptions import ExceptionUnit, Interrupts
@@ -89,15 +90,12 @@ class Machine:
         self.board: Board = load_board(board) if isinstance(board, str) else board
         self.image = image
         self._unicorn: Any = unicorn
-        prefix = "UC_ARM_REG_"
-        self._ids = {
-            name[len(prefix) :].lower(): number for name, number in vars(arm_const).items() if name.startswith(prefix)
-        }
         cpu = {"cortex-m4": arm_const.UC_CPU_ARM_CORTEX_M4, "cortex-m7": arm_const.UC_CPU_ARM_CORTEX_M7}
         if self.board.core not in cpu:
             raise BoardError(self.board.title, f"there is no emulator for {self.board.core}", "Use cortex-m4 or -m7")
         self.emulator: Any = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
         self.emulator.ctl_set_cpu_model(cpu[self.board.core])
+        self._bank = RegisterBank(self.emulator)
         self._check_place()
         chosen = default_windows(self.board) if windows is None else tuple(windows)
         self.memories = MemoryMap(self.emulator, self.board, chosen)
@@ -217,15 +215,19 @@ class Machine:
 
     def register(self, name: str) -> int:
         """A core register: r0..r12, sp, lr, pc, xpsr, msp, psp, control, primask, basepri, s0..s31, d0..d15, fpscr."""
-        return int(self.emulator.reg_read(self._ids[name]))
+        return self._bank.read((name,))[0]
 
     def registers(self, *names: str) -> tuple[int, ...]:
         """Several registers at once; quicker."""
-        return tuple(self.emulator.reg_read_batch([self._ids[name] for name in names]))
+        return self._bank.read(names)
 
     def write_register(self, name: str, value: int) -> None:
         """Changes a core register."""
-        self.emulator.reg_write(self._ids[name], value)
+        self._bank.write((name,), (value,))
+
+    def write_registers(self, names: tuple[str, ...], values: Sequence[int]) -> None:
+        """Changes several core registers, in this order."""
+        self._bank.write(names, values)
 
     def run(self, until: int | None = None, *, block_limit: int | None = None, until_cycle: int | None = None) -> str:
         """Runs from the program counter until `until` is about to execute, or a moment has come.
