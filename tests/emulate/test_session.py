@@ -110,6 +110,14 @@ def test_an_interrupt_driven_firmware_serves_a_client_on_tcp() -> None:
     assert outcome.reason == "hung up" and answers == [b"ready\r\nONE TWO THREE "]
 
 
+def test_the_text_that_is_waited_for_ends_it_at_once() -> None:
+    machine = Machine(build(POLLED_ECHO, "stm32l4r9i"), "stm32l4r9i")
+    outcome = Session(machine, Silent(), until="rea").run()
+    assert outcome.reason == "found" and outcome.console == "rea"
+    machine.peripherals.receive(b"again")
+    assert Session(machine, Silent(), until="AGA").run().console == "ready\r\nAGA"
+
+
 def test_a_stop_request_ends_it_between_slices() -> None:
     machine = Machine(build(POLLED_ECHO, "stm32l4r9i"), "stm32l4r9i")
     asked: list[int] = []

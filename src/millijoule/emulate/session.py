@@ -98,11 +98,19 @@ class Session:
         self._sent = 0
         self._start = machine.now
         self._spoke = machine.now
-        self._searched = 0
+        self._found = False
         self._quiet_since: int | None = None
 
     def run(self) -> Outcome:
         """Runs until one of the ends; a fault of the firmware is part of the outcome, not raised."""
+        chip = self.machine.peripherals
+        chip.on_byte = self._look
+        try:
+            return self._run()
+        finally:
+            chip.on_byte = None
+
+    def _run(self) -> Outcome:
         size = _SHORTEST
         chip = self.machine.peripherals
         while (reason := self._ended()) is None:
@@ -154,7 +162,7 @@ class Session:
     def _ended(self) -> str | None:
         machine = self.machine
         clock = machine.peripherals.clock_hz()
-        if self._found():
+        if self._found:
             return "found"
         if self._stopped():
             return "interrupted"
@@ -168,13 +176,11 @@ class Session:
                 return "input ended"
         return None
 
-    def _found(self) -> bool:
-        if self._until is None:
-            return False
-        sent = self.machine.peripherals.transmitted
-        begin = max(0, self._searched - len(self._until))
-        self._searched = len(sent)
-        return sent.find(self._until, begin) >= 0
+    def _look(self) -> None:
+        """After every byte the firmware sends: ends the run where the text is complete, to the block."""
+        if self._until is not None and self.machine.peripherals.transmitted.endswith(self._until):
+            self._found = True
+            self.machine.stop()
 
     def _outcome(self, reason: str, fault: EmulationError | None) -> Outcome:
         machine = self.machine

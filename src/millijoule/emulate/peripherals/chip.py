@@ -39,6 +39,7 @@ class Peripherals:
         unknown: addresses touched that no register fact names (they store what is written).
         edges: changes of output pins, the last 65,536.
         host_baud: bits per second of the other end of the console, None when nothing is known of it.
+        on_byte: called after every byte of the console.
         clock_changes: how often the clock registers were written.
         values: stored words by address.
     """
@@ -57,6 +58,7 @@ class Peripherals:
         self.unknown: set[int] = set()
         self.edges: deque[GpioEdge] = deque(maxlen=_EDGES)
         self.host_baud: int | None = None
+        self.on_byte: Callable[[], None] | None = None
         self.values: dict[int, int] = {}
         self.now = cycles
         self.clock_changes = 0
@@ -153,6 +155,8 @@ class Peripherals:
         if port is not self.console:
             return
         self.transmitted.append(byte)
+        if self.on_byte is not None:
+            self.on_byte()
         if not self.host_baud:
             return
         baud = port.baud()
