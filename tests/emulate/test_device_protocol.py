@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import re
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from millijoule.build import Segment, build_board
 from millijoule.compile import compile_graph
 from millijoule.emulate import EmulatedFirmware
-from millijoule.errors import EmulationError
+from millijoule.errors import EmulationError, PlacementError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -58,9 +59,11 @@ def fresh(firmware: EmulatedFirmware) -> EmulatedFirmware:
 
 @pytest.fixture(scope="module")
 def crowded() -> EmulatedFirmware:
-    """A model whose arena leaves no RAM for a copy of the picture."""
-    data = sum(size for name, size in make(BOARDS[0]).image.section_bytes.items() if name in (".data", ".bss"))
-    return make(BOARDS[0], MJ_ARENA_BYTES=str((655360 - 8192 - data - 64 - 192 - 24) & ~31))
+    """A model with the largest arena that fits: no RAM is left for a copy of the picture."""
+    for arena in range(655360 - 8192 - 512, 0, -32):
+        with contextlib.suppress(PlacementError):
+            return make(BOARDS[0], MJ_ARENA_BYTES=str(arena))
+    raise AssertionError("no arena fits")
 
 
 def load(picture: np.ndarray, size: int = 31) -> str:
@@ -251,9 +254,13 @@ def test_ctrl_c_stops_a_long_measurement(fresh: EmulatedFirmware) -> None:
     assert not errors(fresh.dialogue("infer 2%name%"))
 
 
-def test_commands_that_wait_are_kept(fresh: EmulatedFirmware) -> None:
-    text = fresh.dialogue(load(PICTURE) + "infer 5%" + "name%" * 60)
-    assert text.count("m-name-dut-") == 60 and not errors(text)
+def test_commands_that_wait_are_kept_as_far_as_there_is_room(fresh: EmulatedFirmware) -> None:
+    text = fresh.dialogue(load(PICTURE) + "infer 5%" + "name%" * 25)
+    assert text.count("m-name-dut-") == 25 and not errors(text)
+    text = fresh.dialogue("infer 5%" + "name%" * 60)
+    assert "m-name-dut-" not in text and len(errors(text)) == 1 and "were lost" in text
+    assert not errors(fresh.dialogue("infer 1%name%"))
+    assert "e-[Interrupted]" in fresh.dialogue("infer 999999999%" + "name%" * 60 + "\x03")
 
 
 # *** the checks at the start ***
@@ -297,7 +304,22 @@ def test_other_logits_are_found() -> None:
 # *** noise ***
 
 WORDS = ("name", "profile", "timestamp", "db", "load", "print", "infer", "results", "raw", "info", "mode", "energy")
-WORDS += ("performance", "stack", "help", "0", "1", "7", "192", "193", "-1", "999999999999", "4294967297", "0x10")
+WORDS += (
+    "db load 1%db 07%infer 2 1",
+    "infer 999999999",
+    "performance",
+    "stack",
+    "help",
+    "0",
+    "1",
+    "7",
+    "192",
+    "193",
+    "-1",
+    "999999999999",
+    "4294967297",
+    "0x10",
+)
 WORDS += ("ff", "00ff", "0g", "f" * 62, "f" * 63, " ", "  ", "\r\n", "\x03", "\x00", "\x1b", "%", "\xff", "e-[]")
 
 

@@ -330,6 +330,9 @@ static void infer(const char *cursor)
     }
     mj_timestamp(start + cycles);
     mj_print("m-infer-done\r\n");
+    if (mj_console_lost()) {
+        error("Characters that came during the inferences were lost: wait for m-ready", "");
+    }
     if (failed == INTERRUPTED) {
         error("Interrupted", "");
     } else if (failed != 0) {

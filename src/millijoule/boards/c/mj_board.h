@@ -25,7 +25,8 @@ void mj_console_flush(void);         /* waits until the last character has left 
 void mj_console_put(char character);
 int mj_console_ready(void); /* 1 when a character waits */
 char mj_console_get(void);
-int mj_console_interrupted(void); /* 1 when Ctrl-C has come, other characters are kept; for use between inferences */
+int mj_console_interrupted(void); /* 1 when Ctrl-C has come, 128 other characters are kept; for use between inferences */
+int mj_console_lost(void);        /* 1 when more came; says it once */
 
 /* timestamp.c */
 uint64_t mj_time(void);                /* core cycles since the start; call it before the 32-bit counter wraps */

@@ -11,6 +11,7 @@ static uint32_t clock_hz; /* of the USART; 0 until it runs */
 enum { WAITING_BYTES = 128 };
 static char waiting[WAITING_BYTES];
 static uint32_t waiting_first, waiting_count;
+static int lost; /* more came than there is room for */
 
 static void route(uint32_t port, uint32_t pin, uint32_t alternate)
 {
@@ -117,14 +118,26 @@ char mj_console_get(void)
 
 int mj_console_interrupted(void)
 {
-    while (waiting_count < WAITING_BYTES && received()) {
+    while (received()) {
         const char character = receive();
         if (character == MJ_INTERRUPT) {
             waiting_count = 0;
             return 1;
         }
-        waiting[(waiting_first + waiting_count) % WAITING_BYTES] = character;
-        waiting_count++;
+        if (lost || waiting_count == WAITING_BYTES) {
+            lost = 1;
+            waiting_count = 0; /* a command that lacks its end must not meet the next one */
+        } else {
+            waiting[(waiting_first + waiting_count) % WAITING_BYTES] = character;
+            waiting_count++;
+        }
     }
     return 0;
+}
+
+int mj_console_lost(void)
+{
+    const int some = lost;
+    lost = 0;
+    return some;
 }
