@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import random
 import re
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from millijoule.build import Segment, build_board
 from millijoule.compile import compile_graph
 from millijoule.emulate import EmulatedFirmware
-from millijoule.errors import EmulationError, PlacementError
+from millijoule.errors import EmulationError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -59,11 +58,8 @@ def fresh(firmware: EmulatedFirmware) -> EmulatedFirmware:
 
 @pytest.fixture(scope="module")
 def crowded() -> EmulatedFirmware:
-    """A model with the largest arena that fits: no RAM is left for a copy of the picture."""
-    for arena in range(655360 - 8192 - 512, 0, -32):
-        with contextlib.suppress(PlacementError):
-            return make(BOARDS[0], MJ_ARENA_BYTES=str(arena))
-    raise AssertionError("no arena fits")
+    """A firmware as where no RAM is left for a copy of the picture."""
+    return make(BOARDS[0], MJ_PICTURE_COPY="0")
 
 
 def load(picture: np.ndarray, size: int = 31) -> str:

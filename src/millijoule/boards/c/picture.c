@@ -2,6 +2,11 @@
  * where there is enough: then every inference of `infer N W` sees the picture. Otherwise only the first one does. */
 #include "mj_firmware.h"
 
+/* 0: no copy, the RAM that is left over stays untouched. */
+#ifndef MJ_PICTURE_COPY
+#define MJ_PICTURE_COPY 1
+#endif
+
 /* Pairs of addresses from the linker script: RAM that is left over in each memory, its start and its end. */
 extern const uint32_t mj_spare[], mj_spare_end[];
 
@@ -13,7 +18,7 @@ void mj_picture_start(void)
 {
     for (const uint32_t *range = mj_spare; range < mj_spare_end; range += 2) {
         const uint32_t start = (range[0] + 31u) & ~31u;
-        if (start <= range[1] && range[1] - start >= MJ_INPUT_BYTES) {
+        if (MJ_PICTURE_COPY && start <= range[1] && range[1] - start >= MJ_INPUT_BYTES) {
             copy = (uint8_t *)start;
             return;
         }
