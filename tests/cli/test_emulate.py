@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from millijoule.build import Image, build_board
 from millijoule.cli import app
+from millijoule.device import Device
 
 from ..emulate.firmwares import POLLED_ECHO, READS_NOTHING, UNINITIALISED, build
 
@@ -130,8 +132,11 @@ def test_a_program_on_a_pseudo_terminal_talks_to_the_firmware_until_ctrl_c(ours:
     import termios
 
     with Running(ours.elf, "--board", "stm32l4r9i", "--serial", "pty") as running:
+        with Device.open(running.place, timeout=60.0) as device:  # written for real boards
+            assert device.name == "millijoule STM32L4R9I" and device.model == "tiny"
+            device.load(bytes(range(192)))
+            assert len(device.infer(1).results) == 4
         line = os.open(running.place, os.O_RDWR | os.O_NOCTTY)
-        read_until(line, b"m-ready\r\n")
         os.write(line, b"name%")
         assert b"m-name-dut-" in read_until(line, b"m-ready\r\n")
         settings = termios.tcgetattr(line)
@@ -170,6 +175,12 @@ def test_peripherals_that_are_not_emulated_are_named() -> None:
     )
     done = call(image.elf, "--board", "stm32l4r9i", "--until", "on")
     assert "peripherals that are not emulated were used (they only store): 0x40005400" in done.stderr
+
+
+def test_closed_standard_streams_are_refused(echo: Image) -> None:
+    command = f"exec {shlex.join([*COMMAND, str(echo.elf), '--board', echo.board])} <&-"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=300, check=False)
+    assert done.returncode == 2 and b"standard input or output is closed" in done.stderr
 
 
 def test_seconds_are_the_board_s(echo: Image) -> None:

@@ -151,6 +151,14 @@ def test_the_clock_after_reset_on_h7() -> None:
     assert bench.chip.clock_hz() == 16_000_000
 
 
+def test_an_external_oscillator_of_unknown_frequency_is_named() -> None:
+    bench = Bench("stm32h7b3i")
+    bench.write("RCC", "CR", bench.read("RCC", "CR") | 1 << 16)
+    bench.write("RCC", "CFGR", 2)
+    assert bench.chip.clock_hz() == bench.chip.board.clock_hz
+    assert "external oscillator whose frequency is not known here: 280 MHz are assumed" in bench.chip.warnings[0]
+
+
 def test_pins_agree_with_each_other(bench: Bench) -> None:
     bench.time = 70
     bench.write("GPIOB", "PUPDR", 0)
@@ -392,6 +400,19 @@ def test_a_timer_slows_down_with_its_bus() -> None:
     bench.write("RCC", "CFGR", 6 << 8)  # APB1 divided by eight: timers run at a quarter of the core's clock
     bench.pass_time(400)
     assert bench.read("TIM2", "CNT") == 1100
+
+
+def test_a_reset_takes_clocks_back() -> None:
+    bench = Bench("stm32l4r9i")
+    for divider, expected in ((6, 250), (0, 1000)):
+        bench.write("RCC", "CFGR", divider << 8)
+        bench.write("TIM2", "CR1", 1)
+        bench.pass_time(1000)
+        assert bench.read("TIM2", "CNT") == expected
+        bench.chip.reset()
+    bench.write("TIM2", "CR1", 1)
+    bench.pass_time(1000)
+    assert bench.read("TIM2", "CNT") == 1000
 
 
 def test_functions_that_are_not_emulated_are_named(bench: Bench) -> None:

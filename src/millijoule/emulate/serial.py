@@ -76,14 +76,25 @@ class Silent:
 
 
 class StandardStreams:
-    """Standard input and output; a terminal gives every key at once. `echo` False keeps standard output clean."""
+    """Standard input and output; a terminal gives every key at once. `echo` False keeps standard output clean.
+
+    Raises:
+        OptionError: they are closed, or the system cannot wait for them.
+    """
 
     def __init__(self, *, echo: bool = True) -> None:
         self.place = "standard input and output"
         self.ended, self.closed = False, False
         self.baud: int | None = None
         self._echo = echo
-        self._input, self._output = sys.stdin.fileno(), sys.stdout.fileno()
+        if os.name == "nt":
+            raise OptionError("--serial stdio", "this system cannot wait for standard input", "Use tcp:PORT")
+        try:
+            self._input, self._output = sys.stdin.fileno(), sys.stdout.fileno()
+        except (AttributeError, OSError, ValueError) as error:
+            raise OptionError(
+                "--serial stdio", "standard input or output is closed", "Use tcp:PORT, pty or none"
+            ) from error
         self._restore: Callable[[], None] | None = None
         if os.isatty(self._input):
             self._each_key()

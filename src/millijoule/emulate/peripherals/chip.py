@@ -62,6 +62,7 @@ class Peripherals:
         self.values: dict[int, int] = {}
         self.now = cycles
         self.clock_changes = 0
+        self._timer_cycles: dict[str, tuple[int, int]] = {}
         self._automatic = False
         self.blocks: dict[str, Block] = {}
         for instance in family.instances if family else _instances(header):
@@ -104,6 +105,7 @@ class Peripherals:
         self.transmitted.clear()
         for kept in (self.problems, self.warnings, self.unknown, self.edges):
             kept.clear()
+        self.clock_changes += 1
         self._ungated = set(self._gates)
         self._timed.clear()
         for block in self.blocks.values():
@@ -125,7 +127,12 @@ class Peripherals:
 
     def timer_cycles(self, timer: Block) -> int:
         """Core cycles per cycle of a timer's clock."""
-        return self.rules.timer(self, timer.instance.bus)
+        bus = timer.instance.bus
+        changes, cycles = self._timer_cycles.get(bus, (-1, 1))
+        if changes != self.clock_changes:
+            cycles = self.rules.timer(self, bus)
+            self._timer_cycles[bus] = (self.clock_changes, cycles)
+        return cycles
 
     def select_console(self, name: str | None) -> None:
         """Chooses the serial port that talks to the host: by name, or (None) the first one that speaks.
@@ -274,6 +281,10 @@ class Peripherals:
     def _check_clock(self) -> None:
         clock = self.rules.frequency(self)
         if clock is None:
+            self.warn(
+                "the clock comes from an external oscillator whose frequency is not known here: "
+                f"{self.board.clock_hz / 1e6:g} MHz are assumed"
+            )
             return
         # One wait state per equal share of the clock at which the board needs all of them.
         needed = -(-clock * (self.board.flash.wait_states + 1) // self.board.clock_hz) - 1
