@@ -150,6 +150,38 @@ def test_jumps_that_go_wrong(bare: Bare, finish: Finish) -> None:
         assert values[13] == int(target, 16) & ~1
 
 
+MISALIGNED = {
+    "ldrd": '__asm volatile("ldrd r2, r3, [%0, #4]" :: "r"((uint8_t *)words + 2) : "r2", "r3", "memory");',
+    "strd": '__asm volatile("strd r2, r3, [%0]" :: "r"((uint8_t *)words + 2) : "memory");',
+    "ldm": '__asm volatile("ldmia.w %0, {r2, r3}" :: "r"((uint8_t *)words + 1) : "r2", "r3", "memory");',
+    "vldr": '__asm volatile("vldr s0, [%0]" :: "r"((uint8_t *)words + 2) : "s0", "memory");',
+    "ldrex": '__asm volatile("ldrex r2, [%0]" :: "r"((uint8_t *)words + 2) : "r2", "memory");',
+    "device": '__asm volatile("ldr.w r2, [%0]" :: "r"(0xE000ED01) : "r2", "memory");',
+}
+
+
+@pytest.mark.parametrize("case", MISALIGNED)
+def test_misaligned_accesses_fault_in_strict_runs(bare: Bare, finish: Finish, case: str) -> None:
+    body = f"static uint32_t words[8]; ENABLE_FAULTS(); {MISALIGNED[case]} results[0] = 77;"
+    machine = bare(firmware(body), on_fault="deliver", strict=True)
+    values = finish(machine, 16)
+    assert values[0] == 77 and (values[8], values[9], values[10]) == (1, 6, 1 << 24)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_the_unaligned_trap_catches_every_access(bare: Bare, finish: Finish, board: str) -> None:
+    load = '__asm volatile("ldr.w r2, [%0]" :: "r"((uint8_t *)words + 1) : "r2", "memory"); results[0]++;'
+    aligned = '__asm volatile("ldr.w r2, [%0]" :: "r"(words) : "r2", "memory"); results[0]++;'
+    body = f"static uint32_t words[8]; ENABLE_FAULTS(); {load} CCR |= 8u; BARRIER(); {load} {aligned}"
+    body += f"CCR &= ~8u; BARRIER(); {load}"
+    machine = bare(firmware(body), board, on_fault="deliver")
+    values = finish(machine, 16)
+    assert values[0] == 4 and (values[8], values[9], values[10]) == (1, 6, 1 << 24)
+    machine = bare(firmware(body), board)
+    with pytest.raises(EmulationError, match="its access is not aligned"):
+        finish(machine)
+
+
 def test_stack_overflow_is_found_and_named(bare: Bare) -> None:
     source = """
     __attribute__((noinline)) static uint32_t deep(volatile uint32_t *above) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from millijoule.emulate._counting import NEVER
@@ -38,6 +39,7 @@ class Runner:
         asleep: whether the core waits in WFI.
         stop_requested: whether the run is to end at the next boundary of a block.
         guards_stale: whether hooks at single instructions must be brought up to date.
+        stop_reasons: further checks that may stop the emulator before an instruction: each gives its reason, or None.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -48,6 +50,7 @@ class Runner:
         self.until_cycle: int | None = None
         self.stop_requested = False
         self.armed = NEVER
+        self.stop_reasons: list[Callable[[], Reason | None]] = []
         self._interrupt: int | None = None
         self._problem: Exception | None = None
         self.reset()
@@ -154,6 +157,8 @@ class Runner:
         if paused:
             return self.attend()
         reason, machine.guards.reason = machine.guards.reason, None
+        for source in self.stop_reasons:
+            reason = source() or reason
         if trapped:
             reason = machine.guards.division(trapped)
             if reason is None:
@@ -178,6 +183,7 @@ class Runner:
         if self.guards_stale:
             self.guards_stale = False
             machine.guards.install()
+            machine.watch_alignment()
         machine.refresh()
         if machine.system.reset_requested:
             machine.resets += 1

@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from millijoule.emulate._decode import decode
+from millijoule.emulate._faults import UNALIGNED, Reason
 from millijoule.emulate._library import native_library
+from millijoule.emulate.exceptions import USAGE_FAULT
 from millijoule.emulate.machine import Machine
 from millijoule.errors import EmulationError
 
@@ -63,6 +65,9 @@ class _Context(ctypes.Structure):
         ("failed", _WORD),
         ("count", _WORD),
         ("lost", _WORD),
+        ("delivers", _WORD),
+        ("every_one", _WORD),
+        ("stopped_at", _WORD),
         ("found", _Found * _FOUND),
     )
 
@@ -103,6 +108,7 @@ class AccessCheck:
 
     Args:
         machine: the machine, just reset.
+        deliver: raise the usage fault of a misaligned access in the core instead of only noting it.
 
     Raises:
         ToolchainError: the C part cannot be built here.
@@ -114,8 +120,9 @@ class AccessCheck:
             print(finding)
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *, deliver: bool = False) -> None:
         self.machine = machine
+        self._deliver = deliver
         self._library = native_library("access", ["access.c"])
         self._error: BaseException | None = None
         self._handle: ctypes.c_size_t | None = None
@@ -138,6 +145,9 @@ class AccessCheck:
             raise EmulationError("the hook", f"the emulator refused it (status {status})", "Run without this check")
         self._handle = handle
         emulator.ctl_flush_tb()  # code translated before has no call of the hook
+        if self._deliver:
+            self._context.delivers = 1
+            self.machine.runner.stop_reasons.append(self._reason)
         original = self.machine.write
 
         def write(address: int, data: bytes) -> None:
@@ -157,9 +167,23 @@ class AccessCheck:
             uclib.uc_hook_del(self.machine.emulator._uch, self._handle)
             self.machine.emulator.ctl_flush_tb()
             self._handle = None
+            if self._deliver:
+                self.machine.runner.stop_reasons.remove(self._reason)
             delattr(self.machine, "write")
         if self._error is not None:
             raise self._error
+
+    def every_access(self, on: bool) -> None:
+        """Whether all accesses must be aligned, as CCR.UNALIGN_TRP says."""
+        self._context.every_one = int(on)
+
+    def _reason(self) -> Reason | None:
+        """Why the emulator stands before an instruction, None when this check did not stop it."""
+        context = self._context
+        stopped, context.stopped_at = int(context.stopped_at), 0
+        if not stopped:
+            return None
+        return Reason(USAGE_FAULT, UNALIGNED, "its access is not aligned")
 
     def mark(self, address: int, count: int) -> None:
         """Takes `count` bytes at `address` for written."""

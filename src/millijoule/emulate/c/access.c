@@ -28,6 +28,9 @@ typedef struct {
     int (*decode)(uint32_t address, uint32_t size); /* fills the operand of an instruction; nonzero: give up */
     uint64_t register_number[16];
     uint64_t failed, count, lost;
+    /* delivers: stop before a misaligned access; every_one: all must be aligned (CCR.UNALIGN_TRP); stopped_at: address
+     * of the instruction plus 1, 0 for none. */
+    uint64_t delivers, every_one, stopped_at;
     finding found[FOUND];
 } context;
 
@@ -115,8 +118,13 @@ void mj_access_code(void *emulator, uint64_t address, uint32_t size, void *user)
         index <<= o->shift;
     }
     const uint32_t place = base + index + (uint32_t)o->displacement;
-    if (place % o->element != 0 && must_be_aligned(o, place)) {
+    if (place % o->element != 0 && (c->every_one || must_be_aligned(o, place))) {
         record(c, MISALIGNED, (uint32_t)address, place, o->bytes);
+        if (c->delivers) {
+            c->stopped_at = address + 1;
+            c->stop(emulator);
+            return;
+        }
     }
     touch(c, o, (uint32_t)address, place);
 }
