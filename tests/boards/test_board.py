@@ -51,6 +51,11 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         ("divider = 1 }", "divider = 3 }", "no bus can be divided by 3"),
         ('clock = "APB1"', 'clock = "APB7"', "APB7"),
         ("[console]", "[console", "cannot be read"),
+        ('port = "A"\npin = 4', 'port = "Z"\npin = 4', "there is no pin PZ4"),
+        ('port = "A"\npin = 4', 'port = "A"\npin = 16', "there is no pin PA16"),
+        ('port = "A", pin = 2', 'port = "A", pin = "2x"', "there is no pin PA2x"),
+        ('port = "A"\npin = 4', 'port = "A"', "OutputPin"),
+        ("openocd = [", "other = [", "openocd"),
     ],
 )
 def test_broken_descriptions_are_refused(tmp_path: Path, old: str, new: str, reason: str) -> None:

@@ -16,6 +16,7 @@ from millijoule.boards.clock import ClockTree, read_clock
 from millijoule.boards.power import FIT_ROW, TEST_ROWS, Regulator, Round
 from millijoule.errors import BoardError
 
+_PORTS = tuple("ABCDEFGHIJK")
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 __all__ = [
@@ -347,3 +348,6 @@ def _check(path: Path, board: Board) -> None:
         )
     if any(regulator.kind not in ("linear", "switching") for regulator in board.regulators):
         raise BoardError(str(path), "a regulator's kind is unknown", 'Use "linear" or "switching"')
+    for pin in (board.console.transmit, board.console.receive, board.timestamp):
+        if pin is not None and not (str(pin.port) in _PORTS and pin.pin in range(16)):
+            raise BoardError(str(path), f"there is no pin P{pin.port}{pin.pin}", "Give a port A to K and a pin 0 to 15")
