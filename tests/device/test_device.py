@@ -116,6 +116,7 @@ def test_every_bit_is_compared(firmware: EmulatedFirmware) -> None:
     assert report.correct == 2 and report.accuracy == pytest.approx(2 / 3) and report.changed_predictions == 0
     assert seen[-1] == ("pictures on the device", 3, 3)
     values = report.as_dict()
+    assert 0 < values["interval"]["low"] < 66.7 < values["interval"]["high"] < 100
     assert values["all_equal"] is True and values["model"] == "shed" and values["first_difference"] is None
 
 

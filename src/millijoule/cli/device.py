@@ -69,8 +69,11 @@ def accuracy(
         typer.echo(json.dumps(report.as_dict()))
     else:
         typer.echo(f"device     {report.device}, model {report.model}")
-        if report.accuracy is not None:
-            typer.echo(f"accuracy   {report.accuracy:.2%} ({report.correct} of {report.pictures})")
+        if report.accuracy is not None and report.interval is not None:
+            between = f"{report.interval.low:.1f} to {report.interval.high:.1f}"
+            typer.echo(
+                f"accuracy   {report.accuracy:.2%} ({report.correct} of {report.pictures}; 95 % interval {between})"
+            )
         typer.echo(f"outputs    {_verdict(report)}")
         typer.echo(f"classes    {report.changed_predictions} other than the executor's")
         typer.echo(f"took       {report.seconds:.1f} s")

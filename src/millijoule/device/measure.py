@@ -17,6 +17,8 @@ from millijoule.errors import DataError, DeviceError
 from millijoule.execute import run
 from millijoule.files import Progress
 from millijoule.graph import Graph, mode
+from millijoule.quantize import Interval
+from millijoule.quantize.compare import wilson
 
 __all__ = ["AccuracyReport", "Comparison", "LatencyReport", "Window", "measure_accuracy", "measure_latency"]
 
@@ -85,13 +87,24 @@ class AccuracyReport:
         return None if self.correct is None else self.correct / self.pictures
 
     @property
+    def interval(self) -> Interval | None:
+        """95 % interval of the accuracy in per cent (Wilson); None without labels."""
+        return None if self.correct is None else wilson(self.correct, self.pictures)
+
+    @property
     def all_equal(self) -> bool:
         """Whether every picture's outputs equal the executor's."""
         return self.equal == self.pictures
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
-        return {**dataclasses.asdict(self), "accuracy": self.accuracy, "all_equal": self.all_equal}
+        interval = None if self.interval is None else dataclasses.asdict(self.interval)
+        return {
+            **dataclasses.asdict(self),
+            "accuracy": self.accuracy,
+            "interval": interval,
+            "all_equal": self.all_equal,
+        }
 
 
 @dataclass(frozen=True)
