@@ -66,6 +66,20 @@ def test_received_bytes_keep_the_distance_of_the_line(board: str) -> None:
     assert machine.slept > 0.5 * outcome.cycles  # the firmware sleeps between bytes
 
 
+@pytest.mark.parametrize(
+    ("board", "port"), [("stm32l4r9i", "LPUART1"), ("stm32l4r9i", "UART5"), ("stm32h7b3i", "LPUART1")]
+)
+def test_other_ports_interrupt_on_their_own_lines(board: str, port: str) -> None:
+    machine = Machine(build(INTERRUPT_ECHO, board, port=port, divider=4000), board)
+    machine.peripherals.select_console(None)
+    Session(machine, Silent(), until="ready\r\n").run()
+    machine.peripherals.receive(b"hello from the host")
+    outcome = Session(machine, Silent(), until="HOST").run()
+    assert outcome.console == "ready\r\nHELLO FROM THE HOST" and machine.peripherals.console.name == port
+    number = machine.peripherals.console.instance.interrupt
+    assert number is not None and machine.interrupts.taken[16 + number] == len("hello from the host")
+
+
 @pytest.mark.parametrize("board", BOARDS)
 def test_a_timer_wakes_the_core(board: str) -> None:
     machine = Machine(build(TIMER_TICKS, board), board)

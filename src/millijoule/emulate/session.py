@@ -128,9 +128,11 @@ class Session:
             self._forward()
             if waiting or (chip.console.looks - looks) * _POLL > size:
                 size = _SHORTEST
-                if not chip.received:
-                    if self._quiet_since is None:
-                        self._quiet_since = self.machine.now
+                if chip.received:
+                    self._quiet_since = None
+                elif self._quiet_since is None:
+                    self._quiet_since = self.machine.now
+                if waiting or not chip.received:
                     self._nap()
             else:
                 self._quiet_since = None
