@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from millijoule.emulate import Machine
+from millijoule.emulate import Machine, load_image
 from millijoule.errors import EmulationError
 
 Bare = Callable[..., Machine]
@@ -285,6 +286,103 @@ def test_a_sleep_that_nothing_ends_is_an_error_unless_the_host_helps(bare: Bare,
 
     machine.on_idle = idle
     assert finish(machine, 1) == [3] and len(calls) == 3
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_floating_point_survives_interrupts_and_frames_have_the_right_size(
+    bare: Bare, finish: Finish, board: str
+) -> None:
+    machine = bare(
+        """
+    __attribute__((used)) void note(uint32_t code, uint32_t stack) { results[results[0]] = code; results[8] = stack; }
+    __attribute__((naked)) void Line0_Handler(void) {   /* without floating point */
+        __asm volatile("push {r4, lr}\\n mov r0, lr\\n mov r1, sp\\n bl note\\n pop {r4, pc}");
+    }
+    void Line1_Handler(void) {
+        __asm volatile("vmov.f32 s0, #3.0\\n vmov.f32 s15, #5.0\\n mov r0, #0x00C00000\\n vmsr fpscr, r0\\n"
+                       "vadd.f32 s7, s0, s15" ::: "r0", "s0", "s7", "s15");
+    }
+    __attribute__((noinline)) static void floats(void) {
+        uint32_t stack;
+        __asm volatile("mov %0, sp" : "=r"(stack));
+        results[13] = stack;
+        __asm volatile("vmov.f32 s0, #1.5\\n vmov.f32 s7, #2.5\\n vmov.f32 s15, #0.5" ::: "s0", "s7", "s15");
+        results[0] = 2; ISPR0 = 1u; BARRIER();
+        results[11] = results[8];
+        uint32_t before, after;
+        __asm volatile("vmrs %0, fpscr" : "=r"(before));
+        ISPR0 = 2u; BARRIER();
+        __asm volatile("vmrs %0, fpscr" : "=r"(after));
+        float a, b, c;
+        __asm volatile("vmov %0, s0\\n vmov %1, s7\\n vmov %2, s15" : "=r"(a), "=r"(b), "=r"(c));
+        results[12] = a == 1.5f && b == 2.5f && c == 0.5f && before == after;
+    }
+    int main(void) {
+        uint32_t stack;
+        ISER0 = 3u;
+        __asm volatile("mov %0, sp" : "=r"(stack));
+        results[9] = stack;
+        results[0] = 1; ISPR0 = 1u; BARRIER();
+        results[10] = results[8];
+        floats();
+        return 0;
+    }""",
+        board,
+    )
+    values = finish(machine, 14)
+    assert values[1] == 0xFFFFFFF9 and values[2] == 0xFFFFFFE9, "without and with floating point registers"
+    # Below the interrupted stack: the frame and the eight bytes that the handler pushed.
+    assert values[9] - values[10] == 8 + 32 and values[13] - values[11] == 8 + 104
+    assert values[12] == 1
+
+
+def test_the_frame_is_aligned_and_unaligned_again(bare: Bare, finish: Finish) -> None:
+    machine = bare("""
+    __attribute__((used)) void note(uint32_t *frame) { results[0] = (uint32_t)frame; results[1] = frame[7] >> 9 & 1u; }
+    __attribute__((naked)) void Line0_Handler(void) { __asm volatile("mov r0, sp\\n b note"); }
+    int main(void) {
+        ISER0 = 1u;
+        uint32_t before, after;
+        __asm volatile("push {r0}\\n mov %0, sp\\n mov r3, #0xE000E000\\n mov r2, #1\\n str r2, [r3, #0x200]\\n"
+                       "dsb\\n isb\\n mov %1, sp\\n add sp, #4" : "=&r"(before), "=&r"(after) :: "r2", "r3", "memory");
+        results[2] = before; results[3] = after;
+        return 0;
+    }""")
+    frame, padded, before, after = finish(machine, 4)
+    assert before % 8 == 4 and after == before
+    assert frame % 8 == 0 and padded == 1 and before - frame == 36
+
+
+def test_vectors_may_move_and_non_maskable_interrupts_come_through(bare: Bare, finish: Finish) -> None:
+    machine = bare("""
+    static uint32_t table[64] __attribute__((aligned(512)));
+    static void other(void) { results[0] += 16; }
+    void Line0_Handler(void) { results[0]++; }
+    void NMI_Handler(void) { results[1]++; }
+    int main(void) {
+        ISER0 = 1u;
+        WORD(0xE000EF00) = 0; BARRIER();
+        for (int i = 0; i < 64; i++) table[i] = WORD(0x08000000 + 4 * i);
+        table[16] = (uint32_t)other;
+        WORD(0xE000ED08) = (uint32_t)table; BARRIER();
+        WORD(0xE000EF00) = 0; BARRIER();
+        __asm volatile("cpsid f" ::: "memory");
+        ICSR = 1u << 31; BARRIER();
+        results[2] = results[1];
+        return 0;
+    }""")
+    assert finish(machine, 3) == [17, 1, 1]
+
+
+def test_an_image_without_symbols_runs(bare: Bare, tmp_path: Path) -> None:
+    known = bare(SYSTICK)
+    path = tmp_path / "firmware.bin"
+    known.image.save_binary(path)
+    raw = Machine(load_image(path, "stm32l4r9i"), "stm32l4r9i")
+    assert raw.image.symbols == {}
+    for machine in (known, raw):
+        assert machine.run(known.image.symbol("finished").address) == "address"
+    assert raw.now == known.now and raw.counts() == known.counts() and raw.interrupts.taken == {15: 50}
 
 
 WORK = """

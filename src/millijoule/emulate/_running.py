@@ -100,7 +100,7 @@ class Runner:
             self._started = True
             if machine.register("pc") & ~1 != machine.read_word(machine.boot_address + 4) & ~1:
                 machine.system.enable_floats()  # a debugger starts in the middle: start-up code will not do it
-        machine.write_register("pc", machine.register("pc") | 1)
+        machine.write_registers(("pc",), (machine.register("pc") | 1,))
         machine.counter.begin(limit)
         if self._is_busy():
             machine.counter.attention()

@@ -231,8 +231,10 @@ class Machine:
         return self._bank.read(names)
 
     def write_register(self, name: str, value: int) -> None:
-        """Changes a core register."""
+        """Changes a core register. A host that sets pc also wakes a core that sleeps."""
         self._bank.write((name,), (value,))
+        if name == "pc":
+            self.runner.asleep = False
 
     def write_registers(self, names: tuple[str, ...], values: Sequence[int]) -> None:
         """Changes several core registers, in this order."""
