@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from unicorn import UC_ARCH_ARM, UC_MODE_THUMB, Uc
 
 from millijoule.boards import load_board
 from millijoule.build import build_elf
 from millijoule.emulate import Machine
+from millijoule.emulate._double_native import DoubleHook
 
 START = Path(__file__).parents[1] / "fixtures" / "bare"
 BOARD = dataclasses.replace(
@@ -101,15 +103,15 @@ KEEP double c_mean(const int32_t *values, uint32_t count) {
 """
 
 
-@pytest.fixture(scope="module")
-def machine() -> Machine:
+@pytest.fixture(scope="module", params=["native", "python"])
+def machine(request: pytest.FixtureRequest) -> Machine:
     functions = "\n".join(
         f'__attribute__((used, retain, noinline, naked)) void op_{name}(void) {{ __asm volatile("{text}\\n bx lr"); }}'
         for name, text in INSTRUCTIONS.items()
     )
     files = {path.name: path.read_text() for path in START.iterdir()}
     files["test.c"] = '#include "core.h"\nint main(void) { return 0; }\n' + functions + C_CODE
-    made = Machine(build_elf(files, BOARD), BOARD)
+    made = Machine(build_elf(files, BOARD), BOARD, hook=request.param)
     made.run(made.image.symbol("finished").address)
     made.call("op_mov")  # the first instruction makes a new context, with the modes of FPDSCR
     return made
@@ -167,14 +169,15 @@ def test_arithmetic_equals_numpy(machine: Machine, a: float, b: float, sticky: b
 
 
 @many
-@given(a=NUMBERS, b=NUMBERS, c=NUMBERS)
-def test_multiply_add_rounds_twice_and_fused_once(machine: Machine, a: float, b: float, c: float) -> None:
+@given(a=NUMBERS, b=NUMBERS, c=NUMBERS, sticky=st.booleans())
+def test_multiply_add_rounds_twice_and_fused_once(machine: Machine, a: float, b: float, c: float, sticky: bool) -> None:
+    control = 16 if sticky else 0
     x, y, z = np.float64(a), np.float64(b), np.float64(c)
     with np.errstate(all="ignore"):
         product = x * y
         twice = {"mla": z + product, "mls": z - product, "nmla": -z - product, "nmls": -z + product}
     for name, value in twice.items():
-        found = execute(machine, name, bits(a), bits(b), bits(c))
+        found = execute(machine, name, bits(a), bits(b), bits(c), control)
         assert same(found, float(value)), (name, a, b, c)
     if all(map(math.isfinite, (a, b, c))):
         exact = Fraction(a) * Fraction(b)
@@ -184,7 +187,7 @@ def test_multiply_add_rounds_twice_and_fused_once(machine: Machine, a: float, b:
             ("fnma", -Fraction(c) - exact),
             ("fnms", -Fraction(c) + exact),
         ):
-            found = double(execute(machine, name, bits(a), bits(b), bits(c)))
+            found = double(execute(machine, name, bits(a), bits(b), bits(c), control))
             try:
                 expected = float(total)
             except OverflowError:
@@ -211,9 +214,10 @@ def test_directed_rounding_brackets_the_exact_result(machine: Machine, a: float,
 
 
 @many
-@given(a=NUMBERS)
-def test_conversions_equal_numpy(machine: Machine, a: float) -> None:
+@given(a=NUMBERS, sticky=st.booleans())
+def test_conversions_equal_numpy(machine: Machine, a: float, sticky: bool) -> None:
     x = np.float64(a)
+    control = 16 if sticky else 0
     with np.errstate(all="ignore"):
         assert single(machine, "f32", bits(a)) == int(x.astype(np.float32).view(np.uint32))
         half = int(x.astype(np.float16).view(np.uint16))
@@ -224,7 +228,7 @@ def test_conversions_equal_numpy(machine: Machine, a: float) -> None:
     for name, function in rounded.items():
         low, high = (-(2**31), 2**31 - 1) if name.startswith("s") else (0, 2**32 - 1)
         expected = int(min(max(float(function(x)), low), high)) & 0xFFFFFFFF
-        assert single(machine, name, bits(a)) == expected, (name, a)
+        assert single(machine, name, bits(a), control) == expected, (name, a)
     if abs(a) < 2**31 - 1:
         away = math.floor(abs(Fraction(a)) + Fraction(1, 2)) * (1 if a >= 0 else -1)
         assert single(machine, "s32a", bits(a)) == away & 0xFFFFFFFF
@@ -350,6 +354,29 @@ def test_compiled_code(machine: Machine) -> None:
     machine.write(at, values.tobytes())
     machine.call("c_mean", at, len(values))
     assert double(machine.register("d0")) == float(values.astype(np.int64).sum()) / 100
+
+
+NEAR = st.one_of(
+    st.floats(-4.0, 4.0),
+    st.integers(-(2**54), 2**54).map(float),
+    st.tuples(st.integers(-(2**53), 2**53), st.integers(-80, 80)).map(lambda pair: math.ldexp(*pair)),
+)
+
+
+@settings(many, max_examples=200)
+@given(a=NEAR, b=NEAR, c=NEAR, tie=st.booleans())
+def test_fused_results_are_exact_where_rounding_is_close(
+    machine: Machine, a: float, b: float, c: float, tie: bool
+) -> None:
+    if tie:
+        c = -a * b  # almost everything cancels
+    found = double(execute(machine, "fma", bits(a), bits(b), bits(c), 16))
+    assert found == float(Fraction(a) * Fraction(b) + Fraction(c)), (a, b, c)
+
+
+def test_the_c_part_mirrors_its_context() -> None:
+    sizes = DoubleHook(Uc(UC_ARCH_ARM, UC_MODE_THUMB)).size
+    assert sizes[0] == sizes[1]
 
 
 def test_counts_stay_exact(machine: Machine) -> None:

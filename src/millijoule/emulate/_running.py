@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from millijoule.emulate._counting import NEVER
+from millijoule.emulate._double_native import DoubleHook
 from millijoule.emulate._faults import FaultReport, Reason, classify, describe, explain, make_report, refusal
 from millijoule.emulate.double import execute_double, is_double
 from millijoule.emulate.exceptions import BUS_FAULT, HARD_FAULT, MEMORY_FAULT, STACKING, SVCALL, USAGE_FAULT
-from millijoule.errors import EmulationError
+from millijoule.errors import EmulationError, ToolchainError
 
 if TYPE_CHECKING:
     from millijoule.emulate.machine import Machine
@@ -57,7 +58,12 @@ class Runner:
         machine.exceptions.fault_mask = self._fault_mask
         machine.exceptions.clear_fault_mask = self._clear_fault_mask
         machine.emulator.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
+        self.doubles: DoubleHook | None = None
         if machine.board.core == "cortex-m7":
+            # Hooks are asked in the order in which they were added.
+            if machine.counter.name == "native":
+                with contextlib.suppress(ToolchainError):
+                    self.doubles = DoubleHook(machine.emulator)
             machine.emulator.hook_add(unicorn.UC_HOOK_INSN_INVALID, self._on_invalid)
 
     def reset(self) -> None:
@@ -84,6 +90,11 @@ class Runner:
             self._keep(error)
             return 1, 0
 
+    def enable_doubles(self) -> None:
+        """CPACR may have changed."""
+        if self.doubles is not None:
+            self.doubles.enable(self._machine.system.floats_enabled)
+
     def _keep(self, error: Exception) -> bool:
         """Exceptions cannot pass through the emulator library."""
         self._problem = self._problem or error
@@ -102,6 +113,7 @@ class Runner:
                 machine.system.enable_floats()  # a debugger starts in the middle: start-up code will not do it
         machine.write_registers(("pc",), (machine.register("pc") | 1,))
         machine.counter.begin(limit)
+        self.enable_doubles()
         if self._is_busy():
             machine.counter.attention()
         try:
@@ -182,6 +194,7 @@ class Runner:
         machine = self._machine
         if self.guards_stale:
             self.guards_stale = False
+            self.enable_doubles()
             machine.guards.install()
             machine.watch_alignment()
         machine.refresh()
