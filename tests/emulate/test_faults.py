@@ -282,6 +282,21 @@ def test_further_memories_and_aliases(bare: Bare, finish: Finish, board: str) ->
     assert values[0] == values[1] and values[2:5] == [0x12345678, 0x12345678, 2048]
 
 
+def test_single_bits_have_words_of_their_own_on_the_m4(bare: Bare, finish: Finish) -> None:
+    machine = bare("""
+    #define BIT(address, bit) WORD(((address) & 0xF0000000u) + 0x02000000u + ((address) & 0xFFFFFu) * 32u + (bit) * 4u)
+    int main(void) {
+        WORD(0x20010000) = 0x80u;
+        BIT(0x20010000, 3) = 1u; BIT(0x20010000, 7) = 0xFEu; BIT(0x20010002, 4) = 5u;
+        results[0] = WORD(0x20010000); results[1] = BIT(0x20010000, 3); results[2] = BIT(0x20010000, 4);
+        WORD(0x40002810) = 0x100u;
+        BIT(0x40002811, 7) = 1u; BIT(0x40002811, 0) = 0u;
+        results[3] = WORD(0x40002810); results[4] = BIT(0x40002811, 7);
+        return 0;
+    }""")
+    assert finish(machine, 5) == [1 << 20 | 8, 1, 0, 0x8000, 1]
+
+
 def test_windows_are_checked(bare: Bare) -> None:
     source = "int main(void) { results[0] = WORD(0x60000000); WORD(0x60000000) = 1; return 0; }"
     machine = bare(source, windows=[MemoryWindow("device", 0x60000000, 4096, content=b"\x01\x02\x03\x04")])

@@ -20,7 +20,7 @@ from millijoule.emulate._registers import RegisterBank
 from millijoule.emulate._running import Runner
 from millijoule.emulate.cycles import Counts, CycleModel, EdgeCosts, EdgeTotal, cycle_model
 from millijoule.emulate.exceptions import ExceptionUnit, Interrupts
-from millijoule.emulate.memories import MemoryMap, MemoryWindow, default_windows
+from millijoule.emulate.memories import BIT_BAND_BYTES, BIT_BANDS, MemoryMap, MemoryWindow, bit_of, default_windows
 from millijoule.emulate.peripherals import Peripherals
 from millijoule.emulate.system import SystemBlock
 from millijoule.errors import BoardError, EmulationError, ToolchainError
@@ -134,6 +134,10 @@ class Machine:
         self.peripherals.interrupts = self.interrupts
         for base, size in _PERIPHERALS:
             self.emulator.mmio_map(base, size, self._load, base, self._store, base)
+        self._has_bits = self.board.core == "cortex-m4"
+        if self._has_bits:
+            band = min(BIT_BANDS)
+            self.emulator.mmio_map(band, BIT_BAND_BYTES, self._load, band, self._store, band)
         self.reset()
         self.watch_alignment()
 
@@ -436,12 +440,33 @@ class Machine:
         return self.peripherals.transmitted.decode("latin-1")
 
     def _load(self, _: Any, offset: int, size: int, base: int) -> int:
-        address = base + offset
+        return self._read_register(base + offset, size)
+
+    def _read_register(self, address: int, size: int) -> int:
+        place = bit_of(address) if self._has_bits else None
+        if place is not None:
+            return self._read_byte(place[0]) >> place[1] & 1
         block = self.system if address in _SYSTEM else self.peripherals
         return block.read(address, size)
 
+    def _read_byte(self, address: int) -> int:
+        if address >= _PERIPHERALS[0][0]:
+            return self._read_register(address, 1)
+        return self.read(address, 1)[0] if self.is_ram(address, 1) else 0
+
     def _store(self, _: Any, offset: int, size: int, value: int, base: int) -> None:
-        address = base + offset
+        self._write_register(base + offset, size, value)
+
+    def _write_register(self, address: int, size: int, value: int) -> None:
+        place = bit_of(address) if self._has_bits else None
+        if place is not None:
+            byte, bit = place
+            changed = self._read_byte(byte) & ~(1 << bit) | (value & 1) << bit
+            if byte >= _PERIPHERALS[0][0]:
+                self._write_register(byte, 1, changed)
+            elif self.is_ram(byte, 1):
+                self.write(byte, bytes([changed]))
+            return
         if address in _SYSTEM:
             self.system.write(address, size, value)
             return

@@ -12,7 +12,7 @@ import numpy as np
 from millijoule.boards import Board
 from millijoule.errors import EmulationError
 
-__all__ = ["MemoryMap", "MemoryWindow", "default_windows"]
+__all__ = ["BIT_BANDS", "BIT_BAND_BYTES", "MemoryMap", "MemoryWindow", "bit_of", "default_windows"]
 
 _PAGE = 4096
 
@@ -61,6 +61,21 @@ def default_windows(board: Board) -> tuple[MemoryWindow, ...]:
         ]
     own = [(board.flash.base, board.flash.size), *((memory.base, memory.size) for memory in board.memories)]
     return tuple(w for w in found if not any(w.base < base + size and base < w.base + w.size for base, size in own))
+
+
+# Armv7-M Architecture Reference Manual, B3.1.1 (optional in the Cortex-M4, absent in the Cortex-M7): each word of these
+# 32 MB is one bit of the first megabyte of RAM and of the peripherals.
+BIT_BANDS = {0x22000000: 0x20000000, 0x42000000: 0x40000000}
+BIT_BAND_BYTES = 0x2000000
+
+
+def bit_of(address: int) -> tuple[int, int] | None:
+    """The byte and the bit in it (0 to 7) that a word of a bit-band region stands for, None outside these regions."""
+    target = BIT_BANDS.get(address & ~(BIT_BAND_BYTES - 1))
+    if target is None:
+        return None
+    offset = address & (BIT_BAND_BYTES - 1)
+    return target + offset // 32, offset // 4 % 8
 
 
 class MemoryMap:
