@@ -95,8 +95,9 @@ def train_options(options: StudyOptions, changes: Mapping[str, Any] | None = Non
     return TrainOptions.from_dict({"seed": options.seed, **options.train, **(changes or {})})
 
 
-SCRATCH_SETTINGS = {"freeze_batch_norm": 0.8, "freeze_ranges": 0.9}
-"""Training from scratch needs the batches' statistics while its rate is high, so it freezes them late."""
+SCRATCH_SETTINGS = {"averaging": 0.1, "freeze_batch_norm": 0.8, "freeze_ranges": 0.9}
+"""Training from scratch needs the batches' statistics while its rate is high, so it freezes them late; and its ranges
+have to keep up with weights that change fast (docs/results/demo.md has the measurement)."""
 
 
 def qat_options(options: StudyOptions, *, scratch: bool = False) -> QatOptions:
