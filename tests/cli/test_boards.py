@@ -61,13 +61,14 @@ def test_energy_of_an_inference_and_of_a_duty_cycle() -> None:
     values = json.loads(call("energy", "stm32l4r9i", "--cycles", "2e7", *options, "--battery", "220", "--json"))
     assert values["duty"]["amperes"] == pytest.approx(values["duty"]["watts"] / 1.8)
     assert values["duty"]["battery_hours"] == pytest.approx(0.220 / values["duty"]["amperes"])
+    own = json.loads(call("energy", "stm32l4r9i", "--cycles", "2e7", "--rate", "0.001", "--json"))["duty"]
+    assert "2.8 uA (Stop 2" in own["statement"] and own["watts"] < values["duty"]["watts"]
     assert "duty" not in json.loads(call("energy", "stm32h7b3i", "--cycles", "1e7", "--json"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("stm32l4r9i", "--cycles", "2e7", "--rate", "1"), "the sleep current"),
         (("stm32l4r9i", "--cycles", "2e7", "--battery", "220"), "Add --rate"),
         (("stm32l4r9i", "--cycles", "2e9", "--rate", "1", "--sleep-current", "1"), "so at most 0.06 fit"),
         (("stm32h7b3i", "--cycles", "2e7", "--volts", "1.8"), "published measurements exist for 3 V only"),

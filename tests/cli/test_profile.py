@@ -145,6 +145,7 @@ def test_refusals(model: str, tmp_path: Path) -> None:
 
 
 @needs_boards
-def test_battery_life_needs_a_sleep_current(model: str) -> None:
-    with pytest.raises(OptionError, match="--sleep-current"):
-        call(model, "--board", "stm32l4r9i", "--edges", "--battery", "100")
+def test_battery_life_with_the_sleep_current_of_the_board(model: str) -> None:
+    values = json.loads(call(model, "--board", "stm32l4r9i", "--edges", "--battery", "100", "--json"))
+    assert all(duty["per_second"] == 1.0 and "Stop 2" in duty["statement"] for duty in values["duty"])
+    assert json.loads(call(model, "--board", "stm32l4r9i", "--edges", "--json"))["duty"] == []

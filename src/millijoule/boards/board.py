@@ -29,6 +29,7 @@ __all__ = [
     "Pin",
     "Probe",
     "Regulator",
+    "SleepMode",
     "board_names",
     "load_board",
     "read_board",
@@ -97,6 +98,25 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class SleepMode:
+    """What the chip draws between inferences: the mode, amperes, and where the figure comes from."""
+
+    mode: str
+    amperes: float
+    source: str
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a current that is none."""
+        if not 0.0 <= self.amperes < 1.0:
+            raise ValueError(f"sleep.amperes = {self.amperes!r} is no current of a stop mode")
+
+    @property
+    def statement(self) -> str:
+        """Mode and source in one line."""
+        return f"{self.mode}: {self.source}"
+
+
+@dataclass(frozen=True)
 class Console:
     """The serial line of the firmware."""
 
@@ -141,6 +161,7 @@ class Board:
     paper: Paper | None
     timestamp: OutputPin | None = None
     probe: Probe | None = None
+    sleep: SleepMode | None = None
     folder: Path = Path()
 
     def __hash__(self) -> int:
@@ -233,7 +254,7 @@ def read_board(path: Path) -> Board:
     return board
 
 
-_SILICON_KEYS = ("core", "fpu", "clock_hz", "clock", "interrupts", "flash", "memory", "compiler", "regulator")
+_SILICON_KEYS = ("core", "fpu", "clock_hz", "clock", "interrupts", "flash", "memory", "compiler", "regulator", "sleep")
 """What a board takes over from the board that it names as its silicon, where it does not say it itself."""
 
 
@@ -279,6 +300,7 @@ def _from_values(values: Mapping[str, Any]) -> Board:
         target_flags={name: tuple(item["target"]) for name, item in values["compiler"].items()},
         paper=Paper(**paper) if paper else None,
         timestamp=OutputPin(**timestamp) if timestamp else None,
+        sleep=SleepMode(**values["sleep"]) if "sleep" in values else None,
         probe=Probe(str(probe["pyocd"]), tuple(map(str, probe["openocd"]))) if probe else None,
     )
 

@@ -87,7 +87,7 @@ def energy(
         float | None, typer.Option(help="Inferences a second, sleeping in between; 0.01 is one in 100 s.")
     ] = None,
     sleep_current: Annotated[
-        float | None, typer.Option(help="Microamperes of the stop mode between inferences, see the datasheet.")
+        float | None, typer.Option(help="Microamperes of that sleep; the board's own figure by default.")
     ] = None,
     sleep_source: Annotated[str, typer.Option(help="Where that current comes from.")] = "user",
     wake_energy: Annotated[
@@ -123,6 +123,7 @@ def energy(
             rate,
             sleep_amperes=None if sleep_current is None else sleep_current * 1e-6,
             sleep_source=sleep_source,
+            sleep=load_board(name).sleep,
             wake_joules=None if wake_energy is None else wake_energy * 1e-6,
             battery=None if battery is None else emulate.Battery(battery, usable, self_discharge),
         )

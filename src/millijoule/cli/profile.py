@@ -45,9 +45,11 @@ def profile(
         str | None, typer.Option(help="Where a board with that firmware is: /dev/ttyACM0, COM3, tcp:PORT. Compares.")
     ] = None,
     baud: Annotated[int, typer.Option(help="Bits per second of the port.")] = 115200,
-    rate: Annotated[float, typer.Option(help="Inferences a second; with --sleep-current: average power.")] = 1.0,
+    rate: Annotated[
+        float | None, typer.Option(help="Inferences a second, sleeping in between: average power. 1 with --battery.")
+    ] = None,
     sleep_current: Annotated[
-        float | None, typer.Option(min=0.0, help="Microamperes of the stop mode between inferences, see the datasheet.")
+        float | None, typer.Option(min=0.0, help="Microamperes of that sleep; the board's own figure by default.")
     ] = None,
     battery: Annotated[
         float | None, typer.Option(min=0.0, help="Milliampere hours of a cell: how long it lasts.")
@@ -78,16 +80,11 @@ def profile(
     values = measured.to_json()
     if hot and not trace:
         raise OptionError("--hot", "counts of blocks do not tell instructions apart", "Leave out --edges")
-    if battery is not None and sleep_current is None:
-        raise OptionError(
-            f"--battery {battery:g}",
-            "how long a cell lasts depends on the current between inferences, and no board comes with one",
-            "Give --sleep-current in microamperes, from the part's datasheet",
-        )
     if firmware_out is not None:
         _write_firmware(firmware.program, compiler, firmware_out)
     values["measured"] = _measured(values, port, baud) if port is not None else None
-    values["duty"] = _duty(measured, rate, sleep_current, battery) if sleep_current is not None else []
+    asked = rate is not None or sleep_current is not None or battery is not None
+    values["duty"] = _duty(measured, rate or 1.0, sleep_current, battery) if asked else []
     title = f"{model.stem} on {firmware.program.board.title if firmware.program.board else board}"
     if out is not None:
         from millijoule.report import write_profile
@@ -102,14 +99,16 @@ def profile(
             typer.echo(f"written    {path}")
 
 
-def _duty(measured: Any, rate: float, sleep_current: float, capacity: float | None) -> list[dict[str, Any]]:
+def _duty(measured: Any, rate: float, sleep_current: float | None, capacity: float | None) -> list[dict[str, Any]]:
     """Average power and battery life with each regulator."""
+    from millijoule.boards import load_board
     from millijoule.emulate import Battery, duty_cycle
 
+    amperes, sleep = None if sleep_current is None else sleep_current * 1e-6, load_board(measured.board).sleep
     cell = Battery(capacity) if capacity is not None else None
     found = []
     for item in measured.energies:
-        duty = duty_cycle(item, rate, sleep_amperes=sleep_current * 1e-6, battery=cell)
+        duty = duty_cycle(item, rate, sleep_amperes=amperes, sleep=sleep, battery=cell)
         found.append({**asdict(duty), "regulator": item.regulator, "title": item.title, "statement": duty.statement})
     return found
 

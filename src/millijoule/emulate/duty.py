@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from millijoule.boards import SleepMode
 from millijoule.emulate.energy import Energy, Phase
 from millijoule.errors import OptionError
 
@@ -101,6 +102,7 @@ def duty_cycle(
     *,
     sleep_amperes: float | None = None,
     sleep_source: str = "user",
+    sleep: SleepMode | None = None,
     wake_joules: float | None = None,
     battery: Battery | None = None,
 ) -> DutyCycle:
@@ -110,9 +112,9 @@ def duty_cycle(
         inference: energy of one inference (`energy`).
         per_second: inferences a second, above 0; 1/3600 is one an hour. May be below 1, not above what fits.
         sleep_amperes: current in the stop mode that is used, with RAM and clock kept as the application needs them, at
-            the voltage of `inference`; from the part's datasheet or from a measurement. No value comes with the boards:
-            no published one was at hand with its conditions.
+            the voltage of `inference`; from the part's datasheet or from a measurement.
         sleep_source: where that current comes from, for the statement.
+        sleep: what is taken when no current is given, usually `Board.sleep`.
         wake_joules: energy of waking up once; not counted when it is not given.
         battery: computes how long it lasts.
 
@@ -130,10 +132,12 @@ def duty_cycle(
             "Lower the rate, or choose a smaller network",
         )
     asleep = max(period - busy, 0.0)
+    if sleep_amperes is None and sleep is not None:
+        sleep_amperes, sleep_source = sleep.amperes, sleep.statement
     if sleep_amperes is None and asleep > 0.0:
         raise OptionError(
             "the sleep current",
-            "it depends on the stop mode, the RAM that is kept, voltage and temperature, and no board comes with one",
+            "it depends on stop mode, RAM that is kept, voltage and temperature; the board comes without one",
             "Give the stop-mode current of the part's datasheet, or a measured one",
         )
     current = sleep_amperes or 0.0
