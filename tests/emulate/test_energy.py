@@ -132,7 +132,7 @@ def test_no_sleep_no_sleep_current() -> None:
 @pytest.mark.parametrize(
     ("rate", "options", "reason"),
     [
-        (1.0, {}, "the sleep current: it depends on the stop mode"),
+        (1.0, {}, "the sleep current: it depends on stop mode"),
         (0.0, {"sleep_amperes": 1e-6}, "must be above 0"),
         (math.inf, {"sleep_amperes": 1e-6}, "must be above 0"),
         (11.0, {"sleep_amperes": 1e-6}, r"one takes 100\.0 ms, so at most 10 fit"),
