@@ -60,13 +60,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Flash:
-    """The program memory: base, size in bytes, wait states at the board's clock, bits per line."""
+    """The program memory: base, size in bytes, wait states at the board's clock, bits per line.
+
+    `staging`: whether weights are better copied to free RAM before their layer, because no data cache holds them.
+    """
 
     base: int
     size: int
     wait_states: int
     line_bits: int
     bank_mode: str
+    staging: bool = False
 
 
 @dataclass(frozen=True)

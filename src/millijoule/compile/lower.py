@@ -43,13 +43,17 @@ class Structure:
 
 @dataclass(frozen=True)
 class Call:
-    """A kernel call. `arguments` are C expressions; `sources` are the C functions that it needs, itself included."""
+    """A kernel call. `arguments` are C expressions; `sources` are the C functions that it needs, itself included.
+
+    `staged` is where in the arena its constants are copied to before it, None where they are read from flash.
+    """
 
     kernel: str
     sources: tuple[str, ...]
     arguments: tuple[str, ...]
     constants: tuple[Constant, ...] = ()
     structures: tuple[Structure, ...] = ()
+    staged: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Layer:
         node: the operation.
         kernel: the kernel that packs its weights.
         prefix: of the names of constants and structures; the first half of a fused layer has one.
+        staged: where in the arena a copy of its constants lies while it runs; None to read them from flash.
     """
 
     graph: Graph
@@ -73,6 +78,7 @@ class Layer:
     node: Node
     kernel: Kernel | FusedKernel
     prefix: str = ""
+    staged: int | None = None
     constants: list[Constant] = field(default_factory=list)
 
     @property
@@ -109,16 +115,18 @@ class Layer:
         """Puts an array into the layer's block of constants and returns the C expression of its first element."""
         name = self.prefix + name
         self.constants.append(Constant(name, np.ascontiguousarray(value).ravel()))
+        if self.staged is not None:
+            return f"MJ_AT(const mj_block_{self.step.index:03d}, {self.staged})->{name}"
         return f"mj_constants_{self.step.index:03d}.{name}"
 
     def call(self, *arguments: str, structures: tuple[Structure, ...] = ()) -> Call:
         """The call of the layer's kernel."""
         kernel = self.step.kernel
         sources = kernel.sources if isinstance(kernel, FusedKernel) else (kernel.name,)
-        return Call(kernel.name, sources, arguments, tuple(self.constants), structures)
+        return Call(kernel.name, sources, arguments, tuple(self.constants), structures, self.staged)
 
 
-def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str) -> Call:
+def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str, staged: int | None = None) -> Call:
     """The kernel call of one layer.
 
     Args:
@@ -126,18 +134,19 @@ def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str)
         step: one of its scheduled layers.
         address: from a tensor name to the C expression of its place.
         scratch: C expression of the scratch memory.
+        staged: offset in the arena of a copy of its constants, None to read them from flash.
 
     Raises:
         UnsupportedError: no kernel computes this operator in this arithmetic.
     """
     if isinstance(step.kernel, FusedKernel):
-        return _fused(graph, step, step.kernel, address, scratch)
+        return _fused(graph, step, step.kernel, address, scratch, staged)
     lowering = LOWERINGS.get((step.node.op, step.mode))
     if lowering is None:
         raise UnsupportedError(
             f"layer {step.name!r} ({step.node.op})", f"no kernel computes it in {step.mode} arithmetic", "Replace it"
         )
-    return lowering(Layer(graph, step, address, scratch, step.node, step.kernel))
+    return lowering(Layer(graph, step, address, scratch, step.node, step.kernel, staged=staged))
 
 
 # *** shared parts *****
@@ -274,12 +283,14 @@ def _convolution_int8(layer: Layer) -> Call:
     )
 
 
-def _fused(graph: Graph, step: Step, kernel: FusedKernel, address: Callable[[str], str], scratch: str) -> Call:
+def _fused(
+    graph: Graph, step: Step, kernel: FusedKernel, address: Callable[[str], str], scratch: str, staged: int | None
+) -> Call:
     """A convolution computed row by row inside the depthwise convolution that reads it."""
     assert step.producer is not None
     producer, packs = step.producer, kernel.parts(dims_of(graph, step.producer))
-    second = Layer(graph, step, address, scratch, step.node, packs[1])
-    first = Layer(graph, step, address, scratch, producer, packs[0], "conv_", second.constants)
+    second = Layer(graph, step, address, scratch, step.node, packs[1], staged=staged)
+    first = Layer(graph, step, address, scratch, producer, packs[0], "conv_", staged, second.constants)
     fields: dict[str, str] = {}
     structures: list[Structure] = []
     for name, half in (("conv", first), ("depthwise", second)):

@@ -15,6 +15,7 @@ from millijoule.compile.golden import golden_vector
 from millijoule.compile.lower import Call, lower
 from millijoule.compile.plan import MemoryPlan, plan_memory
 from millijoule.compile.schedule import Schedule, Step, schedule
+from millijoule.compile.staging import stage, with_staging
 from millijoule.errors import OptionError
 from millijoule.graph import Graph, simplify, verify
 from millijoule.kernels import headers, source
@@ -158,9 +159,13 @@ def compile_graph(
     graph = replace(simplify(verify(graph)), name=name)
     parts = schedule(graph, kernels)
     plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps])
-    calls = _lower_all(graph, parts, plan)
+    calls = _lower_all(graph, parts, plan, {})
+    sizes = [block_bytes(call) for call in calls]
+    staged = stage(graph, parts.steps, plan, sizes, board)
     if board is not None:
         check_fit(graph, parts, plan, sum(block_bytes(call) for call in calls), board, kernels)
+    if staged:
+        calls, plan = _lower_all(graph, parts, plan, staged), with_staging(plan, staged, sizes)
     golden = golden_vector(graph) if self_test else None
     files = emit(Emission(graph, parts, plan, calls, golden, trace))
     files.update(_kernel_files({name for call in calls for name in call.sources}, graph.rounding))
@@ -185,8 +190,8 @@ def compile_graph(
     return Program(name, graph, board, kernels, files, plan, layers, trace)
 
 
-def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan) -> tuple[Call, ...]:
-    """The kernel call of every layer, with addresses from the plan."""
+def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Mapping[int, int]) -> tuple[Call, ...]:
+    """The kernel call of every layer, with addresses from the plan; `staged` says whose constants are copied where."""
 
     def address(tensor: str) -> str:
         return f"MJ_AT({C_TYPES[graph.tensor(tensor).dtype]}, {plan.buffer(parts.home[tensor]).offset})"
@@ -194,7 +199,7 @@ def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan) -> tuple[Call, .
     def scratch(step: Step) -> str:
         return f"&mj_arena[{plan.buffer(parts.scratch[step.index]).offset}]" if step.index in parts.scratch else "NULL"
 
-    return tuple(lower(graph, step, address, scratch(step)) for step in parts.steps)
+    return tuple(lower(graph, step, address, scratch(step), staged.get(step.index)) for step in parts.steps)
 
 
 def _kernel_files(kernels: Iterable[str], rounding: str) -> dict[str, str]:
