@@ -44,6 +44,7 @@ COMMANDS = (
     LazyEntry("device", "millijoule.cli.device", "Accuracy, latency on a board at a serial line.", _PATH),
     LazyEntry("emulate", "millijoule.cli.emulate", "Run any firmware image on an emulated board.", _LOOK),
     LazyEntry("profile", "millijoule.cli.profile", "Where the cycles and the energy of one inference go.", _LOOK),
+    LazyEntry("bench", "millijoule.cli.bench", "The kernels on a whole network, beside goals and peers.", _LOOK),
     LazyEntry("report", "millijoule.cli.report", "Rebuild report.html from report.json.", _LOOK),
     LazyEntry("boards", "millijoule.cli.boards", "The boards: clock tree, memories, energy, battery life.", _LOOK),
     LazyEntry("graph", "millijoule.cli.graph", "Print a .mj model layer by layer.", _LOOK),

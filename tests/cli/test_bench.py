@@ -1,0 +1,160 @@
+"""`millijoule bench kernels`, end to end on small networks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from millijoule.cli import bench
+from millijoule.compile import Layer
+from millijoule.errors import BoardError, DataError, FormatError, MillijouleError, OptionError
+from millijoule.graph import save_graph
+from millijoule.nets import layer_table, mobilenet_v2
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from networks import random_network
+
+needs_boards = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("ziglang", "unicorn", "capstone", "elftools")),
+    reason="the extra 'deploy' is not installed",
+)
+
+
+def saved(folder: Path, kind: str = "integer") -> str:
+    path = folder / f"{kind}.mj"
+    layers = ["conv", "depthwise", "pointwise", "residual", "conv", "max_pool"]
+    save_graph(random_network(layers, 7, kind), path)
+    return str(path)
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(bench.app, ["kernels", *arguments], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def cells(text: str, board: str, figure: str) -> list[str]:
+    """The cells of a line of the table behind its board and figure."""
+    line = next(line for line in text.splitlines() if line.split("  ")[0] == board and f" {figure} " in line)
+    return line.split(f" {figure} ")[1].split()
+
+
+def check(values: dict[str, Any], text: str) -> None:
+    """The table says what the JSON says, and the kinds sum to the whole."""
+    assert (
+        len({len(line) for line in text.splitlines() if line.startswith(("board", "stm32")) and ":" not in line}) <= 3
+    )
+    for row in values["boards"]:
+        board = row["board"]
+        assert cells(text, board, "cycles")[:2] == [f"{row['cycles']:,}", f"{row['cycles_per_mac']:.3f}"]
+        assert cells(text, board, "milliseconds")[0] == f"{row['milliseconds']:,.2f}"
+        for figure in ("instructions", "arena bytes", "flash bytes"):
+            assert cells(text, board, figure)[0] == f"{row[figure.replace(' ', '_')]:,}"
+        for kind in row["kinds"]:
+            ratio = "-" if kind["cycles_per_mac"] is None else f"{kind['cycles_per_mac']:.3f}"
+            shown = cells(text, board, f"{kind['name']}, cycles")
+            assert shown == [f"{kind['cycles']:,}", ratio, f"{100 * kind['share']:.1f}", "%"]
+        for figure in ("cycles", "instructions", "macs"):
+            assert sum(kind[figure] for kind in row["kinds"]) == row[figure] > 0
+        assert sum(kind["share"] for kind in row["kinds"]) == pytest.approx(1.0)
+        assert sum(row["flash"].values()) == row["flash_bytes"] and min(row["flash"].values()) > 0
+        assert f"{board}: expected error of the cycles: {row['expected_error']}" in text
+        assert all(text.count(condition) for condition in row["conditions"].values())
+
+
+@needs_boards
+def test_the_table_of_a_model_says_what_the_json_says(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    text, values = call("--model", model), json.loads(call("--model", model, "--board", "stm32h7b3i", "--json"))
+    assert [line.split()[0] for line in text.splitlines() if " milliseconds " in line] == list(bench.BOARDS)
+    assert values["network"] == {"name": "integer", "rounding": "single"}
+    assert all(row["reference"] is None for row in values["boards"]) and "TinyEngine" not in text
+    check(values, text)
+
+
+@needs_boards
+def test_one_network_stands_beside_goals_and_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(bench, "DEFAULTS", {**bench.DEFAULTS, "alpha": 0.1, "resolution": 32})
+    shown: list[dict[str, Any]] = []
+    real = bench._text
+    monkeypatch.setattr(bench, "_text", lambda values: shown.append(values) or real(values))
+    text = call("--board", "STM32L4R9I")
+    (values,) = shown
+    check(values, text)
+    (row,) = values["boards"]
+    assert row["macs"] == sum(layer.macs for layer in layer_table(mobilenet_v2(alpha=0.1, resolution=32, classes=10)))
+    assert all(kind["layers"] > 0 for kind in row["kinds"] if kind["name"] in ("pointwise", "other"))
+    must_to_tflite = ["158,000,000", "125,000,000", "396,400,000", "333,400,000", "404,400,000"]
+    assert cells(text, "stm32l4r9i", "cycles")[2:] == must_to_tflite
+    assert cells(text, "stm32l4r9i", "instructions")[1:] == ["341,600,000", "266,300,000", "347,500,000"]
+    assert cells(text, "stm32l4r9i", "arena bytes")[1:] == ["190,000", "170,000", "752,640", "729,320", "887,188"]
+    assert bench.PEERS in text
+
+
+def test_kinds_of_layers() -> None:
+    rows = [
+        ("normalize", 0, (1, 8, 8, 3), (1, 8, 8, 3), "other"),
+        ("conv2d", 27 * 128, (1, 8, 8, 3), (1, 4, 8, 4), "first convolution"),
+        ("depthwise_conv2d", 1152, (1, 4, 8, 4), (1, 4, 8, 4), "depthwise"),
+        ("conv2d", 640, (1, 4, 8, 4), (1, 4, 8, 5), "pointwise"),
+        ("conv2d", 320, (1, 4, 8, 5), (1, 2, 4, 8), "pointwise"),
+        ("conv2d", 9 * 512, (1, 2, 4, 8), (1, 2, 4, 8), "other"),
+        ("conv2d + depthwise_conv2d", 1000, (1, 2, 4, 8), (1, 2, 4, 8), "fused"),
+        ("add", 0, (1, 2, 4, 8), (1, 2, 4, 8), "add"),
+        ("dense", 64, (1, 8), (1, 8), "other"),
+    ]
+    layers = [
+        Layer(index, "", operator, "integer", "", f"s{index}", macs, before, after, 0, 0, 0, "")
+        for index, (operator, macs, before, after, _) in enumerate(rows)
+    ]
+    assert list(bench._kinds(layers).values()) == [row[-1] for row in rows]
+    assert bench._kinds(layers[6:7] + layers[1:2])["s1"] == "other"  # not the first any more
+
+
+def test_goals_and_peers_are_for_one_configuration() -> None:
+    network = {"name": "mobilenet_v2", **bench.DEFAULTS}
+    found = bench._reference("stm32h7b3i", network)
+    assert found is not None and found["goals"]["cycles"] == (93e6, 70e6)
+    assert found["peers"]["CMSIS-NN"]["cycles"] == 231.4e6
+    double = bench._reference("stm32h7b3i", {**network, "rounding": "double"})
+    assert double is not None and set(double["goals"]) == {"arena_bytes", "flash_bytes"}
+    for other in ({"alpha": 0.35}, {"resolution": 128}, {"classes": 11}, {"name": "static"}):
+        assert bench._reference("stm32h7b3i", {**network, **other}) is None
+    assert bench._reference("nucleo_l4r5zi", network) is None
+
+
+def test_the_same_random_network_every_time() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.random.get_rng_state()
+    first, second = (bench.random_model(0.1, 32, 3, rounding) for rounding in ("single", "double"))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert (first.rounding, second.rounding) == ("single", "double")
+    assert first.constants.keys() == second.constants.keys()
+    assert all((first.constants[name] == second.constants[name]).all() for name in first.constants)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mj"
+    broken.write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    expected: list[tuple[type[MillijouleError], list[str], str]] = [
+        (BoardError, ["--board", "stm32f4"], "stm32l4r9i"),
+        (BoardError, ["--board", "host"], "host"),
+        (FormatError, ["--model", str(broken)], "broken.mj"),
+        (FormatError, ["--model", str(tmp_path / "none.mj")], "no such file"),
+        (DataError, ["--model", saved(tmp_path, "float")], "Quantise it first"),
+        (OptionError, ["--model", str(broken), "--alpha", "0.5"], "--alpha"),
+        (OptionError, ["--rounding", "up"], "single, double"),
+        (OptionError, ["--alpha", "0"], "alpha"),
+        (OptionError, ["--resolution", "5"], "resolution"),
+    ]
+    for error, arguments, words in expected:
+        with pytest.raises(error, match=words):
+            call(*arguments)
