@@ -1,20 +1,41 @@
 #include "mj_block.h"
 
+/* count bytes, words first: both sides may be unaligned, which the core allows for single words */
+static inline void copy(int8_t *to, const int8_t *from, int32_t count)
+{
+    for (; count >= 4; count -= 4, to += 4, from += 4) {
+        const uint32_t word = mj_load_s8x4(from);
+        __builtin_memcpy(to, &word, sizeof word);
+    }
+    for (; count > 0; --count) {
+        *to++ = *from++;
+    }
+}
+
 /* the window at (oy, ox) -> column (kernel_height, kernel_width, channels), in_zero outside the picture */
 static void gather(const int8_t *x, int8_t *column, const mj_window *window, int32_t oy, int32_t ox, int32_t in_zero)
 {
-    const int32_t channels = window->in_channels;
+    const int32_t channels = window->in_channels, width = window->kernel_width, span = width * channels;
+    const int32_t left = ox * window->stride_width - window->pad_left;
+    const int32_t whole = window->dilation_width == 1 && left >= 0 && left + width <= window->in_width;
     for (int32_t ky = 0; ky < window->kernel_height; ++ky) {
         const int32_t iy = oy * window->stride_height - window->pad_top + ky * window->dilation_height;
-        for (int32_t kx = 0; kx < window->kernel_width; ++kx, column += channels) {
-            const int32_t ix = ox * window->stride_width - window->pad_left + kx * window->dilation_width;
-            if (iy < 0 || iy >= window->in_height || ix < 0 || ix >= window->in_width) {
+        if (iy < 0 || iy >= window->in_height) {
+            __builtin_memset(column, in_zero, (uint32_t)span);
+            column += span;
+            continue;
+        }
+        const int8_t *row = x + iy * window->in_width * channels;
+        if (whole) {
+            copy(column, row + left * channels, span);
+            column += span;
+            continue;
+        }
+        for (int32_t kx = 0, ix = left; kx < width; ++kx, ix += window->dilation_width, column += channels) {
+            if (ix < 0 || ix >= window->in_width) {
                 __builtin_memset(column, in_zero, (uint32_t)channels);
             } else {
-                const int8_t *pixel = x + (iy * window->in_width + ix) * channels;
-                for (int32_t ic = 0; ic < channels; ++ic) {
-                    column[ic] = pixel[ic];
-                }
+                copy(column, row + ix * channels, channels);
             }
         }
     }
