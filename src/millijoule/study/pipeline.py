@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -292,10 +294,22 @@ def _deploy(run: _Run, prepared: PreparedSet, methods: Sequence[str]) -> list[An
                 "pictures": options.verify_pictures,
                 "board": repr(load_board(board)),
                 "timing": TIMING,
+                "code": _code_mark(),
             }
             record = run.stage(f"deploy_{method}_{board}", title, inputs, work, after=[method, "data"])
             deployments.append(deployment_from(record.result))
     return deployments
+
+
+@functools.lru_cache(maxsize=1)
+def _code_mark() -> str:
+    """A hash of what turns a model into firmware and cycles, so that no figure outlives the code that made it."""
+    package, digest = Path(__file__).resolve().parent.parent, hashlib.sha256()
+    for room in ("kernels", "boards", "compile", "build", "emulate"):
+        for path in sorted((package / room).rglob("*")):
+            if path.suffix in (".py", ".c", ".h", ".in", ".toml"):
+                digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _trainings(ledger: Ledger) -> dict[str, TrainingFacts]:
