@@ -148,8 +148,9 @@ than the {megahertz} MHz of millijoule's own firmware. `app.overlay`, where ther
 arena fits. For another board give its name to `west build`; "Where RAM and flash go" says what it needs.
 
 What was checked: the model, as in every format, in the emulator and on this computer; `src/main.c` compiled and run
-against stand-ins for the Zephyr functions it calls; the names in `prj.conf`, `app.overlay` and the CMake files against
-Zephyr's sources. Zephyr itself was not at hand: this application has not been built with `west`.
+against stand-ins for the Zephyr functions it calls; the names in `app.overlay` and the CMake files against Zephyr's
+sources. Not checked: the options in `prj.conf`. Zephyr itself was not at hand: this application has not been built with
+`west`.
 
 The model on this computer, against the golden logits:
 
