@@ -131,6 +131,7 @@ def test_goals_and_peers_are_for_one_configuration() -> None:
     assert bench._reference("nucleo_l4r5zi", network) is None
 
 
+@pytest.mark.slow
 def test_the_same_random_network_every_time() -> None:
     torch = pytest.importorskip("torch")
     before = torch.random.get_rng_state()
