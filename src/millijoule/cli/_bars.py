@@ -16,14 +16,18 @@ __all__ = ["progress_bars"]
 
 @contextmanager
 def progress_bars() -> Iterator[ProgressCallback]:
-    """Yields a callback (what, done, total) that moves one bar for each `what`; they vanish at the end."""
+    """Yields a callback (what, done, total) that moves one bar for each `what`; they vanish at the end.
+
+    News of training ("epoch ...") changes the text of one bar.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+            kind = "training" if what.startswith("epoch ") else what
+            if kind not in tasks:
+                tasks[kind] = bars.add_task(what, total=total)
+            bars.update(tasks[kind], description=what, completed=done, total=total)
 
         yield report

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +11,10 @@ import numpy.typing as npt
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from millijoule.cli._bars import progress_bars
 from millijoule.errors import OptionError
-from millijoule.files import Progress as ProgressCallback
 from millijoule.graph import Graph, load_graph
 
 app = typer.Typer(no_args_is_help=True, help="Compile, build, emulate, export firmware.")
@@ -120,7 +117,7 @@ def verify(
     graph = load_graph(model)
     targets = board or ["host", *board_names()]
     pictures, _ = _pictures(graph, data, count)
-    with _bars() as progress:
+    with progress_bars() as progress:
         report = verify_graph(graph, pictures, targets, kernels=kernels, compiler=compiler, progress=progress)
     if as_json:
         typer.echo(json.dumps(report.as_dict()))
@@ -158,7 +155,7 @@ def emulate(
     firmware = compile_model(graph, board, kernels=kernels, compiler=compiler, name=model.stem)
     if firmware.image is None:
         raise OptionError("board 'host'", "this computer needs no emulation", "Name a board")
-    with _bars() as progress:
+    with progress_bars() as progress:
         results = firmware.run(pictures, progress=progress)
     profile: Any = firmware.profile(pictures[0])
     classes = [int(index) for index in results["class"]]
@@ -218,18 +215,3 @@ def _pictures(
     split = open_prepared(data).split("test")
     rows = np.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).round().astype(np.int64)
     return np.ascontiguousarray(split.pictures[rows]), np.asarray(split.labels)[rows]
-
-
-@contextmanager
-def _bars() -> Iterator[ProgressCallback]:
-    """A progress bar on standard error, gone when the work is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield report

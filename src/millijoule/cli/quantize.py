@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from millijoule.cli._bars import progress_bars
 from millijoule.errors import OptionError
-from millijoule.files import Progress as ProgressCallback
 
 if TYPE_CHECKING:
     from millijoule.graph import Graph
@@ -30,7 +27,9 @@ Data = Annotated[Path, typer.Option(help="A prepared data set, made by `millijou
 Observer = Annotated[
     str, typer.Option(help="How ranges are chosen: min_max, moving_average, percentile, mse or entropy.")
 ]
-Rounding = Annotated[str, typer.Option(help="32-bit sums to 8 bits: single (TFLite today) or double (gemmlowp).")]
+Rounding = Annotated[
+    str, typer.Option(help="32-bit sums to 8 bits: single (one rounding) or double (as LiteRT's reference kernels).")
+]
 PerChannel = Annotated[
     bool, typer.Option("--per-channel/--per-layer", help="One weight scale per output channel, or one per layer.")
 ]
@@ -80,7 +79,7 @@ def static(
 
     graph = _load(model)
     pictures, _ = calibration_set(open_prepared(data), calibration, seed)
-    with _shown() as progress:
+    with progress_bars() as progress:
         result = quantize_static(
             graph,
             pictures,
@@ -140,7 +139,7 @@ def qat(
     )
     options = QatOptions(training=training, observer=observer, rounding=rounding, calibration=calibration)
     folder = run or out.with_suffix(".run")
-    with _shown() as progress:
+    with progress_bars() as progress:
         result = quantization_aware_training(
             _load(model),
             open_prepared(data),
@@ -179,7 +178,7 @@ def compare(
         if name in graphs:
             raise OptionError(str(path), "it is given twice", "Name every model once")
         graphs[name] = _load(path)
-    with _shown() as progress:
+    with progress_bars() as progress:
         comparison = compare_models(
             graphs,
             open_prepared(data).split(split),
@@ -283,19 +282,3 @@ def _save(graph: Graph, path: Path) -> None:
     save_graph(graph, path)
     note = graph.history[-1] if graph.history else "float"
     typer.echo(f"{path}: {note}; {_kilobytes(flash_bytes(graph))} KB of weights, biases and constants")
-
-
-@contextmanager
-def _shown() -> Iterator[ProgressCallback]:
-    """Progress bars on the error stream, one per kind of work; training news replaces its bar's text."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-
-        def update(what: str, done: int, total: int) -> None:
-            key = "training" if what.startswith("epoch ") else what
-            if key not in tasks:
-                tasks[key] = bars.add_task(what, total=total)
-            bars.update(tasks[key], description=what, completed=done, total=total)
-
-        yield update

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import time
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from millijoule.errors import DeviceError, OptionError, ToolchainError
@@ -83,20 +84,23 @@ def _lost(name: str) -> DeviceError:
     return DeviceError(f"port {name}", "the other end has closed it", "Connect the board again, or restart it")
 
 
-class _Descriptor:
+class _Descriptor(ABC):
     """What TCP and terminals have in common: a descriptor that can be waited for."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @abstractmethod
     def _fileno(self) -> int:
-        raise NotImplementedError
+        """The descriptor."""
 
+    @abstractmethod
     def _receive(self) -> bytes:
-        raise NotImplementedError
+        """What has arrived; empty when the other end has closed."""
 
+    @abstractmethod
     def _send(self, data: memoryview) -> int:
-        raise NotImplementedError
+        """Sends what fits; how many bytes that were."""
 
     def read(self, seconds: float) -> bytes:
         """See `Port.read`."""

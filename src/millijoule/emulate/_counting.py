@@ -11,6 +11,7 @@ import numpy as np
 
 from millijoule.emulate._counter import NEVER, BaseCounter, BlockCounter, Costs, Edge, Fresh, Place
 from millijoule.emulate._counting_python import PythonCounter
+from millijoule.emulate._library import add_hook
 from millijoule.emulate._native import LOWEST, NOTHING, Context, Question, hook_library
 from millijoule.errors import EmulationError, ToolchainError
 
@@ -71,23 +72,12 @@ class NativeCounter(BaseCounter):
         context.fresh = Question(functools.partial(self._fresh, fresh))
         context.cost = Question(functools.partial(self._cost, costs))
         self._emulator = emulator
+        self._handles: list[ctypes.c_size_t] = []
         self._hook(UC_HOOK_BLOCK, self._library.mj_hook_block, 1, 0)
 
     def _hook(self, kind: int, function: Any, first: int, last: int) -> None:
-        from unicorn.unicorn_py3.unicorn import uclib
-
-        handle = ctypes.c_size_t()
-        status = uclib.uc_hook_add(
-            self._emulator._uch,
-            ctypes.byref(handle),
-            kind,
-            ctypes.cast(function, ctypes.c_void_p),
-            ctypes.byref(self._context),
-            ctypes.c_uint64(first),
-            ctypes.c_uint64(last),
-        )
-        if status != 0:
-            raise EmulationError("the counting hook", f"the emulator refused it (status {status})", "Use hook='python'")
+        fix = "Use hook='python'"
+        self._handles.append(add_hook(self._emulator, kind, function, self._context, fix, first=first, last=last))
 
     def trap_divisions(self, addresses: Iterable[int]) -> None:
         """See `BlockCounter.trap_divisions`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from millijoule.emulate._library import native_library
+from millijoule.emulate._library import add_hook, native_library
 
 __all__ = ["DoubleHook"]
 
@@ -47,16 +47,8 @@ class DoubleHook:
             setattr(context, name, getattr(arm_const, f"UC_ARM_REG_{register}"))
         for name in ("pc", "xpsr", "fpscr", "control"):
             setattr(context, name, getattr(arm_const, f"UC_ARM_REG_{name.upper()}"))
-        self._handle = ctypes.c_size_t()
-        uclib.uc_hook_add(
-            emulator._uch,
-            ctypes.byref(self._handle),
-            UC_HOOK_INSN_INVALID,
-            ctypes.cast(self._library.mj_hook_double, ctypes.c_void_p),
-            ctypes.byref(context),
-            _WORD(1),
-            _WORD(0),
-        )
+        fix = "Use hook='python'"
+        self._handle = add_hook(emulator, UC_HOOK_INSN_INVALID, self._library.mj_hook_double, context, fix)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""C parts of the emulation: built at first use with zig or the system's compiler, kept in the cache."""
+"""C parts of the emulation: built at first use with zig or the system's compiler, kept in the cache, and hooked in."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import sysconfig
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from millijoule.build._toolchain import run
-from millijoule.errors import OutputError, ToolchainError
+from millijoule.errors import EmulationError, OutputError, ToolchainError
 from millijoule.files import atomic_path, cache_folder
 
-__all__ = ["native_library"]
+__all__ = ["add_hook", "native_library", "remove_hook"]
 
 _C = Path(__file__).resolve().parent / "c"
 
@@ -62,3 +63,48 @@ def _build(path: Path, sources: Sequence[str]) -> None:
         f"it cannot be built here ({reason})",
         "Install the extra: pip install 'millijoule[deploy]', which brings a compiler",
     )
+
+
+def add_hook(
+    emulator: Any, kind: int, function: Any, context: ctypes.Structure, fix: str, *, first: int = 1, last: int = 0
+) -> ctypes.c_size_t:
+    """Has the emulator library call a function of a C part, through the library's own C interface.
+
+    Args:
+        emulator: the emulator library's machine.
+        kind: one of the library's UC_HOOK constants.
+        function: of a `native_library`.
+        context: its state; the caller keeps it alive.
+        fix: what to do when the library refuses.
+        first: lowest address that is hooked.
+        last: highest address; below `first` for all.
+
+    Returns:
+        The handle for `remove_hook`, which the caller keeps alive.
+
+    Raises:
+        EmulationError: the library refused the hook.
+    """
+    from unicorn.unicorn_py3.unicorn import uclib
+
+    handle = ctypes.c_size_t()
+    status = uclib.uc_hook_add(
+        emulator._uch,
+        ctypes.byref(handle),
+        kind,
+        ctypes.cast(function, ctypes.c_void_p),
+        ctypes.byref(context),
+        ctypes.c_uint64(first),
+        ctypes.c_uint64(last),
+    )
+    if status != 0:
+        raise EmulationError(f"the hook {function.__name__}", f"the emulator refused it (status {status})", fix)
+    return handle
+
+
+def remove_hook(emulator: Any, handle: ctypes.c_size_t) -> None:
+    """Undoes `add_hook`; code that was translated with the hook is forgotten."""
+    from unicorn.unicorn_py3.unicorn import uclib
+
+    uclib.uc_hook_del(emulator._uch, handle)
+    emulator.ctl_flush_tb()

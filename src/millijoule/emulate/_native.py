@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import platform
-import shutil
-import sys
-import sysconfig
-from importlib.util import find_spec
-from pathlib import Path
 
-from millijoule.build._toolchain import run
-from millijoule.errors import OutputError, ToolchainError
-from millijoule.files import atomic_path, cache_folder
+from millijoule.emulate._library import native_library
+from millijoule.errors import ToolchainError
 
 __all__ = ["DEPTH", "LOWEST", "NOTHING", "WINDOWS", "Context", "Question", "hook_is_native", "hook_library"]
 
@@ -23,7 +15,6 @@ WINDOWS = 8
 DEPTH = 16
 NOTHING = 0x3FFFFF
 LOWEST = 256
-_SOURCE = Path(__file__).resolve().parent / "c" / "hook.c"
 _WORD = ctypes.c_uint64
 # What the hook asks of Python, with two addresses, sizes or code indices.
 Question = ctypes.CFUNCTYPE(_WORD, _WORD, _WORD)
@@ -80,37 +71,12 @@ class Context(ctypes.Structure):
 @functools.lru_cache(maxsize=1)
 def hook_library() -> ctypes.CDLL | None:
     """The compiled hook, or None when no compiler here can build it."""
-    source = _SOURCE.read_text(encoding="utf-8")
-    key = hashlib.sha256("\0".join([source, platform.machine(), sys.platform]).encode()).hexdigest()[:24]
-    suffix = ".dll" if sys.platform == "win32" else ".so"
     try:
-        path = cache_folder("hooks") / f"hook-{key}{suffix}"
-        if not path.is_file() and not _build(path):
-            return None
-        library = ctypes.CDLL(str(path))
-        library.mj_hook_block, library.mj_hook_divide  # noqa: B018 - the access checks that the symbols are there
-        return library
-    except (OSError, OutputError, AttributeError):
+        return native_library("hook", ["hook.c"])
+    except ToolchainError:
         return None
 
 
 def hook_is_native() -> bool:
     """Whether instructions are counted by a compiled hook here (built on first use), not in Python."""
     return hook_library() is not None
-
-
-def _build(path: Path) -> bool:
-    commands: list[list[str]] = []
-    if find_spec("ziglang") is not None:
-        commands.append([sys.executable, "-m", "ziglang", "cc", "-O3"])
-    for name in ((sysconfig.get_config_var("CC") or "cc").split()[0], "cc", "gcc", "clang"):
-        if shutil.which(name):
-            commands.append([name, "-O3", "-fPIC"])
-    for command in commands:
-        try:
-            with atomic_path(path) as temporary:
-                run([*command, "-shared", "-o", str(temporary), str(_SOURCE)], what=_SOURCE.name)
-            return True
-        except ToolchainError:
-            continue
-    return False

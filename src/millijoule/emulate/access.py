@@ -18,10 +18,9 @@ import numpy.typing as npt
 
 from millijoule.emulate._decode import decode
 from millijoule.emulate._faults import UNALIGNED, Reason
-from millijoule.emulate._library import native_library
+from millijoule.emulate._library import add_hook, native_library, remove_hook
 from millijoule.emulate.exceptions import USAGE_FAULT
 from millijoule.emulate.machine import Machine
-from millijoule.errors import EmulationError
 
 __all__ = ["AccessCheck", "Finding"]
 
@@ -134,16 +133,9 @@ class AccessCheck:
 
     def __enter__(self) -> AccessCheck:
         from unicorn import UC_HOOK_CODE
-        from unicorn.unicorn_py3.unicorn import uclib
 
-        handle = ctypes.c_size_t()
-        function = ctypes.cast(self._library.mj_access_code, ctypes.c_void_p)
-        begin, end = ctypes.c_uint64(1), ctypes.c_uint64(0)
-        emulator, context = self.machine.emulator, ctypes.byref(self._context)
-        status = uclib.uc_hook_add(emulator._uch, ctypes.byref(handle), UC_HOOK_CODE, function, context, begin, end)
-        if status != 0:
-            raise EmulationError("the hook", f"the emulator refused it (status {status})", "Run without this check")
-        self._handle = handle
+        emulator, function = self.machine.emulator, self._library.mj_access_code
+        self._handle = add_hook(emulator, UC_HOOK_CODE, function, self._context, "Run without this check")
         emulator.ctl_flush_tb()  # code translated before has no call of the hook
         if self._deliver:
             self._context.delivers = 1
@@ -161,11 +153,8 @@ class AccessCheck:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from unicorn.unicorn_py3.unicorn import uclib
-
         if self._handle is not None:
-            uclib.uc_hook_del(self.machine.emulator._uch, self._handle)
-            self.machine.emulator.ctl_flush_tb()
+            remove_hook(self.machine.emulator, self._handle)
             self._handle = None
             if self._deliver:
                 self.machine.runner.stop_reasons.remove(self._reason)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millijoule.emulate._decode import KINDS, Instruction, decode
+from millijoule.emulate._library import add_hook, remove_hook
 from millijoule.emulate._trace_native import (
     CELL,
     DECODE,
@@ -184,28 +185,17 @@ class FullTrace:
 
     def __enter__(self) -> FullTrace:
         from unicorn import UC_HOOK_CODE
-        from unicorn.unicorn_py3.unicorn import uclib
 
-        handle = ctypes.c_size_t()
-        function = ctypes.cast(self._library.mj_trace_code, ctypes.c_void_p)
-        begin, end = ctypes.c_uint64(1), ctypes.c_uint64(0)
         emulator = self.machine.emulator
-        context = ctypes.byref(self._context)
-        status = uclib.uc_hook_add(emulator._uch, ctypes.byref(handle), UC_HOOK_CODE, function, context, begin, end)
-        if status != 0:
-            raise EmulationError("the tracing hook", f"the emulator refused it (status {status})", "Use edge counts")
-        self._handle = handle
+        self._handle = add_hook(emulator, UC_HOOK_CODE, self._library.mj_trace_code, self._context, "Use edge counts")
         emulator.ctl_flush_tb()  # code translated before has no call of the hook
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from unicorn.unicorn_py3.unicorn import uclib
-
         if self._handle is not None:
-            uclib.uc_hook_del(self.machine.emulator._uch, self._handle)
-            self.machine.emulator.ctl_flush_tb()
+            remove_hook(self.machine.emulator, self._handle)
             self._handle = None
         if self._error is not None:
             raise self._error
