@@ -413,3 +413,15 @@ def test_interrupt_lines_are_checked(bare: Bare) -> None:
         machine.interrupts.pend(500)
     with pytest.raises(EmulationError, match="no such policy"):
         bare("int main(void) { return 0; }", on_fault="ignore")
+
+
+def test_two_runs_are_equal(bare: Bare, finish: Finish) -> None:
+    found = []
+    for _ in range(2):
+        machine = bare(CONTEXT_SWITCH)
+        values = finish(machine, 11)
+        found.append((values, machine.now, machine.counts(), machine.counter.edges(), dict(machine.interrupts.taken)))
+    machine.reset()
+    values = finish(machine, 11)
+    found.append((values, machine.now, machine.counts(), machine.counter.edges(), dict(machine.interrupts.taken)))
+    assert found[0] == found[1] == found[2]

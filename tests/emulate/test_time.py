@@ -1,4 +1,4 @@
-"""Time: sleep and what ends it, scheduled actions, runs in slices, equal runs."""
+"""Time: sleep and what ends it, scheduled actions, runs in slices."""
 
 from __future__ import annotations
 
@@ -11,50 +11,6 @@ from millijoule.errors import EmulationError
 
 Bare = Callable[..., Machine]
 Finish = Callable[..., list[int]]
-
-CONTEXT_SWITCH = """
-static uint32_t stacks[2][128] __attribute__((aligned(8)));
-uint32_t *tasks[2];
-volatile uint32_t current, switches;
-static volatile float sums[2];
-__attribute__((naked)) void PendSV_Handler(void) {
-    __asm volatile("mrs r0, psp\\n isb\\n tst lr, #16\\n it eq\\n vstmdbeq r0!, {s16-s31}\\n"
-                   "stmdb r0!, {r4-r11, lr}\\n"
-                   "ldr r3, =tasks\\n ldr r2, =current\\n ldr r1, [r2]\\n str r0, [r3, r1, lsl #2]\\n"
-                   "eor r1, r1, #1\\n str r1, [r2]\\n ldr r0, [r3, r1, lsl #2]\\n"
-                   "ldmia r0!, {r4-r11, lr}\\n tst lr, #16\\n it eq\\n vldmiaeq r0!, {s16-s31}\\n"
-                   "msr psp, r0\\n isb\\n ldr r2, =switches\\n ldr r3, [r2]\\n adds r3, #1\\n str r3, [r2]\\n bx lr\\n"
-                   ".ltorg");
-}
-void SysTick_Handler(void) { ICSR = 1u << 28; }
-void SVC_Handler(void) { results[10]++; }
-static void task(uint32_t number) {
-    uint32_t control;
-    __asm volatile("mrs %0, control" : "=r"(control));
-    results[4 + number] = control & 3u;
-    for (;;) {
-        results[number]++;
-        sums[number] = sums[number] + (number ? 0.5f : 0.25f);
-        if (number == 0 && switches >= 40) {
-            results[2] = (uint32_t)(sums[0] * 4); results[3] = (uint32_t)(sums[1] * 2); finished();
-        }
-    }
-}
-static void task0(void) { task(0); }
-static void task1(void) { task(1); }
-int main(void) {
-    SYSTEM_PRIORITY(14) = 0xF0; SYSTEM_PRIORITY(15) = 0x40;
-    uint32_t *top = &stacks[1][128] - 8;
-    top[6] = (uint32_t)task1 & ~1u; top[7] = 0x01000000u;
-    top -= 9; top[8] = 0xFFFFFFFDu;
-    tasks[1] = top;
-    __asm volatile("msr psp, %0\\n mov r0, #2\\n msr control, r0\\n isb" :: "r"(&stacks[0][128]) : "r0", "memory");
-    __asm volatile("svc #7" ::: "memory");
-    SYST_RVR = 1999; SYST_CVR = 0; SYST_CSR = 7;
-    task0();
-    return 0;
-}
-"""
 
 
 def test_scheduled_actions_come_in_the_order_of_time(bare: Bare, finish: Finish) -> None:
@@ -114,18 +70,6 @@ def test_a_sleep_that_nothing_ends_is_an_error_unless_the_host_helps(bare: Bare,
 
     machine.on_idle = idle
     assert finish(machine, 1) == [3] and len(calls) == 3
-
-
-def test_two_runs_are_equal(bare: Bare, finish: Finish) -> None:
-    found = []
-    for _ in range(2):
-        machine = bare(CONTEXT_SWITCH)
-        values = finish(machine, 11)
-        found.append((values, machine.now, machine.counts(), machine.counter.edges(), dict(machine.interrupts.taken)))
-    machine.reset()
-    values = finish(machine, 11)
-    found.append((values, machine.now, machine.counts(), machine.counter.edges(), dict(machine.interrupts.taken)))
-    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("hook", ["native", "python"])
