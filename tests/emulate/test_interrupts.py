@@ -425,3 +425,14 @@ def test_two_runs_are_equal(bare: Bare, finish: Finish) -> None:
     values = finish(machine, 11)
     found.append((values, machine.now, machine.counts(), machine.counter.edges(), dict(machine.interrupts.taken)))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("hook", ["native", "python"])
+def test_slices_change_nothing(bare: Bare, hook: str) -> None:
+    found = []
+    for slices in ([60_000], [1, 17, 1000, 1001, 1002, 20_000, 20_001, 59_999, 60_000]):
+        machine = bare(CONTEXT_SWITCH, hook=hook)
+        for end in slices:
+            assert machine.run(until_cycle=end) == "time"
+        found.append((machine.now, machine.counts(), machine.counter.edges(), dict(machine.interrupts.taken)))
+    assert found[0] == found[1]

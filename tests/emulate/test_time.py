@@ -1,4 +1,4 @@
-"""Time: sleep and what ends it, scheduled actions, runs in slices."""
+"""Time: sleep and what ends it, scheduled actions, runs that end."""
 
 from __future__ import annotations
 
@@ -70,17 +70,6 @@ def test_a_sleep_that_nothing_ends_is_an_error_unless_the_host_helps(bare: Bare,
 
     machine.on_idle = idle
     assert finish(machine, 1) == [3] and len(calls) == 3
-
-
-@pytest.mark.parametrize("hook", ["native", "python"])
-def test_slices_change_nothing(bare: Bare, hook: str) -> None:
-    found = []
-    for slices in ([60_000], [1, 17, 1000, 1001, 1002, 20_000, 20_001, 59_999, 60_000]):
-        machine = bare(CONTEXT_SWITCH, hook=hook)
-        for end in slices:
-            assert machine.run(until_cycle=end) == "time"
-        found.append((machine.now, machine.counts(), machine.counter.edges(), dict(machine.interrupts.taken)))
-    assert found[0] == found[1]
 
 
 def test_runs_end_in_time_and_on_request(bare: Bare) -> None:
