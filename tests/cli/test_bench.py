@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from millijoule.cli import bench
 from millijoule.compile import Layer
@@ -17,14 +15,12 @@ from millijoule.errors import BoardError, DataError, FormatError, MillijouleErro
 from millijoule.graph import save_graph
 from millijoule.nets import layer_table, mobilenet_v2
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from networks import random_network
+from calling import call_app, needs_boards
 
-needs_boards = pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("ziglang", "unicorn", "capstone", "elftools")),
-    reason="the extra 'deploy' is not installed",
-)
+from networks import random_network
 
 
 def saved(folder: Path, kind: str = "integer") -> str:
@@ -35,9 +31,7 @@ def saved(folder: Path, kind: str = "integer") -> str:
 
 
 def call(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(bench.app, ["kernels", *arguments], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.stdout
+    return call_app(bench.app, "kernels", *arguments, code=code)
 
 
 def cells(text: str, board: str, figure: str) -> list[str]:

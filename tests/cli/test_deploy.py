@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from millijoule.cli.deploy import app
 from millijoule.errors import BoardError, OptionError, OutputError
 from millijoule.graph import save_graph
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from networks import random_network
+from calling import call_app, needs_boards
 
-needs_boards = pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("ziglang", "unicorn", "elftools")),
-    reason="the extra 'deploy' is not installed",
-)
+from networks import random_network
 
 
 @pytest.fixture
@@ -32,9 +28,7 @@ def model(tmp_path: Path) -> str:
 
 
 def call(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.stdout
+    return call_app(app, *arguments, code=code)
 
 
 def test_compile_prints_the_plan_and_writes_the_files(model: str, tmp_path: Path) -> None:

@@ -6,25 +6,21 @@ import json
 import re
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from millijoule.cli.profile import app
 from millijoule.errors import BoardError, DataError, FormatError, MillijouleError, OptionError
 from millijoule.graph import save_graph
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from networks import random_network
+from calling import call_app, needs_boards
 
-needs_boards = pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("ziglang", "unicorn", "elftools")),
-    reason="the extra 'deploy' is not installed",
-)
+from networks import random_network
 
 
 @pytest.fixture
@@ -35,9 +31,7 @@ def model(tmp_path: Path) -> str:
 
 
 def call(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.stdout
+    return call_app(app, *arguments, code=code)
 
 
 def cells(text: str, name: str) -> list[str]:
