@@ -1,0 +1,33 @@
+"""Inner kernels of the row engine as assembler text for Cortex-M4 and Cortex-M7, one text per core and rounding rule.
+
+Each text defines the same symbol as the plain C of `kernels/c` and gives the same bytes; mj_rows.h is the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["CORES", "assembly_names", "assembly_source"]
+
+CORES = ("cortex-m4", "cortex-m7")
+
+# (core, rounding) -> text, None when only C exists for that rounding
+Generator = Callable[[str, str], str | None]
+_GENERATORS: dict[str, Generator] = {}
+
+
+def assembly_names() -> tuple[str, ...]:
+    """The kernels that exist as assembler text for at least one rounding rule."""
+    return tuple(_GENERATORS)
+
+
+def assembly_source(name: str, core: str, rounding: str) -> str | None:
+    """The text of a `.S` file that defines the kernel, None where only C exists.
+
+    Args:
+        name: the C function, e.g. "mj_product_planes".
+        core: "cortex-m4" or "cortex-m7".
+        rounding: "single", "double" or "mulhi".
+    """
+    generator = _GENERATORS.get(name)
+    return None if generator is None or core not in CORES else generator(core, rounding)
