@@ -146,7 +146,7 @@ def test_refusals(tmp_path: Path) -> None:
         (FormatError, ["--model", str(tmp_path / "none.mj")], "no such file"),
         (DataError, ["--model", saved(tmp_path, "float")], "Quantise it first"),
         (OptionError, ["--model", str(broken), "--alpha", "0.5"], "--alpha"),
-        (OptionError, ["--rounding", "up"], "single, double"),
+        (OptionError, ["--rounding", "up"], "single, double, mulhi"),
         (OptionError, ["--alpha", "0"], "alpha"),
         (OptionError, ["--resolution", "5"], "resolution"),
     ]

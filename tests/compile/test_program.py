@@ -14,7 +14,7 @@ from millijoule.build.host import build_host, run_sanitized
 from millijoule.compile import compile_graph
 from millijoule.errors import OptionError, UnsupportedError
 from millijoule.execute import run
-from millijoule.graph import Graph, GraphBuilder, Node
+from millijoule.graph import ROUNDINGS, Graph, GraphBuilder, Node
 from networks import KINDS, LAYERS, random_network, random_pictures
 
 VARIANTS = ("plain", "dsp")
@@ -25,7 +25,7 @@ networks = st.builds(
     st.integers(0, 2**31),
     st.just("integer"),
     size=st.tuples(st.integers(1, 11), st.integers(1, 11), st.integers(1, 5)),
-    rounding=st.sampled_from(["single", "double"]),
+    rounding=st.sampled_from(ROUNDINGS),
     probabilities=st.booleans(),
 )
 

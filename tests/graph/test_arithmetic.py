@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millijoule.errors import QuantizationError
-from millijoule.graph import Quant, arithmetic
+from millijoule.graph import ROUNDINGS, Quant, arithmetic
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 MULTIPLIER = st.one_of(st.integers(2**30, 2**31 - 1), st.sampled_from([2**30, 2**31 - 1]))
@@ -57,6 +57,107 @@ def test_unknown_rounding_is_refused() -> None:
         arithmetic.requantize(1, 2**30, 0, "banker")
 
 
+@given(INT32, st.integers(0, 2**31 - 1), st.integers(0, 30))
+def test_mulhi_is_one_exact_rounding_of_the_wrapped_left_shift(acc: int, multiplier: int, shift: int) -> None:
+    expected = math.floor(Fraction(wrap(acc << shift) * multiplier, 2**32) + Fraction(1, 2))
+    assert int(arithmetic.requantize(acc, multiplier, shift, "mulhi")) == expected
+
+
+@given(st.floats(2.0**-40, 2.0**28))
+def test_mulhi_multiplier_is_the_nearest_with_the_smallest_shift(real: float) -> None:
+    multiplier, shift = arithmetic.quantize_multiplier(real, "mulhi")
+    assert 0 <= multiplier < 2**31 and 0 <= shift <= 30
+    assert abs(Fraction(multiplier, 2 ** (32 - shift)) - Fraction(real)) <= Fraction(2) ** (shift - 33)
+    assert shift == 0 or math.floor(Fraction(real) * 2 ** (33 - shift) + Fraction(1, 2)) >= 2**31
+
+
+def test_mulhi_multipliers_at_the_edges() -> None:
+    assert arithmetic.quantize_multiplier(0.0, "mulhi") == (0, 0)
+    assert arithmetic.quantize_multiplier(2.0**-34, "mulhi") == (0, 0)
+    assert arithmetic.quantize_multiplier(2.0**-33, "mulhi") == (1, 0)
+    assert arithmetic.quantize_multiplier(0.5 - 2.0**-32, "mulhi") == (2**31 - 1, 0)
+    assert arithmetic.quantize_multiplier(0.5 - 2.0**-34, "mulhi") == (2**30, 1)  # would round up to 2**31
+    assert arithmetic.quantize_multiplier(0.5, "mulhi") == (2**30, 1)
+    assert arithmetic.quantize_multiplier(2.0**29 - 0.25, "mulhi") == (2**31 - 1, 30)
+    for real in (2.0**29 - 0.125, 2.0**29, -1.0, math.inf, math.nan):
+        with pytest.raises(QuantizationError):
+            arithmetic.quantize_multiplier(real, "mulhi")
+
+
+def nearest(acc: np.ndarray, numerator: int, bits: int) -> np.ndarray:
+    """``floor(acc * numerator / 2**bits + 1/2)``, exact for sums below 2**24 and numerators below 2**53."""
+    product = acc * (numerator >> 20) + (acc * (numerator & (1 << 20) - 1) >> 20)  # floor(acc * numerator / 2**20)
+    rounded: np.ndarray = product + (1 << bits - 21) >> bits - 20
+    return rounded
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_mulhi_leaves_exact_rounding_only_where_a_tie_is_near(seed: int) -> None:
+    """Every sum of a window of 2**20 around a tie, for random real multipliers: at most 2**-10 of a step away."""
+    rng = np.random.default_rng(seed)
+    numerator = int(rng.integers(2**52, 2**53))
+    exponent = int(rng.integers(1, 13))
+    real = math.ldexp(numerator, -53 - exponent)
+    multiplier, shift = arithmetic.quantize_multiplier(real, "mulhi")
+    tie = math.floor(Fraction(2 * int(rng.integers(-127, 127)) + 1, 2) / Fraction(real))
+    start = min(max(tie, -(2**23) + 2**19), 2**23 - 2**19)
+    acc = np.arange(start - 2**19, start + 2**19, dtype=np.int64)
+    found = arithmetic.requantize(acc, multiplier, shift, "mulhi").astype(np.int64)
+    exact = nearest(acc, numerator, 53 + exponent)
+    for index in rng.integers(0, len(acc), 200):  # the vectorised reference against rational arithmetic
+        assert exact[index] == math.floor(Fraction(int(acc[index])) * Fraction(real) + Fraction(1, 2))
+    differing = acc[found != exact]
+    assert np.abs(found - exact).max() <= 1
+    assert len(differing) <= len(acc) * 2**-9
+    for value in differing:
+        product = Fraction(int(value)) * Fraction(real)
+        distance = abs(product - math.floor(product) - Fraction(1, 2))
+        assert distance <= abs(int(value)) * Fraction(2) ** (shift - 33) <= Fraction(1, 2**10) * 2**shift
+
+
+@given(INT32, st.floats(2.0**-20, 2.0**6))
+def test_mulhi_is_off_by_no_more_than_its_bound(acc: int, real: float) -> None:
+    multiplier, shift = arithmetic.quantize_multiplier(real, "mulhi")
+    acc >>= shift  # no left shift overflows
+    found = int(arithmetic.requantize(acc, multiplier, shift, "mulhi"))
+    assert abs(found - acc * Fraction(real)) <= Fraction(1, 2) + abs(acc) * Fraction(2) ** (shift - 33)
+
+
+@given(*[st.integers(-128, 127)] * 5, *[st.floats(2.0**-12, 2.0**4)] * 3)
+def test_mulhi_addition_rounds_once(
+    a: int, b: int, zero_left: int, zero_right: int, zero: int, left: float, right: float, result: float
+) -> None:
+    quants = [Quant.per_tensor(s, z) for s, z in ((left, zero_left), (right, zero_right), (result, zero))]
+    plan = arithmetic.add_plan(*quants, "mulhi")
+    assert (plan.left[1] == plan.right[1] and max(plan.left[0], plan.right[0]) >= 2**30) or plan.left[1] == 0
+    arrays = [np.array([value], dtype=np.int8) for value in (a, b)]
+    got = int(arithmetic.add_int8(*arrays, (zero_left, zero_right, zero), plan, (-128, 127), "mulhi")[0])
+    total = ((a - zero_left) * plan.left[0] + (b - zero_right) * plan.right[0]) * 2 ** plan.left[1]
+    assert got == max(-128, min(127, math.floor(Fraction(total, 2**32) + Fraction(1, 2)) + zero))
+    scales = [Fraction(quant.scalar_scale) for quant in quants]
+    real = ((a - zero_left) * scales[0] + (b - zero_right) * scales[1]) / scales[2] + zero
+    bound = Fraction(1, 2) + Fraction(255) * Fraction(2) ** (plan.left[1] - 32)
+    assert abs(got - max(Fraction(-128), min(Fraction(127), real))) <= bound
+
+
+def test_mulhi_addition_of_absurd_scales_is_refused() -> None:
+    tiny, one = Quant.per_tensor(2.0**-22, 0), Quant.per_tensor(1.0, 0)
+    with pytest.raises(QuantizationError, match="addition"):
+        arithmetic.add_plan(one, one, tiny, "mulhi")
+    assert arithmetic.add_plan(tiny, one, one, "mulhi").left == (2**8, 2)
+
+
+@given(st.integers(1, 5000), st.floats(1e-3, 1.0), st.floats(1e-3, 1.0), st.data())
+def test_mean_is_within_half_a_step_of_the_real_one(count: int, one: float, other: float, data: st.DataObject) -> None:
+    rounding = data.draw(st.sampled_from(ROUNDINGS))
+    total = data.draw(st.integers(-255 * count, 255 * count))
+    source, result = Quant.per_tensor(one), Quant.per_tensor(other)
+    found = int(arithmetic.requantize(total, *arithmetic.mean_multiplier(source, result, count, rounding), rounding))
+    real = Fraction(total, count) * Fraction(source.scalar_scale) / Fraction(result.scalar_scale)
+    slack = abs(real) * Fraction(1, 2**28) + (255 * count * Fraction(1, 2**32) if rounding == "mulhi" else 0)
+    assert abs(found - real) <= Fraction(1, 2) + slack + (Fraction(1, 2) if rounding == "double" else 0)
+
+
 @given(st.floats(2.0**-31, 2.0**29))
 def test_quantized_multiplier_is_within_half_a_step(real: float) -> None:
     multiplier, shift = arithmetic.quantize_multiplier(real)
@@ -90,7 +191,7 @@ def test_relu6_bounds() -> None:
     st.floats(1e-3, 1.0),
     st.integers(-128, 127),
     st.integers(-128, 127),
-    st.sampled_from(["single", "double"]),
+    st.sampled_from(ROUNDINGS),
 )
 def test_addition_is_within_one_step_of_the_real_sum(
     values: list[tuple[int, int]], left: float, right: float, zero_left: int, zero_right: int, rounding: str
@@ -99,7 +200,8 @@ def test_addition_is_within_one_step_of_the_real_sum(
     ql, qr = Quant.per_tensor(left, zero_left), Quant.per_tensor(right, zero_right)
     real = (a.astype(float) - zero_left) * ql.scalar_scale + (b.astype(float) - zero_right) * qr.scalar_scale
     qo = Quant.per_tensor(max(float(np.abs(real).max()) / 100, 1e-3), 5)
-    got = arithmetic.add_int8(a, b, (zero_left, zero_right, 5), arithmetic.add_plan(ql, qr, qo), (-128, 127), rounding)
+    plan = arithmetic.add_plan(ql, qr, qo, rounding)
+    got = arithmetic.add_int8(a, b, (zero_left, zero_right, 5), plan, (-128, 127), rounding)
     ideal = np.clip(real / qo.scalar_scale + 5, -128, 127)
     assert np.abs(got - ideal).max() <= 0.5 + 1e-3
 

@@ -13,7 +13,7 @@ import pytest
 from millijoule.errors import FormatError, UnsupportedError
 from millijoule.execute import run
 from millijoule.execute._integer import integer_step
-from millijoule.graph import WEIGHT_AXIS, Graph, GraphBuilder, Quant, Tensor, arithmetic, verify
+from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, GraphBuilder, Quant, Tensor, arithmetic, verify
 from millijoule.graph.conversion import integer_graph, quantize_weights, weight_quant
 from millijoule.interchange import read_tflite, tflite_bytes, write_tflite
 
@@ -199,7 +199,7 @@ def run_integer(graph: Graph, values: np.ndarray) -> np.ndarray:
     return run(graph, values)[graph.outputs[0]]
 
 
-@pytest.mark.parametrize("kind", ["float", "dynamic", "single", "double"])
+@pytest.mark.parametrize("kind", ["float", "dynamic", *ROUNDINGS])
 @pytest.mark.parametrize("bias_quantization", [True, False])
 def test_round_trip_keeps_every_result(
     network: Graph, pictures: np.ndarray, tmp_path: Path, kind: str, bias_quantization: bool
@@ -215,7 +215,7 @@ def test_round_trip_keeps_every_result(
     assert again.tensor(again.inputs[0]).dtype == "uint8"
     before, after = run(graph, pictures), run(again, pictures)
     for name in graph.outputs:
-        if kind in ("single", "double"):
+        if kind in ROUNDINGS:
             np.testing.assert_array_equal(after[name], before[name])
         else:
             np.testing.assert_allclose(after[name], before[name], atol=1e-5)

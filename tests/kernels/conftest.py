@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millijoule.graph import arithmetic
+from millijoule.graph import ROUNDINGS, arithmetic
 from millijoule.kernels import FLAGS, FUSED, KERNELS, Dims, FusedKernel, headers, source
 
 PAGE = mmap.PAGESIZE
@@ -225,11 +225,14 @@ class Layer:
 class Pair:
     """A random pair; `expected` is what the two plain kernels give, one after the other."""
 
-    def __init__(self, rng: np.random.Generator, conv: Dims, depthwise: Dims) -> None:
+    def __init__(self, rng: np.random.Generator, conv: Dims, depthwise: Dims, rounding: str) -> None:
         zeros = [int(zero) for zero in rng.choice([-128, -3, 0, 127], 3)]
         self.x = frozen(rng.integers(-128, 128, (conv.in_height, conv.in_width, conv.in_channels)).astype(np.int8))
         self.conv = Layer.random(rng, conv, False, zeros[0], zeros[1])
         self.depthwise = Layer.random(rng, depthwise, True, zeros[1], zeros[2])
+        for layer in (self.conv, self.depthwise):
+            real = layer.multiplier * 2.0 ** (layer.shift.astype(np.int64) - 31)
+            layer.multiplier, layer.shift = (frozen(part) for part in arithmetic.multipliers(real, rounding))
 
     def result(self) -> np.ndarray:
         dims = self.depthwise.dims
@@ -274,7 +277,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Li
     folder = tmp_path_factory.mktemp("kernels")
     files = write_sources(folder)
     made = {}
-    for rounding in ("single", "double"):
+    for rounding in ROUNDINGS:
         path = folder / f"{rounding}.so"
         flags = [*FLAGS, "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-pedantic"]
         flags += [

@@ -35,6 +35,8 @@ BUILDS = [
     ("stm32l4r9i", "double", {"MJ_DSP_ASSEMBLY": "1"}),
     ("stm32h7b3i", "single", {"MJ_DSP_ASSEMBLY": "1"}),
     ("stm32h7b3i", "double", {}),
+    ("stm32l4r9i", "mulhi", {"MJ_DSP_ASSEMBLY": "1"}),
+    ("stm32h7b3i", "mulhi", {}),
 ]
 
 
@@ -83,7 +85,11 @@ def test_int8_layers(kernel: Any, machine: Any, libraries: Any, tools: Any) -> N
         weights = bench.constant(kernel.packed(weights.astype(np.int8)))
         bias = bench.constant(rng.integers(-(2**20), 2**20, count).astype(np.int32))
         multiplier = bench.constant(rng.integers(2**30, 2**31, count).astype(np.int32))
-        shift = bench.constant(rng.integers(-12, 2 if case % 3 == 0 else -4, count).astype(np.int8))
+        shifts = rng.integers(-12, 2 if case % 3 == 0 else -4, count)
+        if machine.rounding == "mulhi":
+            shifts = np.maximum(shifts + 1, 0)
+            multiplier = bench.constant(multiplier >> rng.integers(0, 12, count).astype(np.int32))
+        shift = bench.constant(shifts.astype(np.int8))
         in_zero, out_zero = (int(v) for v in rng.integers(-128, 128, 2))
         low, high = (-128, 127) if case % 2 else sorted(int(v) for v in rng.integers(-128, 128, 2))
         scratch = np.zeros(kernel.scratch_bytes(dims) // 4, dtype=np.uint32)
@@ -103,7 +109,7 @@ def test_int8_layers(kernel: Any, machine: Any, libraries: Any, tools: Any) -> N
 def test_fused_layers(kernel: Any, machine: Any, libraries: Any, tools: Any) -> None:
     rng = np.random.default_rng(5)
     for case in range(30 if kernel.variant == "dsp" else 8):
-        pair = tools.Pair(rng, *tools.random_pair(rng))
+        pair = tools.Pair(rng, *tools.random_pair(rng), machine.rounding)
         result, both = pair.result(), (pair.conv, pair.depthwise)
         packed = kernel.packed(both[0].dims, both[0].weights, both[1].weights)
         layers = [
@@ -133,13 +139,17 @@ def test_add_mean_softmax(suffix: str, machine: Any, libraries: Any, tools: Any)
         left, right = (bench.constant(row.astype(np.int8)) for row in kinds[case % 3 == 0])
         zeros = [int(zero) for zero in rng.choice([-128, -7, 0, 127], 3)]
         shifts = [[0, -1, -17], [-3, 0, -18], [0, 0, -22], [1, -30, -1]][int(rng.integers(4))]
+        mean = [1518500250, -3]
+        if machine.rounding == "mulhi":
+            side = int(rng.choice([0, 1, 5, 21]))
+            shifts, mean = [side, side, 0], [1518500250 >> 3, int(rng.integers(2))]
         bounds = (-128, 127) if case % 2 else (-120, 100)
         values = (*zeros, 2**30, 2**31 - 5, 1518500250, *shifts, *bounds)
         both("mj_add_s8", [left, right], count, [count, bench.Struct(values)], [count, tools.AddParams(*values)])
         both("mj_softmax_s8", [left], count, [count, table], [count, table])
         pixels, channels = (int(rng.choice([1, 12, 49, 300])), int(rng.integers(1, 14)))
         x = bench.constant(rng.integers(-128, -100 if case % 4 == 0 else 128, (pixels, channels)).astype(np.int8))
-        sizes = [pixels, channels, zeros[0], zeros[1], 1518500250, -3, *bounds]
+        sizes = [pixels, channels, zeros[0], zeros[1], *mean, *bounds]
         both("mj_mean_s8", [x], channels, sizes, sizes)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millijoule.graph import GraphBuilder, Quant
+from millijoule.graph import ROUNDINGS, GraphBuilder, Quant
 from millijoule.kernels import FUSED, Dims, FusedKernel, choose_fused, source
 
 
@@ -34,7 +34,7 @@ def run(kernel: FusedKernel, pair: Any, library: Any, tools: Any, at_end: bool) 
 
 
 def check(seed: int, conv: Dims, depthwise: Dims, rounding: str, libraries: Any, tools: Any) -> None:
-    pair = tools.Pair(np.random.default_rng(seed), conv, depthwise)
+    pair = tools.Pair(np.random.default_rng(seed), conv, depthwise, rounding)
     expected = pair.expected(libraries[rounding], tools)
     for kernel in FUSED:
         assert kernel.legal(conv, depthwise)
@@ -43,7 +43,7 @@ def check(seed: int, conv: Dims, depthwise: Dims, rounding: str, libraries: Any,
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 2**32 - 1), rounding=st.sampled_from(["single", "double"]))
+@given(seed=st.integers(0, 2**32 - 1), rounding=st.sampled_from(ROUNDINGS))
 def test_bits_of_the_two_layers(seed: int, rounding: str, libraries: Any, tools: Any) -> None:
     check(seed, *tools.random_pair(np.random.default_rng(seed)), rounding, libraries, tools)
 

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millijoule.graph import Quant, arithmetic
+from millijoule.graph import ROUNDINGS, Quant, arithmetic
 from millijoule.kernels import KERNELS, Dims
 
-ROUNDINGS = ("single", "double")
 KERNEL = {kernel.name: kernel for kernel in KERNELS}
 rounding_rules = st.sampled_from(ROUNDINGS)
 seeds = st.integers(0, 2**32 - 1)
@@ -42,7 +41,7 @@ def bounds(rng: np.random.Generator) -> tuple[int, int]:
     return low, high
 
 
-def scaling(rng: np.random.Generator, acc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scaling(rng: np.random.Generator, acc: np.ndarray, rounding: str) -> tuple[np.ndarray, np.ndarray]:
     """Multiplier and shift per channel (the last axis of acc): mostly sensible results, at times the range's ends."""
     channels = acc.shape[-1]
     multiplier = rng.integers(2**30, 2**31, channels, dtype=np.int64)
@@ -51,8 +50,11 @@ def scaling(rng: np.random.Generator, acc: np.ndarray) -> tuple[np.ndarray, np.n
     multiplier[edge == 1] = 2**31 - 1
     largest = np.abs(acc.reshape(-1, channels)).max(axis=0) + 1
     shift = np.clip(8 - np.ceil(np.log2(largest)).astype(np.int64) + rng.integers(-3, 3, channels), -31, 30)
+    if rounding == "mulhi":
+        real = multiplier * 2.0 ** np.minimum(shift - 31, -3)
+        multiplier, shift = (part.astype(np.int64) for part in arithmetic.multipliers(real, rounding))
     wild = rng.integers(0, 8, channels) == 0
-    shift[wild] = rng.integers(-31, 31, int(wild.sum()))
+    shift[wild] = rng.integers(0 if rounding == "mulhi" else -31, 31, int(wild.sum()))
     none = rng.integers(0, 16, channels) == 0
     multiplier[none], shift[none] = 0, 0
     return multiplier.astype(np.int32), shift.astype(np.int8)
@@ -116,7 +118,7 @@ class Layer:
             sums = kernel.sum(axis=1)
         bias = rng.integers(-(2 ** int(rng.integers(1, 28))), 2 ** int(rng.integers(1, 28)), dims.out_channels)
         acc = products + bias
-        self.multiplier, self.shift = scaling(rng, acc)
+        self.multiplier, self.shift = scaling(rng, acc, rounding)
         self.folded = (bias - self.in_zero * sums).astype(np.int32)
         self.low, self.high = bounds(rng)
         self.acc = acc
@@ -213,6 +215,9 @@ def test_requantize(rounding: str, libraries: Any) -> None:
         acc = np.concatenate([acc, (halves << down).astype(np.int32)])
         multiplier = np.concatenate([multiplier, np.full(len(halves), 2**30, np.int32)])
         shift = np.concatenate([shift, np.full(len(halves), -down, np.int32)])
+    if rounding == "mulhi":
+        shift = np.abs(shift) % 31
+        multiplier[::7] >>= rng.integers(0, 31, len(multiplier[::7]), dtype=np.int32)
     result = np.zeros_like(acc)
     pointer = [ctypes.c_void_p(a.ctypes.data) for a in (acc, multiplier, shift, result)]
     libraries[rounding].library.requantize_many(*pointer, len(acc))
@@ -227,7 +232,7 @@ def test_add(count: int, seed: int, rounding: str, in_place: str, libraries: Any
     quants = [
         Quant.per_tensor(float(2.0 ** rng.uniform(-12, 4)), int(rng.choice([-128, -7, 0, 127]))) for _ in range(3)
     ]
-    plan = arithmetic.add_plan(*quants)
+    plan = arithmetic.add_plan(*quants, rounding)
     zeros = tuple(q.scalar_zero_point for q in quants)
     low, high = bounds(rng)
     expected = arithmetic.add_int8(left, right, zeros, plan, (low, high), rounding)
@@ -259,6 +264,8 @@ def test_add_of_every_pair_of_values_at_the_limits_of_the_fast_way(rounding: str
     left, right = (np.ascontiguousarray(v.ravel()) for v in np.meshgrid(values, values))
     # 2**30 with shifts 0 and -19: the right side moves a half of the left one by the least step there is
     grid = itertools.product([1, 0, -19, -29, -30], [1, 0, -19, -31], [-1, -2, -19, -22, -23], [True, False])
+    if rounding == "mulhi":
+        grid = ([shift, shift, 0, powers] for shift in (0, 1, 7, 20, 21) for powers in (True, False))
     for *shifts, powers_of_two in grid:
         multipliers = [2**30] * 3 if powers_of_two else [int(m) for m in rng.integers(2**30, 2**31, 3)]
         zeros = [int(z) for z in rng.choice([-128, -7, 0, 127], 3)]
@@ -279,7 +286,7 @@ def test_mean(pixels: int, channels: int, seed: int, rounding: str, libraries: A
     x = int8_data(rng, (pixels, channels))
     in_zero, out_zero = (int(v) for v in rng.choice([-128, -3, 0, 127], 2))
     data, result = (Quant.per_tensor(float(2.0 ** rng.uniform(-8, 2))) for _ in range(2))
-    multiplier, shift = arithmetic.mean_multiplier(data, result, pixels)
+    multiplier, shift = arithmetic.mean_multiplier(data, result, pixels, rounding)
     low, high = bounds(rng)
     acc = x.astype(np.int64).sum(axis=0) - in_zero * pixels
     expected = tools.rounded(acc, multiplier, shift, out_zero, low, high, rounding)

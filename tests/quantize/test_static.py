@@ -108,8 +108,9 @@ def test_progress_reaches_the_end(network: Graph) -> None:
     assert seen[-1][1:] == (20, 20)
 
 
-def test_double_rounding_is_recorded(network: Graph) -> None:
-    assert static(network, pictures(8), rounding="double").rounding == "double"
+@pytest.mark.parametrize("rounding", ["double", "mulhi"])
+def test_another_rounding_is_recorded(network: Graph, rounding: str) -> None:
+    assert static(network, pictures(8), rounding=rounding).rounding == rounding
 
 
 def test_empty_calibration_is_refused(network: Graph) -> None:

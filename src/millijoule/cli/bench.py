@@ -95,7 +95,7 @@ def kernels(
     resolution: Annotated[int | None, typer.Option(help="Side of the picture in pixels.", show_default="224")] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.", show_default="10")] = None,
     rounding: Annotated[
-        str | None, typer.Option(help="Requantisation rule: single or double.", show_default="single")
+        str | None, typer.Option(help="Requantisation rule: single, double or mulhi.", show_default="single")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="A quantised .mj file instead of MobileNetV2.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,

@@ -28,7 +28,11 @@ Observer = Annotated[
     str, typer.Option(help="How ranges are chosen: min_max, moving_average, percentile, mse or entropy.")
 ]
 Rounding = Annotated[
-    str, typer.Option(help="32-bit sums to 8 bits: single (one rounding) or double (as LiteRT's reference kernels).")
+    str,
+    typer.Option(
+        help="32-bit sums to 8 bits: single (one rounding), double (as LiteRT's reference kernels) or mulhi (one "
+        "rounding in one instruction, multipliers of 32 fractional bits)."
+    ),
 ]
 PerChannel = Annotated[
     bool, typer.Option("--per-channel/--per-layer", help="One weight scale per output channel, or one per layer.")

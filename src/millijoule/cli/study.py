@@ -73,7 +73,7 @@ def study(
     observer: Annotated[
         str | None, typer.Option(help="How they choose: mse, minmax, ...", rich_help_panel=_QUANTISE)
     ] = None,
-    rounding: Annotated[str | None, typer.Option(help="single or double.", rich_help_panel=_QUANTISE)] = None,
+    rounding: Annotated[str | None, typer.Option(help="single, double or mulhi.", rich_help_panel=_QUANTISE)] = None,
     board: Annotated[
         list[str] | None, typer.Option(help="A board; give it again for more.", rich_help_panel=_BOARDS)
     ] = None,

@@ -231,7 +231,7 @@ def _float_bias(layer: Layer) -> str:
 def _requant(layer: Layer) -> Structure:
     data, result = layer.graph.quant(layer.data), layer.graph.quant(layer.node.output)
     reals = [data.scalar_scale * scale / result.scalar_scale for scale in _channel_scales(layer)]
-    multipliers, shifts = arithmetic.multipliers(reals)
+    multipliers, shifts = arithmetic.multipliers(reals, layer.graph.rounding)
     low, high = _bounds(layer)
     fields = {
         "multiplier": layer.flash("multiplier", multipliers),
@@ -344,7 +344,7 @@ def _dense_float(layer: Layer) -> Call:
 
 def _add_int8(layer: Layer) -> Call:
     left, right, result = (layer.graph.quant(name) for name in (*layer.node.inputs, layer.node.output))
-    plan = arithmetic.add_plan(left, right, result)
+    plan = arithmetic.add_plan(left, right, result, layer.graph.rounding)
     low, high = _bounds(layer)
     fields = {
         "left_zero": left.scalar_zero_point,
@@ -372,7 +372,7 @@ def _add_float(layer: Layer) -> Call:
 def _mean_int8(layer: Layer) -> Call:
     _, height, width, channels = layer.data_shape
     data, result = layer.graph.quant(layer.data), layer.graph.quant(layer.node.output)
-    multiplier, shift = arithmetic.mean_multiplier(data, result, height * width)
+    multiplier, shift = arithmetic.mean_multiplier(data, result, height * width, layer.graph.rounding)
     numbers = (
         height * width,
         channels,

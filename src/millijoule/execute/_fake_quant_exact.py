@@ -42,7 +42,7 @@ def requantize_rows(sums: Tensor, multiplier: Tensor, shift: Tensor, rounding: s
         sums: int64 of 32-bit range, (rows, columns).
         multiplier: int64, (columns,).
         shift: int64, (columns,), in [-31, 30].
-        rounding: "single" or "double".
+        rounding: as in `arithmetic.requantize`.
 
     Returns:
         int64 of the shape of `sums`.
@@ -50,6 +50,8 @@ def requantize_rows(sums: Tensor, multiplier: Tensor, shift: Tensor, rounding: s
     if rounding == "single":
         total = 31 - shift
         return sums.mul(multiplier).add_(torch.ones_like(total) << (total - 1)).bitwise_right_shift_(total)
+    if rounding == "mulhi":
+        return (sums << shift).int().long().mul_(multiplier).add_(1 << 31).bitwise_right_shift_(32)
     left, right = shift.clamp(min=0), (-shift).clamp(min=0)
     product = (sums << left).int().long().mul_(multiplier)
     nudge = torch.where(product >= 0, 1 << 30, 1 - (1 << 30))
@@ -119,7 +121,7 @@ class IntegerForward:
         weight, bias, scale = layer.integers(source.scalar_scale)
         sums = _sums(layer.node, x, weight)
         multiplier, shift = arithmetic.multipliers(
-            source.scalar_scale * scale.cpu().double().numpy() / result.scalar_scale
+            source.scalar_scale * scale.cpu().double().numpy() / result.scalar_scale, self.rounding
         )
         channels = sums.shape[-1]
         tile = sums.shape[2] if sums.ndim == 4 else 1
@@ -141,9 +143,8 @@ class IntegerForward:
         """All 65,536 pairs are added once, by the definition; the maps are then a table look-up."""
         values = np.arange(-128, 128).astype(np.int8)
         zeros = (quants[0].scalar_zero_point, quants[1].scalar_zero_point, quants[2].scalar_zero_point)
-        table = arithmetic.add_int8(
-            np.repeat(values, 256), np.tile(values, 256), zeros, arithmetic.add_plan(*quants), bounds, self.rounding
-        )
+        plan = arithmetic.add_plan(*quants, self.rounding)
+        table = arithmetic.add_int8(np.repeat(values, 256), np.tile(values, 256), zeros, plan, bounds, self.rounding)
         centred = torch.from_numpy(table.astype(np.float32) - zeros[2]).to(inputs[0].device)
         index = (inputs[0] + (zeros[0] + 128)) * 256 + (inputs[1] + (zeros[1] + 128))
         return centred[index.int()]
@@ -151,7 +152,7 @@ class IntegerForward:
     def _mean(self, x: Tensor, source: Quant, result: Quant, bounds: tuple[int, int]) -> Tensor:
         count = x.shape[1] * x.shape[2]
         total = x.sum((1, 2), dtype=torch.float64).cpu().numpy().astype(np.int32)
-        multiplier, shift = arithmetic.mean_multiplier(source, result, count)
+        multiplier, shift = arithmetic.mean_multiplier(source, result, count, self.rounding)
         mean = arithmetic.requantize(total, multiplier, shift, self.rounding) + result.scalar_zero_point
         return torch.from_numpy((np.clip(mean, *bounds) - result.scalar_zero_point).astype(np.float32)).to(x.device)
 

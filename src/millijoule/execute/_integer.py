@@ -142,7 +142,8 @@ def _add(graph: Graph, node: Node) -> Step:
     values = np.arange(-128, 128).astype(np.int8)
     left, right = np.repeat(values, 256), np.tile(values, 256)
     zeros = (quants[0].scalar_zero_point, quants[1].scalar_zero_point, quants[2].scalar_zero_point)
-    table = arithmetic.add_int8(left, right, zeros, arithmetic.add_plan(*quants), _bounds(graph, node), graph.rounding)
+    plan = arithmetic.add_plan(quants[0], quants[1], quants[2], graph.rounding)
+    table = arithmetic.add_int8(left, right, zeros, plan, _bounds(graph, node), graph.rounding)
 
     def step(inputs: Sequence[Array]) -> Array:
         index = (inputs[0].view(np.uint8) ^ 0x80).astype(np.uint16)
@@ -157,7 +158,7 @@ def _mean(graph: Graph, node: Node) -> Step:
     shape = graph.tensor(node.inputs[0]).shape
     count = shape[1] * shape[2]
     data, result = graph.quant(node.inputs[0]), graph.quant(node.output)
-    multiplier, shift = arithmetic.mean_multiplier(data, result, count)
+    multiplier, shift = arithmetic.mean_multiplier(data, result, count, graph.rounding)
     low, high = _bounds(graph, node)
 
     def step(inputs: Sequence[Array]) -> Array:

@@ -5,6 +5,8 @@ is at least -12 every such product below 2**9 in magnitude, half and zero point 
 it is computed without any rounding. Products above 2**9 may round, but monotonically, and the int8 clamp cuts them
 anyway. Channels with smaller shifts (dead ones) go through the definition itself, in 64-bit integers.
 
+Rounding "mulhi" has products that are multiples of 2**-32, so that this holds for all of its multipliers.
+
 Rounding "double" first rounds ``sum * multiplier * 2**(left - 31)`` to an integer with halves up; below 2**21 that
 needs 52 bits, above it the second shift by at most 12 leaves at least 2**9, which the clamp cuts.
 """
@@ -34,7 +36,7 @@ class Requantizer:
         bound: largest magnitude that sum + offset can reach, per channel.
         zero: zero point of the result.
         bounds: clamp of the result.
-        rounding: "single" or "double".
+        rounding: as in `arithmetic.requantize`.
         tile: how often the channels repeat along a row of sums.
     """
 
@@ -48,16 +50,18 @@ class Requantizer:
         rounding: str,
         tile: int = 1,
     ) -> None:
-        self.multiplier, self.shift = arithmetic.multipliers(reals)
+        self.multiplier, self.shift = arithmetic.multipliers(reals, rounding)
         self.channels, self.zero, self.bounds, self.rounding = len(offset), zero, bounds, rounding
         shift = self.shift.astype(np.int64)
         multiplier = self.multiplier.astype(np.float64)
         overflow = bound.astype(object) * (1 << np.maximum(shift, 0).astype(object)) >= 2**31
-        slow = (shift < SMALLEST_SHIFT) | ((rounding == "double") & overflow.astype(bool))
+        slow = (shift < SMALLEST_SHIFT) | ((rounding != "single") & overflow.astype(bool))
         self.slow = np.flatnonzero(slow & (self.multiplier > 0))
         self.offset = np.tile(offset.astype(np.float64), tile)
         if rounding == "single":
             self.first = np.tile(multiplier * 2.0 ** (shift - 31), tile)
+        elif rounding == "mulhi":
+            self.first = np.tile(multiplier * 2.0 ** (shift - 32), tile)
         else:
             self.first = np.tile(multiplier * 2.0 ** (np.maximum(shift, 0) - 31), tile)
         self.second = np.tile(2.0 ** np.minimum(shift, 0).astype(np.float64), tile)

@@ -4,7 +4,8 @@ Every executor (numpy here, generated C on the host, the emulated and the real b
 bit. They are the rules of the TFLite 8-bit quantisation specification; where it leaves a choice, the choice is named.
 
 A convolution computes ``acc = bias + sum((x - zero_x) * w)`` in 32 bits and then
-``y = clamp(requantize(acc, multiplier, shift) + zero_y)`` with ``multiplier * 2**(shift - 31) ~ s_x * s_w / s_y``.
+``y = clamp(requantize(acc, multiplier, shift) + zero_y)`` with ``multiplier * 2**(shift - 31) ~ s_x * s_w / s_y``
+(rounding "mulhi": ``2**(shift - 32)``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from millijoule.errors import QuantizationError
 from millijoule.graph.tensor import INT8_MAX, INT8_MIN, Quant
 
 __all__ = [
+    "ADD_LARGEST_SHIFT",
     "ADD_LEFT_SHIFT",
     "AddPlan",
     "add_int8",
@@ -45,6 +47,9 @@ Float = npt.NDArray[np.floating]
 ADD_LEFT_SHIFT = 20
 """Headroom of int8 addition: inputs are scaled by 2**20 before their scales are brought together (TFLite add)."""
 
+ADD_LARGEST_SHIFT = 21
+"""Largest shift of an addition with rounding "mulhi": sums then stay within 62 bits, results within 30."""
+
 
 def round_half_away(value: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Nearest integer, halves away from zero, as ``trunc(x + copysign(0.5, x))`` in the type of `value`."""
@@ -56,22 +61,32 @@ def round_half_away(value: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]
 # *** fixed-point multipliers *****
 
 
-def quantize_multiplier(real: float) -> tuple[int, int]:
-    """A positive real as ``multiplier * 2**(shift - 31)`` with multiplier in [2**30, 2**31).
+def quantize_multiplier(real: float, rounding: str = "single") -> tuple[int, int]:
+    """A positive real as a multiplier and a shift for `requantize`.
 
-    TFLite `QuantizeMultiplier`. Values below 2**-32 become (0, 0).
+    Args:
+        real: what sums are to be multiplied by.
+        rounding: "single", "double": ``multiplier * 2**(shift - 31)`` with multiplier in [2**30, 2**31), TFLite
+            `QuantizeMultiplier`; values below 2**-32 become (0, 0). "mulhi": ``multiplier * 2**(shift - 32)`` with
+            ``multiplier = floor(real * 2**(32 - shift) + 1/2)``, shift the smallest one from 0 on that keeps the
+            multiplier below 2**31; it is 0 for every real below 1/2, so that small reals have fewer than 31 bits.
 
     Example:
         >>> quantize_multiplier(0.25)
         (1073741824, -1)
+        >>> quantize_multiplier(0.25, "mulhi"), quantize_multiplier(0.5, "mulhi")
+        ((1073741824, 0), (1073741824, 1))
 
     Raises:
-        QuantizationError: the value is not finite, negative, or 2**30 and above.
+        QuantizationError: the value is not finite, negative, or 2**30 ("mulhi": 2**29 - 1/8) and above.
     """
-    if not math.isfinite(real) or real < 0.0 or real >= 2.0**30:
+    limit = 2.0**29 - 0.125 if rounding == "mulhi" else 2.0**30
+    if not math.isfinite(real) or real < 0.0 or real >= limit:
         raise QuantizationError(
-            "a requantisation multiplier", f"{real!r} is outside [0, 2^30)", "Check the scales of the layer"
+            "a requantisation multiplier", f"{real!r} is outside [0, {limit})", "Check the scales of the layer"
         )
+    if rounding == "mulhi":
+        return _mulhi_multiplier(real, _mulhi_shift(real))
     if real == 0.0:
         return 0, 0
     fraction, shift = math.frexp(real)
@@ -83,9 +98,19 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     return multiplier, shift
 
 
-def multipliers(reals: npt.ArrayLike) -> tuple[Int32, npt.NDArray[np.int8]]:
+def _mulhi_multiplier(real: float, shift: int) -> tuple[int, int]:
+    return math.floor(math.ldexp(real, 32 - shift) + 0.5), shift
+
+
+def _mulhi_shift(real: float) -> int:
+    """The smallest shift from 0 on with which the multiplier of "mulhi" is below 2**31."""
+    shift = max(math.frexp(real)[1] + 1, 0) if real >= 0.25 else 0
+    return shift + (_mulhi_multiplier(real, shift)[0] >= 1 << 31)
+
+
+def multipliers(reals: npt.ArrayLike, rounding: str = "single") -> tuple[Int32, npt.NDArray[np.int8]]:
     """`quantize_multiplier` of each value: int32 multipliers and int8 shifts."""
-    pairs = [quantize_multiplier(float(value)) for value in np.asarray(reals, dtype=np.float64).ravel()]
+    pairs = [quantize_multiplier(float(value), rounding) for value in np.asarray(reals, dtype=np.float64).ravel()]
     return (
         np.array([pair[0] for pair in pairs], dtype=np.int32),
         np.array([pair[1] for pair in pairs], dtype=np.int8),
@@ -95,14 +120,19 @@ def multipliers(reals: npt.ArrayLike) -> tuple[Int32, npt.NDArray[np.int8]]:
 def requantize(acc: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, rounding: str) -> Int32:
     """``round(acc * multiplier * 2**(shift - 31))``, the one place where sums become small again.
 
+    Rounding "mulhi" keeps an absolute instead of a relative precision of the multiplier: before it is rounded, its
+    result is off by ``abs(acc) * 2**(shift - 33)`` at most, 2**-10 of a step for shift 0 and sums below 2**23.
+
     Args:
         acc: int32 values of any shape.
-        multiplier: int32 in {0} or [2**29, 2**31); broadcasts against `acc`.
-        shift: in [-31, 30]; broadcasts against `acc`.
+        multiplier: int32 in {0} or [2**29, 2**31), "mulhi": [0, 2**31); broadcasts against `acc`.
+        shift: in [-31, 30], "mulhi": [0, 30]; broadcasts against `acc`.
         rounding: "single": one rounding, halves up: ``(acc * m + 2**(30-shift)) >> (31-shift)`` (TFLite built with
             TFLITE_SINGLE_ROUNDING). "double": gemmlowp's two steps, a saturating rounding doubling high multiply and
             then a rounding right shift with halves away from zero (the reference kernels of LiteRT and TFLite Micro).
-            A left shift wraps to 32 bits as it does in C.
+            "mulhi": one multiplication that keeps the high word, rounded with halves up,
+            ``((acc << shift) * m + 2**31) >> 32`` (SMMULR of the Cortex-M4 and M7).
+            A left shift wraps to 32 bits as it does in C ("double", "mulhi").
 
     Returns:
         int32 of the broadcast shape.
@@ -123,8 +153,10 @@ def requantize(acc: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLi
         remainder = high & mask
         threshold = (mask >> 1) + (high < 0)
         result = (high >> right) + (remainder > threshold)
+    elif rounding == "mulhi":
+        result = ((a << s).astype(np.int32).astype(np.int64) * m + (np.int64(1) << 31)) >> 32
     else:
-        raise QuantizationError("rounding", f"{rounding!r} is not a rounding rule", "Use 'single' or 'double'")
+        raise QuantizationError("rounding", f"{rounding!r} is not a rounding rule", "Use single, double or mulhi")
     narrowed: Int32 = result.astype(np.int32)
     return narrowed
 
@@ -189,18 +221,32 @@ def normalize_table(scale: tuple[float, ...], offset: tuple[float, ...], quant: 
 
 @dataclass(frozen=True)
 class AddPlan:
-    """Multipliers and shifts of an int8 addition; see `add_int8`."""
+    """Multipliers and shifts of an int8 addition; see `add_int8`. `result` is (0, 0) with rounding "mulhi"."""
 
     left: tuple[int, int]
     right: tuple[int, int]
     result: tuple[int, int]
 
 
-def add_plan(left: Quant, right: Quant, result: Quant) -> AddPlan:
-    """The fixed-point constants of ``result = left + right`` (TFLite add).
+def add_plan(left: Quant, right: Quant, result: Quant, rounding: str = "single") -> AddPlan:
+    """The fixed-point constants of ``result = left + right``.
 
-    Both inputs are brought to half of the larger input scale, in 2**-20 steps, added, and requantised.
+    Rounding "single", "double" (TFLite add): both inputs are brought to half of the larger input scale, in 2**-20
+    steps, added, and requantised. Rounding "mulhi": both inputs are multiplied by the ratio of their scale to the
+    result's; the multipliers share one shift, the smallest that keeps both below 2**31.
+
+    Raises:
+        QuantizationError: a ratio of the scales is out of range; with "mulhi" the shift is limited to
+            `ADD_LARGEST_SHIFT`, a scale about a million times the result's.
     """
+    if rounding == "mulhi":
+        reals = [side.scalar_scale / result.scalar_scale for side in (left, right)]
+        shift = max(_mulhi_shift(real) for real in reals)
+        if shift > ADD_LARGEST_SHIFT:
+            raise QuantizationError(
+                "an addition", f"a scale is {max(reals):.3g} times that of the result", "Check the scales of the layer"
+            )
+        return AddPlan(_mulhi_multiplier(reals[0], shift), _mulhi_multiplier(reals[1], shift), (0, 0))
     twice = 2.0 * max(left.scalar_scale, right.scalar_scale)
     return AddPlan(
         quantize_multiplier(left.scalar_scale / twice),
@@ -219,6 +265,9 @@ def add_int8(
 ) -> npt.NDArray[np.int8]:
     """The int8 sum of two equally shaped tensors.
 
+    Rounding "mulhi" rounds once: ``(((left - zero_l) * m_l + (right - zero_r) * m_r) * 2**shift + 2**31) >> 32``, all
+    of it in 64 bits (SMULL, SMLAL). The two multipliers put the sum off by at most 255 * 2**(shift - 32) of a step.
+
     Args:
         left: first tensor.
         right: second tensor.
@@ -227,6 +276,14 @@ def add_int8(
         bounds: from `clamp_bounds`.
         rounding: as in `requantize`.
     """
+    if rounding == "mulhi":
+        products = [
+            (data.astype(np.int64) - zero) * multiplier << shift
+            for data, zero, (multiplier, shift) in ((left, zeros[0], plan.left), (right, zeros[1], plan.right))
+        ]
+        high = (products[0] + products[1] + (np.int64(1) << 31)) >> 32
+        once: npt.NDArray[np.int8] = np.clip(high + zeros[2], *bounds).astype(np.int8)
+        return once
     a = (left.astype(np.int32) - zeros[0]) << ADD_LEFT_SHIFT
     b = (right.astype(np.int32) - zeros[1]) << ADD_LEFT_SHIFT
     total = requantize(a, *plan.left, rounding) + requantize(b, *plan.right, rounding)
@@ -234,12 +291,15 @@ def add_int8(
     return np.clip(result, *bounds).astype(np.int8)
 
 
-def mean_multiplier(data: Quant, result: Quant, count: int) -> tuple[int, int]:
+def mean_multiplier(data: Quant, result: Quant, count: int, rounding: str = "single") -> tuple[int, int]:
     """Multiplier and shift that turn ``sum(x - zero_x)`` over `count` values into their mean at the result's scale.
 
-    TFLite's integer mean: the multiplier of s_x / s_y is shifted left by floor(log2(count)) and divided by `count`,
-    rounding down, so it may be as small as 2**29.
+    Rounding "single", "double" (TFLite's integer mean): the multiplier of s_x / s_y is shifted left by
+    floor(log2(count)) and divided by `count`, rounding down, so it may be as small as 2**29. Rounding "mulhi": that of
+    ``s_x / (s_y * count)``, as for any other sum.
     """
+    if rounding == "mulhi":
+        return quantize_multiplier(data.scalar_scale / (result.scalar_scale * count), rounding)
     multiplier, shift = quantize_multiplier(data.scalar_scale / result.scalar_scale)
     bits = min(count.bit_length() - 1, 32, 31 + shift)
     return (multiplier << bits) // count, shift - bits

@@ -14,7 +14,7 @@ from millijoule.graph.tensor import Quant, Tensor
 
 __all__ = ["ROUNDINGS", "Graph", "GraphBuilder", "Node", "PictureRule", "mode"]
 
-ROUNDINGS = ("single", "double")
+ROUNDINGS = ("single", "double", "mulhi")
 """How a 32-bit sum becomes an 8-bit value; see `arithmetic.requantize`."""
 
 

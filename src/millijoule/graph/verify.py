@@ -156,4 +156,4 @@ def _verify_sums(graph: Graph, node: Node) -> None:
         )
     weight_quant, data, result = graph.quant(node.inputs[1]), graph.quant(node.inputs[0]), graph.quant(node.output)
     for scale in weight_quant.scale:
-        quantize_multiplier(data.scalar_scale * scale / result.scalar_scale)
+        quantize_multiplier(data.scalar_scale * scale / result.scalar_scale, graph.rounding)

@@ -42,7 +42,7 @@ def static(
         graph: a float graph, simplified or as captured.
         calibration: uint8 (N, height, width, channels), representative pictures; 200 are enough.
         observer: a key of `OBSERVERS`.
-        rounding: "single" or "double", see `arithmetic.requantize`.
+        rounding: "single", "double" or "mulhi", see `arithmetic.requantize`.
         per_channel: one weight scale per output channel; otherwise one per layer.
         refine: "bias" corrects the biases (see `bias_correction`), "none" does not.
         progress: called after each batch.

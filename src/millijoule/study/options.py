@@ -84,7 +84,7 @@ class StudyOptions:
         qat: quantisation-aware training.
         calibration: how many pictures choose the ranges of static quantisation.
         observer: how they choose them.
-        rounding: "single" or "double".
+        rounding: "single", "double" or "mulhi"; see `graph.arithmetic.requantize`.
         methods: which of `METHODS` to deploy (all that exist are evaluated).
         boards: which boards.
         kernels: "dsp" or "plain".

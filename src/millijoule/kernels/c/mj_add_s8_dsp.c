@@ -2,6 +2,30 @@
 #include "mj_kernels.h"
 #include "mj_requantize.h"
 
+#if defined(MJ_ROUNDING_MULHI)
+/* The sum of both products, their zero points, half a step and the zero point of the result in one 64-bit number: two
+ * SMLAL. Inlined with a constant `full`: the bounds are those of int8. */
+static inline __attribute__((always_inline)) void sums(const int8_t *left, const int8_t *right, int8_t *y,
+                                                       int32_t count, const mj_add_params *params, const int32_t full)
+{
+    const int32_t l = params->left_multiplier, r = params->right_multiplier, step = INT32_C(1) << params->left_shift;
+    const int32_t low = params->low, high = params->high;
+    const int64_t zeros = (int64_t)params->left_zero * l + (int64_t)params->right_zero * r;
+    const int64_t start = (int64_t)params->out_zero * (INT64_C(1) << 32) + (INT64_C(1) << 31) - zeros * step;
+    for (; count >= 4; count -= 4, left += 4, right += 4, y += 4) {
+        const uint32_t lx = mj_load_s8x4(left), rx = mj_load_s8x4(right);
+        for (int32_t i = 0; i < 4; ++i) {
+            const int32_t a = (int8_t)(lx >> 8 * i) * step, b = (int8_t)(rx >> 8 * i) * step;
+            const int32_t value = (int32_t)((start + (int64_t)a * l + (int64_t)b * r) >> 32);
+            y[i] = (int8_t)(full ? mj_clamp(value, -128, 127) : mj_clamp(value, low, high));
+        }
+    }
+    for (; count > 0; --count, ++left, ++right, ++y) {
+        const int64_t sum = start + (int64_t)(*left * step) * l + (int64_t)(*right * step) * r;
+        *y = (int8_t)mj_clamp((int32_t)(sum >> 32), low, high);
+    }
+}
+#else
 #define MJ_EVEN_BYTES 0xff00ff00u
 
 /* one input: 2^20 * (value - zero) * multiplier * 2^(shift - 31), rounded, for shift in [-29, 0] */
@@ -97,10 +121,19 @@ static inline int32_t fast(const mj_add_params *params)
            params->right_shift >= -29 && params->out_shift <= -2 && params->out_shift >= -22;
 }
 
-/* mj_add_s8, four elements at a time: the input less its zero point is moved up by 7 bits in 16, so that SMLAW does the
- * first requantisation without a left shift. y may be left or right. */
+#endif
+
+/* mj_add_s8, four elements at a time. Rounding single and double: the input less its zero point is moved up by 7 bits in
+ * 16, so that SMLAW does the first requantisation without a left shift. y may be left or right. */
 void mj_add_s8_dsp(const int8_t *left, const int8_t *right, int8_t *y, int32_t count, const mj_add_params *params)
 {
+#if defined(MJ_ROUNDING_MULHI)
+    if (params->low == -128 && params->high == 127) {
+        sums(left, right, y, count, params, 1);
+    } else {
+        sums(left, right, y, count, params, 0);
+    }
+#else
     int32_t i = 0;
     if (fast(params)) {
         if (params->low == -128 && params->high == 127) {
@@ -119,4 +152,5 @@ void mj_add_s8_dsp(const int8_t *left, const int8_t *right, int8_t *y, int32_t c
         y[i] = mj_requantize_s8(a + b, params->out_multiplier, params->out_shift, params->out_zero, params->low,
                                 params->high);
     }
+#endif
 }

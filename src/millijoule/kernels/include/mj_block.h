@@ -42,7 +42,7 @@ static inline void mj_block_store(const int32_t *sums, int32_t multiplier, int32
                                   const mj_block *block)
 {
     const int32_t stride = block->out_channels, zero = block->zero;
-    if (block->simple && shift <= -2) {
+    if (block->simple && mj_shift_is_small(shift)) {
         for (int32_t p = 0; p < MJ_BLOCK_PIXELS; ++p, y += stride) {
             y[0] = (int8_t)mj_clamp(mj_requantize_small(sums[2 * p], multiplier, shift) + zero, -128, 127);
         }

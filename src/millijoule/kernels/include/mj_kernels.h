@@ -25,8 +25,8 @@ typedef struct {
 } mj_window;
 
 typedef struct {
-    const int32_t *multiplier; /* per output channel, 0 or [2^29, 2^31) */
-    const int8_t *shift;       /* per output channel, [-31, 30] */
+    const int32_t *multiplier; /* per output channel, range as in mj_requantize.h */
+    const int8_t *shift;       /* per output channel, likewise */
     int32_t in_zero;           /* [-128, 127] */
     int32_t out_zero;          /* [-128, 127] */
     int32_t low, high;         /* clamp of the result, within [-128, 127] */
@@ -35,7 +35,7 @@ typedef struct {
 typedef struct {
     int32_t left_zero, right_zero, out_zero;
     int32_t left_multiplier, right_multiplier, out_multiplier;
-    int32_t left_shift, right_shift, out_shift;
+    int32_t left_shift, right_shift, out_shift; /* MJ_ROUNDING_MULHI: left = right, [0, 21]; out_* are not used */
     int32_t low, high;
 } mj_add_params;
 

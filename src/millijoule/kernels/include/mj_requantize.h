@@ -1,10 +1,13 @@
-/* From 32-bit sums to small integers: acc * multiplier * 2^(shift - 31), rounded by the rule the model names.
+/* From 32-bit sums to small integers: acc * multiplier * 2^(shift - 31), rounded by the rule the model names; 2^(shift -
+ * 32) with MJ_ROUNDING_MULHI.
  *
  * Define exactly one of
  *   MJ_ROUNDING_SINGLE  floor(acc * multiplier * 2^(shift - 31) + 1/2): one rounding, halves up
  *   MJ_ROUNDING_DOUBLE  gemmlowp's two steps: high = floor((acc << max(shift, 0)) * multiplier / 2^31 + 1/2),
  *                       then high / 2^max(-shift, 0) to nearest, halves away from zero
- * multiplier: 0 or [2^29, 2^31); shift: [-31, 30]. Results are cut to their low 32 bits, and so is a left shift.
+ *   MJ_ROUNDING_MULHI   floor((acc << shift) * multiplier / 2^32 + 1/2): SMMULR; shift: [0, 30], 0 for real scales below
+ *                       1/2; multiplier: [0, 2^31)
+ * multiplier: 0 or [2^29, 2^31); shift: [-31, 30] unless said otherwise. Results are cut to their low 32 bits, and so is a left shift.
  * Shifting a negative number right is arithmetic in every compiler used here (tested).
  */
 #ifndef MJ_REQUANTIZE_H
@@ -12,9 +15,19 @@
 
 #include <stdint.h>
 
-#if defined(MJ_ROUNDING_SINGLE) == defined(MJ_ROUNDING_DOUBLE)
-#error "define exactly one of MJ_ROUNDING_SINGLE and MJ_ROUNDING_DOUBLE"
+#if defined(MJ_ROUNDING_SINGLE) + defined(MJ_ROUNDING_DOUBLE) + defined(MJ_ROUNDING_MULHI) != 1
+#error "define exactly one of MJ_ROUNDING_SINGLE, MJ_ROUNDING_DOUBLE and MJ_ROUNDING_MULHI"
 #endif
+
+/* Where mj_requantize_small stands for mj_requantize. */
+static inline int32_t mj_shift_is_small(int32_t shift)
+{
+#if defined(MJ_ROUNDING_MULHI)
+    return shift == 0;
+#else
+    return shift <= -2;
+#endif
+}
 
 #if defined(MJ_ROUNDING_SINGLE)
 /* the formula as it stands; kept out of the loops, which rarely need it */
@@ -40,6 +53,18 @@ static inline int32_t mj_requantize(int32_t acc, int32_t multiplier, int32_t shi
     /* as above, halved last: two constants fewer where the channel changes with every call */
     const int32_t high = (int32_t)(((int64_t)acc * multiplier) >> 32);
     return ((high >> (-2 - shift)) + 1) >> 1;
+}
+#elif defined(MJ_ROUNDING_MULHI)
+/* shift 0 */
+static inline int32_t mj_requantize_small(int32_t acc, int32_t multiplier, int32_t shift)
+{
+    (void)shift;
+    return (int32_t)(((int64_t)acc * multiplier + (INT64_C(1) << 31)) >> 32);
+}
+
+static inline int32_t mj_requantize(int32_t acc, int32_t multiplier, int32_t shift)
+{
+    return mj_requantize_small((int32_t)((uint32_t)acc << shift), multiplier, 0);
 }
 #else
 static inline int32_t mj_requantize(int32_t acc, int32_t multiplier, int32_t shift)
