@@ -217,7 +217,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
             channels = layer.output_shape[2]
             shape = (channels, 1) if depthwise else (layer.input_shape[2], channels)
             kind = "depthwise_kernel" if depthwise else "kernel"
-            tensors[f"{layer.name}/{kind}:0"] = np.zeros((layer.kernel, layer.kernel, *shape), np.float32)
+            tensors[f"{layer.name}/{kind}:0"] = np.zeros((*layer.kernel, *shape), np.float32)
             tensors[f"{layer.name}/bias:0"] = np.zeros(channels, np.float32)
     tensors["block_7_expand/kernel:0"][0, 0, 0, 0] = np.nan
     path = tmp_path / "weights"

@@ -78,7 +78,7 @@ def _deployment(method: str, board: str, clock: int, picojoules: float, factor: 
     layers = [
         {
             "name": row.name,
-            "operator": f"{row.operator}_1x1" if row.operator == "conv2d" and row.kernel == 1 else row.operator,
+            "operator": f"{row.operator}_1x1" if row.operator == "conv2d" and row.kernel == (1, 1) else row.operator,
             "macs": row.macs,
             "cycles": int(row.macs * factor + row.activation_bytes_int8 * 1.5),
             "instructions": int(row.macs * factor * 0.8 + row.activation_bytes_int8),

@@ -14,6 +14,7 @@ import numpy as np
 from millijoule.errors import ToolchainError, UnsupportedError
 from millijoule.graph import Graph, GraphBuilder, verify
 from millijoule.interchange._capture_rules import RULES, Call, Value
+from millijoule.nets import NetworkSpec, identifier
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,9 +31,7 @@ class _Normalization(Protocol):
 
 class _Spec(Protocol):
     @property
-    def resolution(self) -> int: ...
-    @property
-    def channels(self) -> int: ...
+    def input_shape(self) -> tuple[int, int, int]: ...
     @property
     def normalization(self) -> _Normalization: ...
 
@@ -53,7 +52,7 @@ def capture(
     Args:
         module: takes float32 (N, C, H, W), normalised, and gives logits (N, classes). It is traced in evaluation mode;
             its own mode is restored.
-        spec: a `nets.NetworkSpec` (or anything with resolution, channels and normalization), or the input's shape
+        spec: a `nets.NetworkSpec` (or anything with input_shape and normalization), or the input's shape
             (height, width, channels).
         classes: names of the classes, in the order of the logits.
         normalization: scale and offset with x = picture * scale + offset, one value or one per channel; default: the
@@ -112,7 +111,7 @@ def _input_shape(spec: _Spec | Sequence[int]) -> tuple[int, int, int]:
     if isinstance(spec, Sequence):
         height, width, channels = (int(extent) for extent in spec)
         return height, width, channels
-    return spec.resolution, spec.resolution, spec.channels
+    return spec.input_shape
 
 
 def _per_channel(value: float | Sequence[float], channels: int) -> tuple[float, ...]:
@@ -129,10 +128,7 @@ def _per_channel(value: float | Sequence[float], channels: int) -> tuple[float, 
 
 
 def _title(spec: _Spec | Sequence[int], module: nn.Module) -> str:
-    family, alpha = getattr(spec, "family", None), getattr(spec, "alpha", None)
-    if family is None or isinstance(spec, Sequence):
-        return type(module).__name__.lower()
-    return f"{family}_{alpha:g}_{spec.resolution}".replace(".", "_")
+    return identifier(spec) if isinstance(spec, NetworkSpec) else type(module).__name__.lower()
 
 
 def _lower(builder: GraphBuilder, program: Any, start: Value) -> Value:

@@ -9,8 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millijoule.errors import ToolchainError
-from millijoule.nets._mobilenet_v2 import mobilenet_v2, round_channels
-from millijoule.nets._registry import Family, families, family, layers
+from millijoule.nets._autoencoder import autoencoder
+from millijoule.nets._ds_cnn import ds_cnn
+from millijoule.nets._expand import round_channels
+from millijoule.nets._mobilenet_v1 import mobilenet_v1
+from millijoule.nets._mobilenet_v2 import mobilenet_v2
+from millijoule.nets._registry import Family, families, family, identifier, layers, specify
+from millijoule.nets._resnet8 import resnet8
 from millijoule.nets._spec import Layer, NetworkSpec, Normalization, Stage, same_padding
 from millijoule.nets._table import LayerRow, ParameterCount, StageRow, layer_table, parameter_count, stage_table
 
@@ -40,19 +45,25 @@ __all__ = [
     "ParameterCount",
     "Stage",
     "StageRow",
+    "autoencoder",
     "build",
+    "ds_cnn",
     "families",
     "family",
+    "identifier",
     "layer_table",
     "layers",
     "load_keras_weights",
     "load_network",
     "load_weights",
+    "mobilenet_v1",
     "mobilenet_v2",
     "parameter_count",
+    "resnet8",
     "round_channels",
     "same_padding",
     "save_weights",
+    "specify",
     "stage_table",
     "unfold_batch_norm",
     "weights_bytes",

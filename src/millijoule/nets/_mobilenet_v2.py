@@ -6,9 +6,10 @@ layer names, channel rounding and padding as in keras.applications.MobileNetV2.
 
 from __future__ import annotations
 
-from millijoule.nets._spec import Layer, NetworkSpec, Operator, Stage, same_padding
+from millijoule.nets._expand import Expansion, round_channels
+from millijoule.nets._spec import Layer, NetworkSpec, Stage, check_resolution
 
-__all__ = ["TABLE", "layers", "mobilenet_v2", "round_channels"]
+__all__ = ["TABLE", "layers", "mobilenet_v2"]
 
 TABLE: tuple[Stage, ...] = (
     #     operator      t     c     n  s
@@ -50,16 +51,8 @@ def mobilenet_v2(
     Raises:
         OptionError: a value is out of range.
     """
+    check_resolution(resolution)
     return NetworkSpec("mobilenet_v2", alpha, resolution, classes, dropout, bn_momentum=bn_momentum)
-
-
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `channels`, never more than 10 % below it and at least `divisor`.
-
-    Source: `_make_divisible` of the authors' code (tensorflow/models, slim/nets/mobilenet).
-    """
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def layers(spec: NetworkSpec) -> tuple[Layer, ...]:
@@ -71,75 +64,52 @@ def layers(spec: NetworkSpec) -> tuple[Layer, ...]:
     Returns:
         Layers with names, shapes (height, width, channels) and padding; the last one gives the logits.
     """
-    flat: list[Layer] = []
-    shape = (spec.resolution, spec.resolution, spec.channels)
-    source = "input"
-
-    def convolve(
-        name: str,
-        channels: int,
-        stage: int,
-        *,
-        kernel: int = 1,
-        stride: int = 1,
-        depthwise: bool = False,
-        batch_norm: str | None = None,
-        activation: str | None = None,
-        expansion: int | None = None,
-    ) -> None:
-        nonlocal shape, source
-        height, width, _ = shape
-        padding = same_padding(width, kernel, stride) + same_padding(height, kernel, stride)
-        output = (-(-height // stride), -(-width // stride), channels)
-        operator: Operator = "depthwise_conv2d" if depthwise else "conv2d"
-        norm = batch_norm or f"{name}_BN"
-        flat.append(
-            Layer(name, operator, (source,), shape, output, stage, kernel, stride, padding, norm, activation, expansion)
-        )
-        shape, source = output, name
-
+    flat = Expansion(spec, "relu6")
     block = 0
     for index, row in enumerate(TABLE):
         if row.operator == "conv2d":
             channels = round_channels(32 * spec.alpha)
-            convolve("Conv1", channels, index, kernel=3, stride=2, batch_norm="bn_Conv1", activation="Conv1_relu")
+            flat.convolve(
+                "Conv1", channels, index, kernel=(3, 3), stride=2, batch_norm="bn_Conv1", activation="Conv1_relu"
+            )
         elif row.operator == "bottleneck":
             assert row.c is not None and row.t is not None
             channels = round_channels(int(row.c * spec.alpha))
             for repetition in range(row.n):
-                stride = row.s if repetition == 0 else 1
                 prefix = f"block_{block}" if block else "expanded_conv"
-                entry, entry_shape = source, shape
-                if row.t != 1:
-                    name, wide = f"{prefix}_expand", row.t * shape[2]
-                    convolve(name, wide, index, activation=f"{name}_relu", expansion=row.t)
-                name = f"{prefix}_depthwise"
-                convolve(
-                    name,
-                    shape[2],
-                    index,
-                    kernel=3,
-                    stride=stride,
-                    depthwise=True,
-                    activation=f"{name}_relu",
-                    expansion=row.t,
-                )
-                convolve(f"{prefix}_project", channels, index, expansion=row.t)
-                if shape == entry_shape:  # the inverted residual: only where nothing changes size
-                    name = f"{prefix}_add"
-                    flat.append(Layer(name, "add", (entry, source), shape, shape, index, expansion=row.t))
-                    source = name
+                _bottleneck(flat, prefix, channels, index, row.t, row.s if repetition == 0 else 1)
                 block += 1
         elif row.operator == "conv2d 1x1":
             channels = max(1280, round_channels(1280 * spec.alpha))  # never narrowed, as in the paper's section 5
-            convolve("Conv_1", channels, index, batch_norm="Conv_1_bn", activation="out_relu")
+            flat.convolve("Conv_1", channels, index, batch_norm="Conv_1_bn", activation="out_relu")
         elif row.operator == "avgpool":
-            output = (1, 1, shape[2])
-            flat.append(Layer("global_average_pool", "mean", (source,), shape, output, index))
-            shape, source = output, "global_average_pool"
+            flat.average(index)
         else:
-            if spec.dropout > 0:
-                flat.append(Layer("dropout", "dropout", (source,), shape, shape, index, dropout=spec.dropout))
-                source = "dropout"
-            flat.append(Layer("classifier", "dense", (source,), shape, (1, 1, spec.classes), index))
-    return tuple(flat)
+            flat.drop("dropout", spec.dropout, index)
+            flat.connect("classifier", spec.classes, index)
+    return tuple(flat.layers)
+
+
+def _bottleneck(flat: Expansion, prefix: str, channels: int, stage: int, expansion: int, stride: int) -> None:
+    """One inverted residual: expand, depthwise, project, and add where nothing changes size."""
+    entry, entry_shape = flat.source, flat.shape
+    wide = expansion * flat.shape[2]
+    if expansion != 1:
+        name = f"{prefix}_expand"
+        flat.convolve(name, wide, stage, batch_norm=f"{name}_BN", activation=f"{name}_relu", expansion=expansion)
+    name = f"{prefix}_depthwise"
+    flat.convolve(
+        name,
+        wide,
+        stage,
+        kernel=(3, 3),
+        stride=stride,
+        depthwise=True,
+        batch_norm=f"{name}_BN",
+        activation=f"{name}_relu",
+        expansion=expansion,
+    )
+    name = f"{prefix}_project"
+    flat.convolve(name, channels, stage, batch_norm=f"{name}_BN", expansion=expansion)
+    if flat.shape == entry_shape:
+        flat.add(f"{prefix}_add", entry, stage, expansion=expansion)

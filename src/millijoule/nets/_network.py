@@ -35,10 +35,10 @@ class GlobalAveragePool(nn.Module):
 class Network(nn.Module):
     """A network built from a specification.
 
-    Children are in execution order and are named as in Keras: `Conv1`, `bn_Conv1`, `Conv1_relu`, `block_1_expand`,
-    `block_1_expand_BN`, `block_1_expand_relu`, ..., `classifier`. A stride-2 convolution on an even input has a
-    `<name>_pad` before it, because TensorFlow's SAME padding is then one-sided; on other inputs the convolution pads
-    itself. The padding is fixed for `spec.resolution`.
+    Children are in execution order and are named as in Keras, in MobileNetV2 for example `Conv1`, `bn_Conv1`,
+    `Conv1_relu`, `block_1_expand`, `block_1_expand_BN`, `block_1_expand_relu`, ..., `classifier`. A convolution whose
+    SAME padding (TensorFlow's rule) is one-sided, for example one of stride 2 on an even input, has a `<name>_pad`
+    before it; the others pad themselves. The padding is fixed for `spec.input_shape`.
 
     Attributes:
         spec: the specification it was built from.
@@ -67,7 +67,7 @@ class Network(nn.Module):
         """Runs the network.
 
         Args:
-            pictures: float (N, channels, resolution, resolution), normalised.
+            pictures: float (N, channels, height, width) of `spec.input_shape`, normalised.
 
         Returns:
             Logits, float (N, classes).
@@ -84,44 +84,49 @@ class Network(nn.Module):
 def _modules(layer: Layer, spec: NetworkSpec) -> list[tuple[str, nn.Module]]:
     """The named torch modules of one layer, in execution order."""
     inputs, outputs = layer.input_shape[2], layer.output_shape[2]
-    if layer.operator == "add":
-        return [(layer.name, Add())]
-    if layer.operator == "mean":
-        return [(layer.name, GlobalAveragePool())]
-    if layer.operator == "dropout":
-        return [(layer.name, nn.Dropout(layer.dropout))]
-    if layer.operator == "dense":
-        return [(layer.name, nn.Linear(inputs, outputs))]
-    left, right, top, bottom = layer.padding
-    symmetric = left == right and top == bottom
     named: list[tuple[str, nn.Module]] = []
-    if not symmetric:
-        named.append((f"{layer.name}_pad", nn.ZeroPad2d(layer.padding)))
-    convolution = nn.Conv2d(
-        inputs,
-        outputs,
-        layer.kernel,
-        stride=layer.stride,
-        padding=(top, left) if symmetric else 0,
-        groups=inputs if layer.operator == "depthwise_conv2d" else 1,
-        bias=layer.batch_norm is None,
-    )
-    named.append((layer.name, convolution))
+    if layer.operator == "add":
+        named.append((layer.name, Add()))
+    elif layer.operator == "mean":
+        named.append((layer.name, GlobalAveragePool()))
+    elif layer.operator == "flatten":
+        named.append((layer.name, nn.Flatten()))
+    elif layer.operator == "dropout":
+        named.append((layer.name, nn.Dropout(layer.dropout)))
+    elif layer.operator == "dense":
+        named.append((layer.name, nn.Linear(inputs, outputs, bias=layer.bias)))
+    else:
+        left, right, top, bottom = layer.padding
+        symmetric = left == right and top == bottom
+        if not symmetric:
+            named.append((f"{layer.name}_pad", nn.ZeroPad2d(layer.padding)))
+        convolution = nn.Conv2d(
+            inputs,
+            outputs,
+            layer.kernel,
+            stride=layer.stride,
+            padding=(top, left) if symmetric else 0,
+            groups=inputs if layer.operator == "depthwise_conv2d" else 1,
+            bias=layer.bias,
+        )
+        named.append((layer.name, convolution))
     if layer.batch_norm is not None:
-        named.append((layer.batch_norm, nn.BatchNorm2d(outputs, eps=spec.bn_epsilon, momentum=spec.bn_momentum)))
+        kind = nn.BatchNorm1d if layer.operator == "dense" else nn.BatchNorm2d
+        named.append((layer.batch_norm, kind(outputs, eps=spec.bn_epsilon, momentum=spec.bn_momentum)))
     if layer.activation is not None:
-        named.append((layer.activation, nn.ReLU6()))
+        named.append((layer.activation, nn.ReLU6() if layer.nonlinearity == "relu6" else nn.ReLU()))
     return named
 
 
 def build(spec: NetworkSpec, *, seed: int = 0) -> Network:
     """Builds the torch module of a specification, with random weights.
 
-    Convolutions are initialised after He et al. 2015 (arXiv:1502.01852, fan out), the classifier with a standard
-    deviation of 0.01; the random numbers depend on `seed` alone, torch's global generator is left as it is. The last
-    batch normalisation of a residual branch starts with a scale of 0.1, so that a block begins close to the identity:
-    a short training needs about half the steps (after Goyal et al. 2017, arXiv:1706.02677, section 5.1, who use 0;
-    not 0 here, because folded kernels of zeros would have no range to quantise).
+    Convolutions are initialised after He et al. 2015 (arXiv:1502.01852, fan out), hidden dense layers too (fan in),
+    the last layer with a standard deviation of 0.01; the random numbers depend on `seed` alone, torch's global
+    generator is left as it is. The last batch normalisation of a residual branch starts with a scale of 0.1, so that a
+    block begins close to the identity: a short training needs about half the steps (after Goyal et al. 2017,
+    arXiv:1706.02677, section 5.1, who use 0; not 0 here, because folded kernels of zeros would have no range to
+    quantise).
 
     Args:
         spec: the network.
@@ -137,15 +142,17 @@ def build(spec: NetworkSpec, *, seed: int = 0) -> Network:
     finally:
         torch.set_rng_state(state)
     generator = torch.Generator().manual_seed(seed)
+    last = layers(spec)[-1].name
     with torch.no_grad():
-        for module in network.modules():
+        for name, module in network.named_children():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
                 module.weight.normal_(0.0, math.sqrt(2.0 / fan_out), generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, nn.Linear):
-                module.weight.normal_(0.0, 0.01, generator=generator)
+                deviation = 0.01 if name == last else math.sqrt(2.0 / module.in_features)
+                module.weight.normal_(0.0, deviation, generator=generator)
                 module.bias.zero_()
         norms = {layer.name: layer.batch_norm for layer in layers(spec)}
         for layer in layers(spec):

@@ -10,9 +10,23 @@ from typing import Any, Literal, TypeAlias
 
 from millijoule.errors import FormatError, OptionError
 
-__all__ = ["Layer", "NetworkSpec", "Normalization", "Operator", "Padding", "Stage", "same_padding"]
+__all__ = [
+    "Layer",
+    "NetworkSpec",
+    "Nonlinearity",
+    "Normalization",
+    "Operator",
+    "Padding",
+    "Shape",
+    "Stage",
+    "check_resolution",
+    "same_padding",
+]
 
-Operator: TypeAlias = Literal["conv2d", "depthwise_conv2d", "add", "mean", "dropout", "dense"]
+Operator: TypeAlias = Literal["conv2d", "depthwise_conv2d", "add", "mean", "flatten", "dropout", "dense"]
+Nonlinearity: TypeAlias = Literal["relu", "relu6"]
+Shape: TypeAlias = tuple[int, int, int]
+"""(height, width, channels)."""
 Padding: TypeAlias = tuple[int, int, int, int]
 """Rows and columns of zeros around a picture: left, right, top, bottom (the order of torch.nn.ZeroPad2d)."""
 
@@ -34,14 +48,15 @@ class NetworkSpec:
 
     Attributes:
         family: a name of `millijoule.nets.families()`, for example "mobilenet_v2".
-        alpha: width multiplier, applied to the channels of every stage.
-        resolution: height and width of the input picture in pixels.
+        alpha: width multiplier, applied to the channels of every stage; 1 for families of one width.
+        resolution: height of the input in pixels, and its width where `columns` is None.
         classes: number of classes, the length of the logits.
         dropout: probability with which a feature is dropped before the classifier while training, 0..1.
-        channels: colour channels of the input.
+        channels: channels of the input: 3 for colour pictures, 1 for a spectrogram.
         normalization: from uint8 picture to float input.
         bn_epsilon: added to the variance in batch normalisation (Keras' MobileNetV2: 1e-3).
         bn_momentum: share of the newest batch in the moving statistics, torch's convention (1 - Keras' momentum).
+        columns: width of an input that is not square, None for a square one.
     """
 
     family: str
@@ -53,6 +68,7 @@ class NetworkSpec:
     normalization: Normalization = Normalization()
     bn_epsilon: float = 1e-3
     bn_momentum: float = 0.03
+    columns: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses values outside their range.
@@ -62,20 +78,29 @@ class NetworkSpec:
         """
         checks = (
             ("alpha", self.alpha, 0.05 <= self.alpha <= 4.0, "between 0.05 and 4", "0.35, 0.5, 0.75 or 1.0"),
-            ("resolution", self.resolution, 32 <= self.resolution <= 1024, "between 32 and 1024 pixels", "96 or 224"),
+            ("resolution", self.resolution, 1 <= self.resolution <= 1024, "between 1 and 1024 pixels", "96 or 224"),
             ("classes", self.classes, 2 <= self.classes <= 10000, "between 2 and 10000", "the number of your classes"),
             ("dropout", self.dropout, 0.0 <= self.dropout < 1.0, "at least 0 and below 1", "0.2"),
-            ("channels", self.channels, 1 <= self.channels <= 4, "between 1 and 4", "3 for colour"),
+            ("channels", self.channels, 1 <= self.channels <= 4096, "between 1 and 4096", "3 for colour"),
             ("bn_momentum", self.bn_momentum, 0.0 < self.bn_momentum <= 1.0, "above 0 and at most 1", "0.03"),
             ("bn_epsilon", self.bn_epsilon, 0.0 < self.bn_epsilon < 1.0, "above 0 and below 1", "0.001"),
+            ("columns", self.columns, self.columns is None or 1 <= self.columns <= 1024, "between 1 and 1024", "10"),
         )
         for name, value, fine, allowed, example in checks:
             if not fine:
                 raise OptionError(f"{name} = {value}", f"it must be {allowed}", f"Use for example {example}")
 
+    @property
+    def input_shape(self) -> Shape:
+        """(height, width, channels) of the input."""
+        return self.resolution, self.resolution if self.columns is None else self.columns, self.channels
+
     def to_dict(self) -> dict[str, Any]:
-        """The specification as plain values, for JSON and TOML."""
-        return dataclasses.asdict(self)
+        """The specification as plain values, for JSON and TOML; `columns` only where the input is not square."""
+        values = dataclasses.asdict(self)
+        if self.columns is None:
+            del values["columns"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkSpec:
@@ -133,14 +158,16 @@ class Layer:
         name: name of the module with the weights, as Keras names it.
         operator: the operator.
         inputs: names of the layers (or "input") whose outputs this one reads.
-        input_shape: (height, width, channels) of the first input.
+        input_shape: (height, width, channels) of the first input; (1, 1, features) where it is flat.
         output_shape: (height, width, channels) of the output.
         stage: index of the row of the family's table that this layer belongs to.
-        kernel: side of the square kernel, 0 where there is none.
+        kernel: (height, width) of the kernel, (0, 0) where there is none.
         stride: step of the kernel, 1 where there is no kernel.
         padding: zeros around the input: TensorFlow's SAME rule for `input_shape`.
+        bias: whether a bias is added to the products.
         batch_norm: name of the batch normalisation that follows, None where none does.
-        activation: name of the ReLU6 that follows, None where none does.
+        activation: name of the non-linearity that follows, None where none does.
+        nonlinearity: which one that is.
         expansion: ratio of expanded to input channels of the block (t), None outside bottlenecks.
         dropout: probability, for operator "dropout".
     """
@@ -148,16 +175,30 @@ class Layer:
     name: str
     operator: Operator
     inputs: tuple[str, ...]
-    input_shape: tuple[int, int, int]
-    output_shape: tuple[int, int, int]
+    input_shape: Shape
+    output_shape: Shape
     stage: int
-    kernel: int = 0
+    kernel: tuple[int, int] = (0, 0)
     stride: int = 1
     padding: Padding = (0, 0, 0, 0)
+    bias: bool = False
     batch_norm: str | None = None
     activation: str | None = None
+    nonlinearity: Nonlinearity = "relu6"
     expansion: int | None = None
     dropout: float = 0.0
+
+
+def check_resolution(resolution: int) -> None:
+    """Refuses sides of a picture that a family of picture classifiers does not take.
+
+    Raises:
+        OptionError: it is not between 32 and 1024 pixels.
+    """
+    if not 32 <= resolution <= 1024:
+        raise OptionError(
+            f"resolution = {resolution}", "it must be between 32 and 1024 pixels", "Use for example 96 or 224"
+        )
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

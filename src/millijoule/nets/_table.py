@@ -18,10 +18,10 @@ class LayerRow:
 
     Attributes:
         name: the layer.
-        operator: conv2d, depthwise_conv2d, add, mean or dense.
+        operator: conv2d, depthwise_conv2d, add, mean, flatten or dense.
         input_shape: (height, width, channels).
         output_shape: (height, width, channels).
-        kernel: side of the kernel, 0 without one.
+        kernel: (height, width) of the kernel, (0, 0) without one.
         stride: step of the kernel.
         t: expansion factor of the block, None outside blocks.
         c: output channels.
@@ -39,7 +39,7 @@ class LayerRow:
     operator: str
     input_shape: tuple[int, int, int]
     output_shape: tuple[int, int, int]
-    kernel: int
+    kernel: tuple[int, int]
     stride: int
     t: int | None
     c: int
@@ -58,11 +58,11 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class StageRow:
-    """One row of the paper's Table 1, with the channels after the width multiplier and the cost of the whole row.
+    """One row of the family's table, with the channels after the width multiplier and the cost of the whole row.
 
     Attributes:
         input_shape: (height, width, channels) that the row receives.
-        operator: conv2d, bottleneck, conv2d 1x1, avgpool or dense.
+        operator: what the row repeats, in the words of the family's table.
         t: expansion factor, None outside bottlenecks.
         c: output channels (classes for the last row).
         n: repetitions.
@@ -96,7 +96,7 @@ class ParameterCount:
     Attributes:
         total: everything, moving statistics of batch normalisation included.
         trainable: without the moving statistics.
-        classifier: the part of `total` in the last layer ("top" in Keras).
+        classifier: the part of `total` in the last layer, which gives the logits ("top" in Keras).
     """
 
     total: int
@@ -113,19 +113,14 @@ def _elements(shape: tuple[int, int, int]) -> int:
     return shape[0] * shape[1] * shape[2]
 
 
-def _weights(layer: Layer) -> int:
+def _kernel_elements(layer: Layer) -> int:
     inputs, outputs = layer.input_shape[2], layer.output_shape[2]
+    taps = layer.kernel[0] * layer.kernel[1]
     if layer.operator == "conv2d":
-        return layer.kernel**2 * inputs * outputs
+        return taps * inputs * outputs
     if layer.operator == "depthwise_conv2d":
-        return layer.kernel**2 * outputs
-    return inputs * outputs + outputs if layer.operator == "dense" else 0
-
-
-def _macs(layer: Layer) -> int:
-    if layer.operator == "dense":
-        return layer.input_shape[2] * layer.output_shape[2]
-    return _weights(layer) * layer.output_shape[0] * layer.output_shape[1]
+        return taps * outputs
+    return inputs * outputs if layer.operator == "dense" else 0
 
 
 def _alive(flat: tuple[Layer, ...]) -> list[int]:
@@ -153,7 +148,7 @@ def _inference_layers(spec: NetworkSpec) -> tuple[Layer, ...]:
 def layer_table(spec: NetworkSpec) -> list[LayerRow]:
     """Every layer of the network as it runs at inference, with parameters, MACs and activation sizes.
 
-    Batch normalisation and ReLU6 belong to the convolution before them.
+    Batch normalisation and the non-linearity belong to the layer before them.
 
     Args:
         spec: the network.
@@ -165,7 +160,8 @@ def layer_table(spec: NetworkSpec) -> list[LayerRow]:
     stages = family(spec.family).table
     rows = []
     for layer, alive in zip(flat, _alive(flat), strict=True):
-        weights = _weights(layer)
+        kernel = _kernel_elements(layer)
+        weights = kernel + layer.output_shape[2] * layer.bias
         channels = layer.output_shape[2] if layer.batch_norm else 0
         stage = stages[layer.stage]
         rows.append(
@@ -182,7 +178,7 @@ def layer_table(spec: NetworkSpec) -> list[LayerRow]:
                 s=stage.s,
                 parameters=weights + 4 * channels,
                 trainable=weights + 2 * channels,
-                macs=_macs(layer),
+                macs=kernel * layer.output_shape[0] * layer.output_shape[1],
                 activation_bytes_int8=alive,
                 activation_bytes_float=4 * alive,
             )
@@ -191,7 +187,7 @@ def layer_table(spec: NetworkSpec) -> list[LayerRow]:
 
 
 def stage_table(spec: NetworkSpec) -> list[StageRow]:
-    """The paper's Table 1 for this width and resolution, with the cost of each row."""
+    """The family's published table for this width and resolution, with the cost of each row."""
     flat = _inference_layers(spec)
     rows = layer_table(spec)
     table = []
@@ -220,5 +216,5 @@ def parameter_count(spec: NetworkSpec) -> ParameterCount:
     return ParameterCount(
         total=sum(row.parameters for row in rows),
         trainable=sum(row.trainable for row in rows),
-        classifier=sum(row.parameters for row in rows if row.operator == "dense"),
+        classifier=rows[-1].parameters,
     )

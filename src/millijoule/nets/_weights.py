@@ -236,8 +236,8 @@ def _kernel_name(layer: Layer) -> str:
 
 
 def _keras_shape(layer: Layer) -> tuple[int, ...]:
-    inputs, outputs, side = layer.input_shape[2], layer.output_shape[2], layer.kernel
-    return (side, side, outputs, 1) if layer.operator == "depthwise_conv2d" else (side, side, inputs, outputs)
+    inputs, outputs = layer.input_shape[2], layer.output_shape[2]
+    return (*layer.kernel, outputs, 1) if layer.operator == "depthwise_conv2d" else (*layer.kernel, inputs, outputs)
 
 
 def _convolutions(spec: NetworkSpec) -> list[Layer]:

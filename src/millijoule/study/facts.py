@@ -71,11 +71,11 @@ def _width(alpha: float, spec: NetworkSpec) -> WidthFacts:
     rows = layer_table(mobilenet_v2(alpha, spec.resolution, spec.classes))
     weights = biases = 0
     for row in rows:
-        outputs = row.output_shape[2]
+        outputs, taps = row.output_shape[2], row.kernel[0] * row.kernel[1]
         if row.operator == "conv2d":
-            weights += row.kernel**2 * row.input_shape[2] * outputs
+            weights += taps * row.input_shape[2] * outputs
         elif row.operator == "depthwise_conv2d":
-            weights += row.kernel**2 * outputs
+            weights += taps * outputs
         elif row.operator == "dense":
             weights += row.input_shape[2] * outputs
         else:

@@ -1,0 +1,154 @@
+"""What the families share when they expand their tables: layers appended one after another."""
+
+from __future__ import annotations
+
+from millijoule.nets._spec import Layer, NetworkSpec, Nonlinearity, Operator, Shape, same_padding
+
+__all__ = ["Expansion", "round_channels"]
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The multiple of `divisor` nearest to `channels`, never more than 10 % below it and at least `divisor`.
+
+    Source: `_make_divisible` of the authors' code (tensorflow/models, slim/nets/mobilenet).
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+class Expansion:
+    """The flat list of layers of one network while it grows.
+
+    Attributes:
+        spec: the network.
+        layers: what there is so far, in execution order.
+        shape: (height, width, channels) of the newest output.
+        source: name of the newest layer, "input" at first; the next layer reads it.
+    """
+
+    def __init__(self, spec: NetworkSpec, nonlinearity: Nonlinearity, *, bias: bool = False) -> None:
+        """Starts at the input.
+
+        Args:
+            spec: the network.
+            nonlinearity: what follows every layer that has an activation.
+            bias: whether convolutions that batch normalisation follows have a bias all the same.
+        """
+        self.spec = spec
+        self.layers: list[Layer] = []
+        self.shape: Shape = spec.input_shape
+        self.source = "input"
+        self._nonlinearity: Nonlinearity = nonlinearity
+        self._bias = bias
+
+    def convolve(
+        self,
+        name: str,
+        channels: int,
+        stage: int,
+        *,
+        kernel: tuple[int, int] = (1, 1),
+        stride: int = 1,
+        depthwise: bool = False,
+        batch_norm: str | None = None,
+        activation: str | None = None,
+        expansion: int | None = None,
+    ) -> None:
+        """Appends a convolution with SAME padding; without batch normalisation it has a bias."""
+        height, width, _ = self.shape
+        padding = same_padding(width, kernel[1], stride) + same_padding(height, kernel[0], stride)
+        operator: Operator = "depthwise_conv2d" if depthwise else "conv2d"
+        layer = Layer(
+            name,
+            operator,
+            (self.source,),
+            self.shape,
+            (-(-height // stride), -(-width // stride), channels),
+            stage,
+            kernel,
+            stride,
+            padding,
+            self._bias or batch_norm is None,
+            batch_norm,
+            activation,
+            self._nonlinearity,
+            expansion,
+        )
+        self._append(layer)
+
+    def separate(self, number: int, channels: int, stage: int, stride: int = 1) -> None:
+        """Appends a depthwise separable convolution: 3x3 depthwise, then pointwise, as Keras' MobileNet names them."""
+        for kind, outputs in (("dw", self.shape[2]), ("pw", channels)):
+            name = f"conv_{kind}_{number}"
+            depthwise = kind == "dw"
+            self.convolve(
+                name,
+                outputs,
+                stage,
+                kernel=(3, 3) if depthwise else (1, 1),
+                stride=stride if depthwise else 1,
+                depthwise=depthwise,
+                batch_norm=f"{name}_bn",
+                activation=f"{name}_relu",
+            )
+
+    def add(
+        self, name: str, other: str, stage: int, *, activation: str | None = None, expansion: int | None = None
+    ) -> None:
+        """Appends the sum of layer `other` and the newest one."""
+        self._append(
+            Layer(
+                name,
+                "add",
+                (other, self.source),
+                self.shape,
+                self.shape,
+                stage,
+                activation=activation,
+                nonlinearity=self._nonlinearity,
+                expansion=expansion,
+            )
+        )
+
+    def average(self, stage: int) -> None:
+        """Appends the average over the whole feature map."""
+        name, output = "global_average_pool", (1, 1, self.shape[2])
+        self._append(Layer(name, "mean", (self.source,), self.shape, output, stage))
+
+    def flatten(self, stage: int) -> None:
+        """Appends a flattening to (1, 1, features), in the order height, width, channels."""
+        features = self.shape[0] * self.shape[1] * self.shape[2]
+        self._append(Layer("flatten", "flatten", (self.source,), self.shape, (1, 1, features), stage))
+
+    def drop(self, name: str, probability: float, stage: int) -> None:
+        """Appends a dropout, unless nothing is dropped."""
+        if probability > 0:
+            self._append(Layer(name, "dropout", (self.source,), self.shape, self.shape, stage, dropout=probability))
+
+    def connect(
+        self, name: str, features: int, stage: int, *, batch_norm: str | None = None, activation: str | None = None
+    ) -> None:
+        """Appends a dense layer with bias."""
+        self._append(
+            Layer(
+                name,
+                "dense",
+                (self.source,),
+                self.shape,
+                (1, 1, features),
+                stage,
+                bias=True,
+                batch_norm=batch_norm,
+                activation=activation,
+                nonlinearity=self._nonlinearity,
+            )
+        )
+
+    def go_back(self, name: str) -> None:
+        """Lets the next layer read layer `name` (or "input") instead of the newest one, for a second branch."""
+        shapes = {"input": self.spec.input_shape} | {layer.name: layer.output_shape for layer in self.layers}
+        self.shape, self.source = shapes[name], name
+
+    def _append(self, layer: Layer) -> None:
+        self.layers.append(layer)
+        self.shape, self.source = layer.output_shape, layer.name
