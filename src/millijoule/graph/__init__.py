@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from millijoule.graph import arithmetic
+from millijoule.graph.bounds import (
+    accumulator_bounds,
+    check_overflow,
+    constant_channels,
+    output_bounds,
+    stored_bounds,
+)
 from millijoule.graph.file import load_graph, save_graph
 from millijoule.graph.graph import ROUNDINGS, Graph, GraphBuilder, Node, PictureRule, mode
 from millijoule.graph.operators import OPERATORS, macs
@@ -21,12 +28,17 @@ __all__ = [
     "PictureRule",
     "Quant",
     "Tensor",
+    "accumulator_bounds",
     "arithmetic",
+    "check_overflow",
+    "constant_channels",
     "format_graph",
     "load_graph",
     "macs",
     "mode",
+    "output_bounds",
     "save_graph",
     "simplify",
+    "stored_bounds",
     "verify",
 ]
