@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millijoule.compile import Buffer, Lifetime, MemoryPlan, lower_bound, plan_memory
-from millijoule.compile.plan import ALIGNMENT, aligned
+from millijoule.compile.plan import ALIGNMENT, ORDERS, _place, _walls, aligned
 
 STEPS = 12
 
@@ -67,9 +68,8 @@ def test_the_same_demands_give_the_same_plan(items: list[Lifetime]) -> None:
 @settings(deadline=None, max_examples=50)
 @given(lifetimes(most=5))
 def test_few_buffers_are_placed_as_well_as_by_trying_every_order(items: list[Lifetime]) -> None:
-    from millijoule.compile.plan import _place
-
-    best = min(_place(order, ALIGNMENT)[1] for order in itertools.permutations(items))
+    walls = _walls(items, ALIGNMENT, {})
+    best = min(_place(order, walls, ALIGNMENT)[1] for order in itertools.permutations(items))
     assert plan_memory(items, [str(n) for n in range(STEPS)]).arena_bytes == best
 
 
@@ -97,17 +97,15 @@ def test_hill_climbing_finds_what_greedy_orders_miss() -> None:
 
 
 def find_hard_case() -> list[Lifetime]:
-    import random
-
-    from millijoule.compile.plan import ORDERS, _place
-
     chance = random.Random(5)
     for _ in range(2000):
         items = []
         for index in range(9):
             first = chance.randrange(STEPS)
             items.append(Lifetime(f"b{index}", 8 * chance.randint(1, 9), first, chance.randint(first, STEPS - 1)))
-        greedy = min(_place(sorted(items, key=key), ALIGNMENT)[1] for key in ORDERS.values())
+        greedy = min(
+            _place(sorted(items, key=key), _walls(items, ALIGNMENT, {}), ALIGNMENT)[1] for key in ORDERS.values()
+        )
         if greedy > lower_bound(items, STEPS) and plan_memory(items, ["s"] * STEPS).arena_bytes < greedy:
             return items
     pytest.fail("no case found in which greedy placement is beaten")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from millijoule.compile.fit import CODE_BYTES, RESERVED_BYTES
 from millijoule.compile.golden import GoldenVector, golden_picture
-from millijoule.compile.plan import Buffer, Lifetime, MemoryPlan, StepMemory, lower_bound, plan_memory
+from millijoule.compile.plan import Buffer, Lifetime, MemoryPlan, Overlap, StepMemory, lower_bound, plan_memory
 from millijoule.compile.program import HOST, KERNELS, Layer, Program, compile_graph
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Layer",
     "Lifetime",
     "MemoryPlan",
+    "Overlap",
     "Program",
     "StepMemory",
     "compile_graph",
