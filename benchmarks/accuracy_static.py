@@ -1,8 +1,10 @@
 """Float, dynamic and static quantisation of the reference network on its 1,392 validation and test photographs.
 
-    python benchmarks/accuracy_static.py --data ../shared/data --cache ../prepared [--limit 348] [ROW ...]
+    python benchmarks/accuracy_static.py --data ../shared/data --cache ../prepared --limit 348 [ROW ...]
+    python benchmarks/accuracy_static.py --data ... --cache ... --rounding single double mulhi -- static-mse-bias
 
-Prints one row per configuration as soon as it is measured, in the columns of docs/results/static_baseline.md.
+Prints one row per configuration as soon as it is measured, in the columns of docs/results/static_baseline.md. With
+several rounding rules, each static row is measured with each of them and followed by what differs from the first rule.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 from baseline import baseline_graph, photographs
 
 from millijoule import execute
-from millijoule.graph import Graph, simplify
+from millijoule.graph import ROUNDINGS, Graph, simplify
 from millijoule.graph.conversion import integer_graph
 from millijoule.quantize import OBSERVERS, dynamic, flash_bytes
 from millijoule.quantize.bias_correction import correct_biases
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with cars_body10.parquet and weights/")
     parser.add_argument("--cache", type=Path, required=True, help="where decoded photographs are kept (240 MB)")
     parser.add_argument("--limit", type=int, help="only so many photographs, evenly chosen")
+    parser.add_argument("--rounding", choices=ROUNDINGS, nargs="+", default=["single"], help="rules of static rows")
     parser.add_argument("rows", nargs="*", help="row names; all when none is given")
     options = parser.parse_args()
     photos = photographs(options.data / "cars_body10.parquet", options.cache)
@@ -52,16 +55,15 @@ def main() -> None:
             return converted
         return correct_biases(simplified, converted, {name: seen.mean for name, seen in statistics.items()})
 
-    rows: dict[str, Callable[[], Graph]] = {
-        "dynamic": lambda: dynamic(graph),
-        "dynamic-none": lambda: dynamic(graph, refine="none"),
+    rows: dict[str, Callable[[str], Graph]] = {
+        "dynamic": lambda _rule: dynamic(graph),
+        "dynamic-none": lambda _rule: dynamic(graph, refine="none"),
     }
     for per_channel in (True, False):
         for refine in ("bias", "none"):
             for observer in OBSERVERS:
                 name = f"static-{observer}-{refine}" + ("" if per_channel else "-per_tensor")
-                rows[name] = lambda o=observer, r=refine, p=per_channel: static_row(o, r, p, "single")
-    rows["static-mse-bias-double"] = lambda: static_row("mse", "bias", True, "double")
+                rows[name] = lambda rule, o=observer, r=refine, p=per_channel: static_row(o, r, p, rule)
 
     unknown = [name for name in options.rows if name not in rows]
     if unknown:
@@ -71,21 +73,34 @@ def main() -> None:
     print(f"# {len(labels)} photographs; float: {right.sum()} right, {100 * right.mean():.2f} %", flush=True)
     print("| row | accuracy | drop | changed | lost/won | SQNR dB | flash bytes |\n|---|---|---|---|---|---|---|")
     for name in options.rows or rows:
-        model = rows[name]()
-        stored = execute.run(model, pictures)[model.outputs[0]].astype(np.float64)
-        quant = model.tensor(model.outputs[0]).quant
-        logits = stored if quant is None else (stored - quant.scalar_zero_point) * quant.scalar_scale
-        predicted = stored.argmax(axis=1)
-        now = predicted == labels
-        lost, won = int((right & ~now).sum()), int((~right & now).sum())
-        interval = paired_interval(lost, won, len(labels))
-        changed = int((predicted != reference.argmax(axis=1)).sum())
-        print(
-            f"| {name} | {100 * now.mean():.2f} | {100 * (won - lost) / len(labels):+.2f} "
-            f"+-{(interval.high - interval.low) / 2:.2f} | {changed} ({100 * changed / len(labels):.1f} %) | "
-            f"{lost}/{won} | {sqnr(reference, logits):.1f} | {flash_bytes(model):,} |",
-            flush=True,
-        )
+        first: np.ndarray | None = None
+        for rule in options.rounding if name.startswith("static") else ["float sums"]:
+            model = rows[name](rule)
+            stored = execute.run(model, pictures)[model.outputs[0]].astype(np.float64)
+            quant = model.tensor(model.outputs[0]).quant
+            logits = stored if quant is None else (stored - quant.scalar_zero_point) * quant.scalar_scale
+            predicted = stored.argmax(axis=1)
+            now = predicted == labels
+            lost, won = int((right & ~now).sum()), int((~right & now).sum())
+            interval = paired_interval(lost, won, len(labels))
+            changed = int((predicted != reference.argmax(axis=1)).sum())
+            print(
+                f"| {name}, {rule} | {100 * now.mean():.2f} | {100 * (won - lost) / len(labels):+.2f} "
+                f"+-{(interval.high - interval.low) / 2:.2f} | {changed} ({100 * changed / len(labels):.1f} %) | "
+                f"{lost}/{won} | {sqnr(reference, logits):.2f} | {flash_bytes(model):,} |",
+                flush=True,
+            )
+            if first is None:
+                first = stored
+                continue
+            apart = np.abs(stored - first)
+            moved = int((predicted != first.argmax(axis=1)).sum())
+            print(
+                f"# {rule} against {options.rounding[0]}: {100 * (apart > 0).mean():.2f} % of the logits differ, by "
+                f"{apart[apart > 0].mean() if apart.any() else 0:.2f} steps on average, {apart.max():.0f} at most; "
+                f"{moved} predictions differ",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

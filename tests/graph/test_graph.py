@@ -11,6 +11,7 @@ import pytest
 
 from millijoule.errors import FormatError, GraphError, QuantizationError, UnsupportedError
 from millijoule.graph import (
+    ROUNDINGS,
     Graph,
     GraphBuilder,
     Node,
@@ -82,7 +83,10 @@ def test_simplify_does_not_fuse_what_others_read() -> None:
     assert [n.op for n in simplify_graph(b.build([total])).nodes] == ["dense", "clamp", "add"]
 
 
-@pytest.mark.parametrize("graph", [float_graph(), simplify_graph(float_graph()), int8_graph()])
+INT8_GRAPHS = [replace(int8_graph(), rounding=rounding) for rounding in ROUNDINGS]
+
+
+@pytest.mark.parametrize("graph", [float_graph(), simplify_graph(float_graph()), *INT8_GRAPHS])
 def test_file_round_trip(graph: Graph, tmp_path: Path) -> None:
     graph = graph.with_note("made for a test")
     save_graph(graph, tmp_path / "m.mj")
@@ -161,6 +165,26 @@ def test_integer_rules() -> None:
         int8_graph(weight_quant=Quant.per_channel([0.1] * 4, 1))
     with pytest.raises(QuantizationError, match="not symmetric"):
         int8_graph(weight_quant=Quant((0.25,), (3,)))
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_scales_of_additions_and_means_are_checked(rounding: str) -> None:
+    tiny = 2.0**-100
+    for wide, scale in (("add", tiny), ("mean", tiny), ("add", 0.5), ("mean", 0.5)):
+        b = GraphBuilder(wide)
+        x = b.input("x", (1, 2, 2, 3), "int8", Quant.per_tensor(0.5))
+        inputs, shape = ([x, x], (1, 2, 2, 3)) if wide == "add" else ([x], (1, 3))
+        y = b.node(wide, inputs, shape, dtype="int8", quant=Quant.per_tensor(scale))
+        if scale == tiny:
+            with pytest.raises(QuantizationError, match="scales"):
+                b.build([y], rounding=rounding)
+        else:
+            assert b.build([y], rounding=rounding).rounding == rounding
+
+
+@pytest.mark.parametrize("graph", INT8_GRAPHS)
+def test_printer_shows_the_rounding_rule(graph: Graph) -> None:
+    assert f"rounding {graph.rounding}," in format_graph(graph)
 
 
 def test_printer_shows_every_layer() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from millijoule.errors import GraphError, QuantizationError
-from millijoule.graph.arithmetic import quantize_multiplier
+from millijoule.graph.arithmetic import add_plan, mean_multiplier, quantize_multiplier
 from millijoule.graph.graph import ROUNDINGS, Graph, Node, mode
 from millijoule.graph.operators import infer_shape
 from millijoule.graph.tensor import DTYPES, INT8_MAX, INT8_MIN, Tensor
@@ -119,6 +119,12 @@ def _verify_integer(graph: Graph, node: Node) -> None:
     if node.op in WEIGHT_AXIS:
         _verify_weight_quant(graph, node)
         _verify_sums(graph, node)
+    elif node.op == "add":  # raises where a ratio of scales is out of range
+        add_plan(graph.quant(node.inputs[0]), graph.quant(node.inputs[1]), graph.quant(node.output), graph.rounding)
+    elif node.op == "mean":
+        mean_multiplier(
+            graph.quant(node.inputs[0]), graph.quant(node.output), data.shape[1] * data.shape[2], graph.rounding
+        )
 
 
 def _verify_weight_quant(graph: Graph, node: Node) -> None:
