@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from millijoule.cli.quantize import app
 from millijoule.data import open_source, prepare
 from millijoule.errors import DataError, OptionError, QuantizationError
-from millijoule.graph import load_graph, save_graph
+from millijoule.graph import ROUNDINGS, load_graph, save_graph
 
 # By path: another room has a module of the same name.
 _SPEC = importlib.util.spec_from_file_location(
@@ -62,6 +62,14 @@ def test_the_three_ways_and_their_comparison(folder: Path, tmp_path: Path) -> No
     assert all(name in text for name in ("float", "dynamic", "static", "qat"))
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_the_rounding_rule_reaches_the_file(folder: Path, tmp_path: Path, rounding: str) -> None:
+    out = tmp_path / "static.mj"
+    options = ("--calibration", 10, "--rounding", rounding)
+    run("static", folder / "float.mj", "--data", folder / "toy", "--out", out, *options)
+    assert load_graph(out).rounding == rounding
+
+
 def test_refusals(folder: Path, tmp_path: Path) -> None:
     toy, model = folder / "toy", folder / "float.mj"
     run("dynamic", model, "--out", tmp_path / "dynamic.mj")
@@ -73,6 +81,7 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mj"
     refused(QuantizationError, "static", tmp_path / "dynamic.mj", "--data", toy, "--out", out)
     refused(OptionError, "static", model, "--data", toy, "--out", out, "--observer", "magic")
+    refused(OptionError, "static", model, "--data", toy, "--out", out, "--rounding", "magic")
     refused(DataError, "static", model, "--data", tmp_path / "nothing", "--out", out)
     refused(OptionError, "compare", model, model, model, "--data", toy)
     assert not out.exists()
