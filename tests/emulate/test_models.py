@@ -22,9 +22,9 @@ BOARDS = ("stm32l4r9i", "stm32h7b3i")
 
 
 @pytest.mark.parametrize("board", BOARDS)
-@pytest.mark.parametrize("kernels", ["plain", "dsp"])
-def test_int8_models_are_bit_exact_on_the_boards(board: str, kernels: str) -> None:
-    graph = random_network(list(LAYERS), 11, "integer", size=(11, 9, 3), rounding="single", probabilities=True)
+@pytest.mark.parametrize(("kernels", "rounding"), [("plain", "single"), ("dsp", "single"), ("dsp", "mulhi")])
+def test_int8_models_are_bit_exact_on_the_boards(board: str, kernels: str, rounding: str) -> None:
+    graph = random_network(list(LAYERS), 11, "integer", size=(11, 9, 3), rounding=rounding, probabilities=True)
     program = compile_graph(graph, board, kernels=kernels)
     firmware = EmulatedFirmware(build_board(program.files, board), board, program)
     pictures = random_pictures(graph, 3)
