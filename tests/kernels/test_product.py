@@ -1,0 +1,282 @@
+"""Products of the row engine: plain C against numpy, assembler text on the emulated cores against plain C."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millijoule.kernels import FLAGS, headers, source
+from millijoule.kernels.assembly import assembly_source
+
+NAMES = ("mj_product_planes", "mj_product_planes_clamped", "mj_product_pixels", "mj_product_pixels_clamped")
+ROUNDINGS = ("single", "double", "mulhi")
+GUARD = 0xA5
+
+
+def _benchmark() -> Any:
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "kernel_ladder.py"
+    spec = importlib.util.spec_from_file_location("kernel_ladder", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Case:
+    """One call: int16 data (groups, depth, 4 pixels, 2), weights (2 count, 2 depth) and what the structs hold."""
+
+    planes: bool
+    clamped: bool
+    pixels: int
+    depth: int
+    count: int
+    distance: int
+    step: int
+    offset: int  # of the result in its buffer
+    data: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    requant: np.ndarray  # (count, 6) as in mj_pair
+    bounds: tuple[int, int]
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, planes: bool, clamped: bool, rounding: str, small: bool = False) -> Case:
+        pixels = int(rng.choice([7, 14, rng.integers(1, 41)]))
+        depth, count = int(rng.integers(1, 41)), int(rng.integers(1, 13))
+        if small:
+            pixels, depth, count = int(rng.integers(1, 14)), int(rng.integers(1, 20)), int(rng.integers(1, 4))
+        groups, k = -(-pixels // 4), 2 * depth
+        data = rng.integers(-128, 128, (groups, depth, 4, 2))
+        weights = rng.integers(-127, 128, (2 * count, k))
+        kind = int(rng.integers(4))
+        if kind == 0:
+            data, weights = rng.choice([-128, 127], data.shape), rng.choice([-127, 127], weights.shape)
+        elif kind == 1:
+            data[...], weights[...] = -128, rng.choice([-127, 127])
+        if rng.integers(3) == 0:  # an odd number of values per pixel: the second half of the last word is anything
+            weights[:, -1] = 0
+            data[:, -1, :, 1] = rng.integers(-32768, 32768, data[:, -1, :, 1].shape)
+        if rng.integers(3) == 0:  # an odd number of channels
+            weights[-1] = 0
+        room = (1 << 23) - 1 - 128 * np.abs(weights).sum(axis=1)
+        bias = rng.integers(-9999, 9999, 2 * count)
+        if rng.integers(3) == 0:  # sums at the bound
+            bias = room * rng.choice([-1, 1], 2 * count)
+        requant = np.zeros((count, 2, 3), dtype=np.int64)
+        for channel in range(2 * count):
+            requant[channel // 2, channel % 2] = cls._requant(rng, rounding, int(abs(bias[channel])), k)
+        low, high = (-128, 127) if not clamped else sorted(int(v) for v in rng.integers(-128, 128, 2))
+        step = 4 * int(rng.choice([3, 3, rng.integers(1, 6)])) if planes else 0
+        distance = 2 * groups * step + 4 * int(rng.integers(3)) if planes else 2 * count + int(rng.integers(5))
+        offset = 4 * int(rng.integers(max(1, step // 4))) if planes else int(rng.integers(4))
+        return cls(
+            planes, clamped, pixels, depth, count, distance, step, offset, data.astype(np.int16), weights,
+            bias, requant.reshape(count, 6).astype(np.int32), (low, high),
+        )  # fmt: skip
+
+    @staticmethod
+    def _requant(rng: np.random.Generator, rounding: str, bias: int, k: int) -> tuple[int, int, int]:
+        """Multiplier, addend and shift that keep results within int16."""
+        most = bias + k * 128 * 127
+        zero = int(rng.integers(-128, 128))
+        if rounding == "mulhi":
+            largest = min(2**31 - 1, 2**32 * 32000 // most)
+            return int(rng.integers(0, largest // (1 if rng.integers(2) else 64) + 1)), zero, 0
+        multiplier = int(rng.integers(2**30, 2**31)) if rng.integers(4) else int(rng.choice([0, 2**30, 2**31 - 1]))
+        least = 1 if rounding == "single" else 0
+        half = 32 if rounding == "single" else 31
+        while (most * multiplier >> half) >> least > 32000:
+            least += 1
+        shift = int(rng.integers(least, 23)) if rng.integers(3) else min(22, least + int(rng.integers(0, 9)))
+        return (multiplier, (2 * zero + 1) << (shift - 1), shift) if rounding == "single" else (multiplier, zero, shift)
+
+    @property
+    def groups(self) -> int:
+        return self.data.shape[0]
+
+    @property
+    def out_bytes(self) -> int:
+        last = 2 * self.count * self.distance if self.planes else 4 * self.groups * self.distance + 2 * self.count
+        return (self.offset + last + 8 + 3) // 4 * 4
+
+    def expected(self, rounding: str) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes of the result, and which of them are fixed (the others may be anything)."""
+        k = 2 * self.depth
+        x = self.data.astype(np.int64).transpose(0, 2, 1, 3).reshape(4 * self.groups, k)
+        sums = x @ self.weights.T.astype(np.int64) + self.bias
+        multiplier, addend, shift = (self.requant.reshape(-1, 3)[:, i].astype(np.int64) for i in range(3))
+        product = sums * multiplier
+        if rounding == "single":
+            value = ((product >> 32) + addend) >> shift
+        elif rounding == "mulhi":
+            value = ((product + (addend << 32)) + (1 << 31)) >> 32
+        else:  # gemmlowp: round the high product, then divide, halves away from zero
+            high = (product + (1 << 30)) >> 31
+            half = np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)
+            value = np.where(high >= 0, (high + half) >> shift, -((-high + half) >> shift)) + addend
+        assert np.abs(value[: self.pixels]).max() <= 32768
+        value = np.clip(value, *self.bounds).astype(np.int16)
+        out = np.full(self.out_bytes, GUARD, dtype=np.uint8)
+        fixed = np.ones(self.out_bytes, dtype=bool)
+        for pixel in reversed(range(4 * self.groups)):
+            for channel in range(2 * self.count):
+                if self.planes:
+                    at = self.offset + channel * self.distance + pixel // 2 * self.step + pixel % 2 * 2
+                else:
+                    at = self.offset + pixel * self.distance + channel
+                size = 2 if self.planes else 1
+                fixed[at : at + size] = pixel < self.pixels
+                out[at : at + size] = np.frombuffer(value[pixel, channel].tobytes(), dtype=np.uint8)[:size]
+        return out, fixed
+
+    def parts(self) -> dict[str, bytes]:
+        """What lies in memory."""
+        return {
+            "x": self.data.tobytes(),
+            "weights": bench.pack_weights(self.weights),
+            "pairs": bench.pack_pairs(self.bias[0::2], self.bias[1::2], self.requant),
+            "out": bytes([GUARD]) * self.out_bytes,
+        }
+
+    def struct(self, where: dict[str, int]) -> bytes:
+        sizes = (self.pixels, self.depth, self.count, self.distance, self.step)
+        packed = bench.product_struct(
+            where["x"], where["weights"], where["pairs"], where["out"] + self.offset, sizes, self.bounds
+        )
+        return bytes(packed)
+
+
+class Native(ctypes.Structure):
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("x", "weights", "pairs", "out")],
+        *[(name, ctypes.c_int32) for name in ("pixels", "depth", "count", "distance", "step")],
+        *[(name, ctypes.c_uint32) for name in ("low", "high")],
+    ]
+
+
+class Host:
+    """The plain C as a shared library."""
+
+    def __init__(self, folder: Path, rounding: str, compiler: list[str]) -> None:
+        for name, text in headers().items():
+            (folder / name).write_text(text)
+        for name in NAMES:
+            (folder / f"{name}.c").write_text(source(name))
+        flags = [*FLAGS, "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{folder}"]
+        flags += ["-fsanitize=undefined", "-fno-sanitize-recover=all"] if "ziglang" not in compiler else []
+        path = folder / f"product_{rounding}.so"
+        command = [*compiler, *flags, f"-DMJ_ROUNDING_{rounding.upper()}", "-o", str(path)]
+        done = subprocess.run(
+            [*command, *(str(folder / f"{name}.c") for name in NAMES)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        self.library = ctypes.CDLL(str(path))
+
+    def result(self, name: str, case: Case) -> np.ndarray:
+        buffers = {part: ctypes.create_string_buffer(data, len(data)) for part, data in case.parts().items()}
+        where = {part: ctypes.addressof(buffer) for part, buffer in buffers.items()}
+        low, high = ((value & 0xFFFF) * 0x10001 for value in case.bounds)
+        sizes = (case.pixels, case.depth, case.count, case.distance, case.step)
+        argument = Native(where["x"], where["weights"], where["pairs"], where["out"] + case.offset, *sizes, low, high)
+        function = getattr(self.library, name)
+        function.restype = None
+        function(ctypes.byref(argument))
+        return np.frombuffer(buffers["out"].raw, dtype=np.uint8)
+
+
+bench = _benchmark()
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> dict[str, Host]:
+    return {
+        rounding: Host(tmp_path_factory.mktemp("product"), rounding, tools.host_compiler()) for rounding in ROUNDINGS
+    }
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_c_is_the_contract(name: str, rounding: str, hosts: dict[str, Host]) -> None:
+    rng = np.random.default_rng(1)
+    for number in range(60):
+        case = Case.random(rng, "planes" in name, "clamped" in name, rounding)
+        expected, fixed = case.expected(rounding)
+        found = hosts[rounding].result(name, case)
+        assert np.array_equal(found[fixed], expected[fixed]), f"case {number}"
+
+
+def run_batch(machine: Any, cases: list[Case]) -> list[np.ndarray]:
+    """The results of all cases, from one call of the firmware."""
+    structs, memory = b"", bytearray()
+    base = machine.ram + 64 * len(cases)
+    outs = []
+    for case in cases:
+        where = {}
+        for part, data in case.parts().items():
+            where[part] = base + len(memory)
+            memory += data + bytes(-len(data) % 4)
+        outs.append((where["out"] - base, case.out_bytes))
+        structs += case.struct(where)
+    machine.machine.write(machine.ram, structs)
+    machine.machine.write(base, bytes(memory))
+    machine.call(machine.ram, "mj_run_many", len(cases))
+    after = machine.machine.read(base, len(memory))
+    start = 0
+    for at, size in outs:
+        assert after[start:at] == memory[start:at], "a kernel changed its input"
+        start = at + size
+    return [np.frombuffer(after[at : at + size], dtype=np.uint8) for at, size in outs]
+
+
+def compare(machine: Any, host: Host, name: str, rounding: str, total: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    done = 0
+    while done < total:
+        small = bool(rng.integers(2))
+        size = min(total - done, 25 if small else 5)
+        cases = [Case.random(rng, "planes" in name, "clamped" in name, rounding, small) for _ in range(size)]
+        for number, (case, found) in enumerate(zip(cases, run_batch(machine, cases), strict=True)):
+            fixed = case.expected(rounding)[1]
+            expected = host.result(name, case)
+            assert np.array_equal(found[fixed], expected[fixed]), (
+                f"case {done + number}: {case.pixels} pixels, depth {case.depth}, {case.count} pairs"
+            )
+        done += size
+
+
+MACHINES = [(board, rounding) for board in bench.BOARDS for rounding in ("single", "mulhi")]
+
+
+def machine_for(board: str, rounding: str, name: str) -> Any:
+    pytest.importorskip("unicorn")
+    pytest.importorskip("ziglang")
+    machine = bench.RowMachine(board, name, rounding, "mj_product")
+    assert machine.is_assembly
+    return machine
+
+
+@pytest.mark.parametrize(("board", "rounding"), MACHINES)
+@pytest.mark.parametrize("name", NAMES)
+def test_assembly_gives_the_bytes_of_c(name: str, board: str, rounding: str, hosts: dict[str, Host]) -> None:
+    compare(machine_for(board, rounding, name), hosts[rounding], name, rounding, 130, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("board", "rounding"), MACHINES)
+@pytest.mark.parametrize("name", NAMES)
+def test_assembly_gives_the_bytes_of_c_often(name: str, board: str, rounding: str, hosts: dict[str, Host]) -> None:
+    compare(machine_for(board, rounding, name), hosts[rounding], name, rounding, 6300, 3)
+
+
+def test_double_rounding_has_no_assembly() -> None:
+    assert all(assembly_source(name, "cortex-m4", "double") is None for name in NAMES)
