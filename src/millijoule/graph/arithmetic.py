@@ -121,7 +121,8 @@ def requantize(acc: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLi
     """``round(acc * multiplier * 2**(shift - 31))``, the one place where sums become small again.
 
     Rounding "mulhi" keeps an absolute instead of a relative precision of the multiplier: before it is rounded, its
-    result is off by ``abs(acc) * 2**(shift - 33)`` at most, 2**-10 of a step for shift 0 and sums below 2**23.
+    result is off by ``abs(acc) * 2**(shift - 33)`` at most. That is below 2**-10 of a step for shift 0 and sums below
+    2**23, and a quarter of a step for any sum whose left shift stays within 32 bits.
 
     Args:
         acc: int32 values of any shape.
