@@ -200,6 +200,20 @@ def test_sums_that_wrap_around_have_the_widest_bounds() -> None:
     assert constant_channels(graph, graph.nodes[0]) == {}
 
 
+def test_a_window_without_a_tap_in_the_map_has_a_value_of_its_own() -> None:
+    builder = GraphBuilder("pool")
+    quant = Quant.per_tensor(0.5, 0)
+    x = builder.input("x", (1, 2, 2, 3), "int8", quant)
+    x = builder.node("clamp", [x], (1, 2, 2, 3), attrs={"clamp": (1.0, 2.0)}, dtype="int8", quant=quant)
+    attrs = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 1, 0, 0)}
+    y = builder.node("max_pool", [x], (1, 3, 2, 3), attrs=attrs, dtype="int8", quant=quant)
+    graph = builder.build([y])
+    value = run(graph, np.zeros((1, 2, 2, 3), np.int8))[y]
+    low, high = stored_bounds(graph)[y]
+    assert value.min() == -128 and (low <= -128).all() and (high >= 4).all()
+    assert stored_bounds(graph, x)[x][0].tolist() == [2, 2, 2]
+
+
 def test_a_clamp_that_int8_cannot_hold_tells_nothing() -> None:
     graph = dense(np.array([[1, 1]]))
     clamped = replace(graph, nodes=(replace(graph.nodes[0], attrs={"clamp": (200.0, 300.0)}),))

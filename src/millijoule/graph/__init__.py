@@ -14,6 +14,7 @@ from millijoule.graph.file import load_graph, save_graph
 from millijoule.graph.graph import ROUNDINGS, Graph, GraphBuilder, Node, PictureRule, mode
 from millijoule.graph.operators import OPERATORS, macs
 from millijoule.graph.printer import format_graph
+from millijoule.graph.prune import Removed, prune
 from millijoule.graph.simplify import simplify
 from millijoule.graph.tensor import Quant, Tensor
 from millijoule.graph.verify import WEIGHT_AXIS, verify
@@ -27,6 +28,7 @@ __all__ = [
     "Node",
     "PictureRule",
     "Quant",
+    "Removed",
     "Tensor",
     "accumulator_bounds",
     "arithmetic",
@@ -37,6 +39,7 @@ __all__ = [
     "macs",
     "mode",
     "output_bounds",
+    "prune",
     "save_graph",
     "simplify",
     "stored_bounds",
