@@ -36,8 +36,8 @@ def call(*arguments: str, code: int = 0) -> str:
 
 def cells(text: str, board: str, figure: str) -> list[str]:
     """The cells of a line of the table behind its board and figure."""
-    line = next(line for line in text.splitlines() if line.split("  ")[0] == board and f" {figure} " in line)
-    return line.split(f" {figure} ")[1].split()
+    line = next(line for line in text.splitlines() if line.split("  ")[0] == board and f"  {figure} " in line)
+    return line.split(f"  {figure} ")[1].split()
 
 
 def check(values: dict[str, Any], text: str) -> None:
@@ -80,7 +80,7 @@ def test_one_network_stands_beside_goals_and_peers(monkeypatch: pytest.MonkeyPat
     shown: list[dict[str, Any]] = []
     real = bench._text
     monkeypatch.setattr(bench, "_text", lambda values: shown.append(values) or real(values))
-    text = call("--board", "STM32L4R9I")
+    text = call("--board", "STM32L4R9I", "--alpha", "0.1", "--resolution", "32")
     (values,) = shown
     check(values, text)
     (row,) = values["boards"]
@@ -93,6 +93,17 @@ def test_one_network_stands_beside_goals_and_peers(monkeypatch: pytest.MonkeyPat
     assert bench.PEERS in text
 
 
+@needs_boards
+def test_every_family_can_be_timed() -> None:
+    pytest.importorskip("torch")
+    values = json.loads(call("--net", "autoencoder", "--board", "stm32l4r9i", "--json"))
+    assert values["network"] == {"name": "autoencoder", "rounding": "single"}
+    (row,) = values["boards"]
+    assert row["reference"] is None and row["macs"] == 264_192
+    assert {kind["name"]: kind["layers"] for kind in row["kinds"]} == {"dense": 10, "other": 2}
+    assert row["kinds"][0]["cycles_per_mac"] == pytest.approx(row["cycles_per_mac"], rel=0.2)
+
+
 def test_kinds_of_layers() -> None:
     rows = [
         ("normalize", 0, (1, 8, 8, 3), (1, 8, 8, 3), "other"),
@@ -100,17 +111,18 @@ def test_kinds_of_layers() -> None:
         ("depthwise_conv2d", 1152, (1, 4, 8, 4), (1, 4, 8, 4), "depthwise"),
         ("conv2d", 640, (1, 4, 8, 4), (1, 4, 8, 5), "pointwise"),
         ("conv2d", 320, (1, 4, 8, 5), (1, 2, 4, 8), "pointwise"),
-        ("conv2d", 9 * 512, (1, 2, 4, 8), (1, 2, 4, 8), "other"),
+        ("conv2d", 9 * 512, (1, 2, 4, 8), (1, 2, 4, 8), "convolution"),
         ("conv2d + depthwise_conv2d", 1000, (1, 2, 4, 8), (1, 2, 4, 8), "fused"),
         ("add", 0, (1, 2, 4, 8), (1, 2, 4, 8), "add"),
-        ("dense", 64, (1, 8), (1, 8), "other"),
+        ("dense", 64, (1, 8), (1, 8), "dense"),
+        ("softmax", 0, (1, 8), (1, 8), "other"),
     ]
     layers = [
         Layer(index, "", operator, "integer", "", f"s{index}", macs, before, after, 0, 0, 0, "")
         for index, (operator, macs, before, after, _) in enumerate(rows)
     ]
     assert list(bench._kinds(layers).values()) == [row[-1] for row in rows]
-    assert bench._kinds(layers[6:7] + layers[1:2])["s1"] == "other"  # not the first any more
+    assert bench._kinds(layers[6:7] + layers[1:2])["s1"] == "convolution"  # not the first any more
 
 
 def test_goals_and_peers_are_for_one_configuration() -> None:
@@ -129,7 +141,8 @@ def test_goals_and_peers_are_for_one_configuration() -> None:
 def test_the_same_random_network_every_time() -> None:
     torch = pytest.importorskip("torch")
     before = torch.random.get_rng_state()
-    first, second = (bench.random_model(0.1, 32, 3, rounding) for rounding in ("single", "double"))
+    spec = mobilenet_v2(0.1, 32, 3)
+    first, second = (bench.random_model(spec, rounding) for rounding in ("single", "double"))
     assert torch.equal(before, torch.random.get_rng_state())
     assert (first.rounding, second.rounding) == ("single", "double")
     assert first.constants.keys() == second.constants.keys()
@@ -146,6 +159,11 @@ def test_refusals(tmp_path: Path) -> None:
         (FormatError, ["--model", str(tmp_path / "none.mj")], "no such file"),
         (DataError, ["--model", saved(tmp_path, "float")], "Quantise it first"),
         (OptionError, ["--model", str(broken), "--alpha", "0.5"], "--alpha"),
+        (OptionError, ["--model", str(broken), "--net", "resnet8"], "--net"),
+        (OptionError, ["--net", "resnet9"], "autoencoder, ds_cnn, mobilenet_v1, mobilenet_v2, resnet8"),
+        (OptionError, ["--net", "resnet8", "--alpha", "0.5"], "resnet8 does not have it: it has one width"),
+        (OptionError, ["--net", "ds_cnn", "--resolution", "96"], "its input is always 49x10x1"),
+        (OptionError, ["--net", "autoencoder", "--classes", "5"], "as many as its inputs"),
         (OptionError, ["--rounding", "up"], "single, double, mulhi"),
         (OptionError, ["--alpha", "0"], "alpha"),
         (OptionError, ["--resolution", "5"], "resolution"),

@@ -22,16 +22,19 @@ if TYPE_CHECKING:
     from millijoule.compile import Layer
     from millijoule.deploy import Firmware
     from millijoule.emulate import Profile
+    from millijoule.nets import NetworkSpec
 
 app = typer.Typer(no_args_is_help=True, help="What the kernels cost on a whole network, beside goals and peers.")
 
 BOARDS = ("stm32l4r9i", "stm32h7b3i")
 """What `--board all` stands for."""
 
-KINDS = ("first convolution", "depthwise", "pointwise", "fused", "add", "other")
-"""Kinds of layers; "other" includes what `mj_run` does between them."""
+KINDS = ("first convolution", "convolution", "depthwise", "pointwise", "fused", "dense", "add", "other")
+"""Kinds of layers; "convolution" has a window and is not the first; "other" includes what `mj_run` does between."""
 
 DEFAULTS = {"alpha": 0.5, "resolution": 224, "classes": 10, "rounding": "single"}
+"""The MobileNetV2 that `REFERENCES` is about."""
+
 CALIBRATION = 4
 """Pictures for the ranges of a network with random weights."""
 
@@ -91,31 +94,37 @@ def kernels(
     board: Annotated[str, typer.Option("--board", help="A name of `millijoule boards list`, a TOML file, or all.")] = (
         "all"
     ),
-    alpha: Annotated[float | None, typer.Option(help="Width multiplier.", show_default="0.5")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Side of the picture in pixels.", show_default="224")] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of classes.", show_default="10")] = None,
+    net: Annotated[
+        str | None, typer.Option(help="A name of `millijoule nets list`.", show_default="mobilenet_v2")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Width multiplier of a MobileNet.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Side of the picture in pixels.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
     rounding: Annotated[
         str | None, typer.Option(help="Requantisation rule: single, double or mulhi.", show_default="single")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="A quantised .mj file instead of MobileNetV2.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A quantised .mj file instead of --net.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Time one inference, every instruction and address, and sum the cycles by kind of layer.
 
-    The network is MobileNetV2 in int8 with random weights (the same every time), or --model. One inference includes the
-    quantisation of the picture and the search for the largest logit. Alpha 0.5 at 224 with 10 classes stands beside
-    this project's goals and the figures of other engines.
+    The network is --net in int8 with random weights (the same every time), or --model; --alpha, --resolution and
+    --classes default to what `millijoule nets show` shows. One inference includes the quantisation of the picture and
+    the search for the largest logit. MobileNetV2 0.5 at 224 with 10 classes stands beside this project's goals and the
+    figures of other engines.
 
     Example: millijoule bench kernels --board stm32l4r9i
 
     Example: millijoule bench kernels --board stm32h7b3i --alpha 0.35 --resolution 128 --json
+
+    Example: millijoule bench kernels --net resnet8
     """
     from millijoule.boards import load_board
     from millijoule.deploy import compile_model
 
     names = BOARDS if board.lower() == "all" else (board.lower() if board.lower() in BOARDS else board,)
     boards = [load_board(name) for name in names]
-    given = {"alpha": alpha, "resolution": resolution, "classes": classes, "rounding": rounding}
+    given = {"net": net, "alpha": alpha, "resolution": resolution, "classes": classes, "rounding": rounding}
     asked = {name: value for name, value in given.items() if value is not None}
     if model is not None:
         if asked:
@@ -125,8 +134,12 @@ def kernels(
         graph = _quantised(model)
         network: dict[str, Any] = {"name": model.stem, "rounding": graph.rounding}
     else:
-        network = {"name": "mobilenet_v2", **DEFAULTS, **asked}
-        graph = random_model(**{name: network[name] for name in DEFAULTS})
+        from millijoule.nets import family, specify
+
+        spec = specify(net or "mobilenet_v2", alpha=alpha, resolution=resolution, classes=classes)
+        options = {name: getattr(spec, name) for name in family(spec.family).options}
+        network = {"name": spec.family, **options, "rounding": rounding or "single"}
+        graph = random_model(spec, network["rounding"])
     picture = _pictures(graph.tensor(graph.inputs[0]).shape[1:], 1)[0]
     rows = []
     for name, item in zip(names, boards, strict=True):
@@ -137,13 +150,13 @@ def kernels(
     typer.echo(json.dumps(values, indent=2) if as_json else _text(values))
 
 
-def random_model(alpha: float, resolution: int, classes: int, rounding: str) -> Graph:
-    """MobileNetV2 in int8 with random weights, the same for the same arguments.
+def random_model(spec: NetworkSpec, rounding: str) -> Graph:
+    """A network in int8 with random weights, the same for the same arguments.
 
     Neither the instructions nor their cycles depend much on the values of the weights.
 
     Raises:
-        OptionError: a value out of its range, or an unknown rounding.
+        OptionError: an unknown rounding.
         ToolchainError: torch is not installed.
     """
     if rounding not in ROUNDINGS:
@@ -151,14 +164,13 @@ def random_model(alpha: float, resolution: int, classes: int, rounding: str) -> 
     import torch
 
     from millijoule.interchange import capture
-    from millijoule.nets import build, mobilenet_v2
+    from millijoule.nets import build
     from millijoule.quantize import static
 
-    spec = mobilenet_v2(alpha=alpha, resolution=resolution, classes=classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = build(spec).eval()
-    return static(capture(module, spec), _pictures((resolution, resolution, 3), CALIBRATION), rounding=rounding)
+    return static(capture(module, spec), _pictures(spec.input_shape, CALIBRATION), rounding=rounding)
 
 
 def _pictures(shape: Sequence[int], count: int) -> npt.NDArray[np.uint8]:
@@ -202,8 +214,8 @@ def _kinds(program_layers: Iterable[Layer]) -> dict[str, str]:
             kind = "fused"
         elif layer.operator == "conv2d":
             window = layer.macs // (math.prod(layer.out_shape) * layer.in_shape[-1])
-            kind = "first convolution" if first else ("pointwise" if window == 1 else "other")
-        elif layer.operator in ("depthwise_conv2d", "add"):
+            kind = "first convolution" if first else ("pointwise" if window == 1 else "convolution")
+        elif layer.operator in ("depthwise_conv2d", "dense", "add"):
             kind = layer.operator.removesuffix("_conv2d")
         first = first and "conv2d" not in layer.operator
         found[layer.symbol] = kind
@@ -241,7 +253,7 @@ def _result(board: Board, firmware: Firmware, profile: Profile, reference: Mappi
         "arena_bytes": firmware.program.arena_bytes,
         "flash_bytes": flash,
         "flash": {"weights": weights, "code": code, "constants": flash - weights - code},
-        "kinds": list(sums.values()),
+        "kinds": [row for row in sums.values() if row["layers"] or row["cycles"]],
         "conditions": dict(profile.conditions),
         "model": f"{profile.core} {profile.model_version}, {profile.method}",
         "expected_error": profile.expected_error,

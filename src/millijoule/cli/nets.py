@@ -9,7 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from millijoule.nets import LayerRow, NetworkSpec, StageRow, families, family, layer_table, parameter_count, stage_table
+from millijoule.nets import (
+    LayerRow,
+    NetworkSpec,
+    StageRow,
+    families,
+    family,
+    layer_table,
+    parameter_count,
+    specify,
+    stage_table,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Networks as tables: layers, parameters, MACs, memory.")
 
@@ -24,26 +34,33 @@ def list_networks() -> None:
     for heading in ("name", "what it is", "alpha with published weights", "paper"):
         table.add_column(heading)
     for entry in families():
-        table.add_row(entry.name, entry.summary, ", ".join(f"{alpha:g}" for alpha in entry.alphas), entry.paper)
-    Console().print(table)
+        widths = ", ".join(f"{alpha:g}" for alpha in entry.alphas) or "-"
+        table.add_row(entry.name, entry.summary, widths, entry.paper)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a file or pipe has no width of its own
+    console.print(table)
 
 
 @app.command()
 def show(
     network: Annotated[str, typer.Argument(help="A name of `nets list`.")] = "mobilenet_v2",
-    alpha: Annotated[float, typer.Option(help="Width multiplier.")] = 0.5,
-    resolution: Annotated[int, typer.Option(help="Side of the input picture in pixels.")] = 224,
-    classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
+    alpha: Annotated[float | None, typer.Option(help="Width multiplier of a MobileNet.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Side of the input picture in pixels.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
     layers: Annotated[bool, typer.Option("--layers/--no-layers", help="Also list every layer.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Print the paper's Table 1 for a width and resolution, with parameters, MACs and activation sizes per layer.
+    """Print a network's published table, with parameters, MACs and activation sizes per layer.
 
+    Options default to MobileNetV2 0.5 at 224 with 10 classes, and to the configuration of MLPerf Tiny for the others.
     Activations are bytes alive while a layer runs (inputs, output, and what a later addition needs), before any tiling.
 
     Example: millijoule nets show mobilenet_v2 --alpha 0.35 --resolution 96
+
+    Example: millijoule nets show resnet8
     """
-    spec = family(network).specify(alpha, resolution, classes)
+    spec = specify(network, alpha=alpha, resolution=resolution, classes=classes)
     if as_json:
         typer.echo(json.dumps(_as_json(spec), indent=2))
         return
@@ -52,9 +69,9 @@ def show(
         console.width = 120  # a file or pipe has no width of its own
     count = parameter_count(spec)
     rows = layer_table(spec)
-    console.print(
-        f"[bold]{network}[/bold]  alpha {alpha:g}, input {resolution}x{resolution}x{spec.channels}, {classes} classes\n"
-    )
+    width = f"alpha {spec.alpha:g}, " if "alpha" in family(spec.family).options else ""
+    outputs = f"{spec.classes} {'classes' if 'classes' in family(spec.family).options else 'outputs'}"
+    console.print(f"[bold]{network}[/bold]  {width}input {_size(spec.input_shape)}, {outputs}\n")
     console.print(_stage_table(spec))
     if layers:
         console.print()
@@ -62,7 +79,7 @@ def show(
     peak = max(rows, key=lambda row: row.activation_bytes_int8)
     console.print()
     console.print(
-        f"parameters   {count.total:,} ({count.without_classifier:,} without the classifier; "
+        f"parameters   {count.total:,} ({count.without_classifier:,} without the last layer; "
         f"{count.total - count.trainable:,} moving statistics)"
     )
     console.print(f"MACs         {sum(row.macs for row in rows):,}")
@@ -121,7 +138,7 @@ def _layer_table(spec: NetworkSpec) -> Table:
     table = _table(("Layer", False), ("Operator", False), ("Input", False), ("Output", False), *_COSTS)
     for row in layer_table(spec):
         words = row.operator.removesuffix("_conv2d").removesuffix("2d")
-        operator = f"{words} {row.kernel}x{row.kernel}" if row.kernel else words
+        operator = f"{words} {row.kernel[0]}x{row.kernel[1]}" if row.kernel[0] else words
         operator += f" /{row.stride}" if row.stride > 1 else ""
         table.add_row(row.name, operator, _size(row.input_shape), _size(row.output_shape), *_costs(row))
     return table

@@ -80,21 +80,15 @@ def train(
     given = {name: value for name, value in locals().items() if value is not None}
     settings = _resolve(given)
     from millijoule.data import open_prepared
-    from millijoule.nets import family, load_network
+    from millijoule.nets import load_network, specify
     from millijoule.train import TrainOptions, fit, initial_network
 
     run, network, options = settings["run"], settings["network"], TrainOptions.from_dict(settings["train"])
     folder = Path(run["out"])
     prepared = open_prepared(Path(run["data"]))
     network.setdefault("resolution", prepared.resolution)
-    specify = family(network["family"]).specify
-    spec = specify(
-        network["alpha"],
-        network["resolution"],
-        len(prepared.classes),
-        network["dropout"],
-        bn_momentum=network["bn_momentum"],
-    )
+    chosen = {name: network[name] for name in ("alpha", "resolution", "dropout", "bn_momentum") if name in network}
+    spec = specify(network["family"], classes=len(prepared.classes), **chosen)
     leader = int(os.environ.get("RANK", "0")) == 0
     console = Console(stderr=True, quiet=not leader, highlight=False)
     resumes = (folder / "last.safetensors").exists() and not fresh
@@ -175,12 +169,22 @@ def _resolve(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if name not in _NETWORK_KEYS:
             raise OptionError(f"[network] {name}", "it is not known", f"Use {', '.join(_NETWORK_KEYS)}")
     network.update({name: given[name] for name in ("alpha", "resolution", "dropout") if name in given})
-    defaults = {"family": "mobilenet_v2", "alpha": 0.5, "dropout": 0.2, "bn_momentum": 0.03, "seed": 0}
-    settings["network"] = defaults | network
+    settings["network"] = _network_defaults(network.get("family", "mobilenet_v2")) | network
     base = TrainOptions.modern() if preset == "modern" else TrainOptions()
     chosen = {name: value for name, value in given.items() if name in base.to_dict()}
     settings["train"] = base.to_dict() | options | chosen
     return settings
+
+
+def _network_defaults(name: str) -> dict[str, Any]:
+    """The values of [network] where nothing is given, those that the family has."""
+    from millijoule.nets import family
+
+    entry = family(name)
+    defaults: dict[str, Any] = {"family": name, "seed": 0, "bn_momentum": 0.03}
+    if "alpha" in entry.options:
+        defaults |= {"alpha": entry.options["alpha"], "dropout": entry.specify().dropout}
+    return defaults
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -138,6 +139,9 @@ def specify(name: str, **options: float | None) -> NetworkSpec:
                 "classes": "its outputs are as many as its inputs",
             }
             raise OptionError(f"--{option}", f"{name} does not have it: {fixed[option]}", f"Leave out --{option}")
+    unknown = sorted(set(given) - set(inspect.signature(entry.specify).parameters))
+    if unknown:
+        raise OptionError(f"--{unknown[0]}", f"{name} does not have it", f"Leave out --{unknown[0]}")
     return entry.specify(**given)
 
 
