@@ -6,6 +6,10 @@ Each text defines the same symbol as the plain C of `kernels/c` and gives the sa
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+
+from millijoule.kernels.assembly.depthwise import filter_row_3x3
+from millijoule.kernels.assembly.product import product_source
 
 __all__ = ["CORES", "assembly_names", "assembly_source"]
 
@@ -13,7 +17,14 @@ CORES = ("cortex-m4", "cortex-m7")
 
 # (core, rounding) -> text, None when only C exists for that rounding
 Generator = Callable[[str, str], str | None]
-_GENERATORS: dict[str, Generator] = {}
+_GENERATORS: dict[str, Generator] = {
+    f"mj_product_{form}": partial(product_source, f"mj_product_{form}")
+    for form in ("planes", "planes_clamped", "pixels", "pixels_clamped")
+} | {
+    f"mj_filter_row_3x3_s{stride}_p{phase}": partial(filter_row_3x3, stride, phase)
+    for stride in (1, 2)
+    for phase in (0, 1)
+}
 
 
 def assembly_names() -> tuple[str, ...]:
