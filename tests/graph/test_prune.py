@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from millijoule.errors import OptionError
 from millijoule.execute import run
 from millijoule.graph import (
     ROUNDINGS,
@@ -53,9 +54,9 @@ def weight_bytes(graph: Graph) -> int:
     return sum(graph.tensor(name).bytes for node in graph.nodes for name in node.inputs[1:] if name in graph.constants)
 
 
-def check(graph: Graph, seed: int = 0) -> tuple[Graph, tuple[Removed, ...]]:
+def check(graph: Graph, seed: int = 0, multiple: int = 1) -> tuple[Graph, tuple[Removed, ...]]:
     """Prunes and compares everything that must not change, and every figure."""
-    pruned, removed = prune(graph)
+    pruned, removed = prune(graph, multiple=multiple)
     pictures = random_pictures(graph, 5, seed)
     pictures[0], pictures[1] = 0, 255
     before, after = run(graph, pictures), run(pruned, pictures)
@@ -79,15 +80,23 @@ def check(graph: Graph, seed: int = 0) -> tuple[Graph, tuple[Removed, ...]]:
     for item in removed:
         assert item.channels and list(item.channels) == sorted(set(item.channels))
         assert channels[item.layer] == kept[item.layer] + len(item.channels)
-    again, nothing = prune(pruned)
+        assert kept[item.layer] % multiple == 0
+    again, nothing = prune(pruned, multiple=multiple)
     assert again is pruned and nothing == ()
     return pruned, removed
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(st.sampled_from(LAYERS), max_size=7), st.integers(0, 2**32 - 1), st.sampled_from(ROUNDINGS))
-def test_random_networks_with_dead_filters_compute_the_same(layers: list[str], seed: int, rounding: str) -> None:
-    check(with_holes(random_network(layers, seed, rounding=rounding), seed), seed)
+@given(
+    st.lists(st.sampled_from(LAYERS), max_size=7),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(ROUNDINGS),
+    st.sampled_from([1, 1, 2, 4]),
+)
+def test_random_networks_with_dead_filters_compute_the_same(
+    layers: list[str], seed: int, rounding: str, multiple: int
+) -> None:
+    check(with_holes(random_network(layers, seed, rounding=rounding), seed), seed, multiple)
 
 
 @settings(deadline=None, max_examples=40)
@@ -243,6 +252,19 @@ def test_one_channel_stays_where_all_are_constant() -> None:
     pruned, removed = check(graph)
     assert ("first", (0, 1)) in [(item.layer, item.channels) for item in removed]
     assert pruned.tensor("first").shape == (1, 6, 6, 1)
+
+
+@pytest.mark.parametrize(("multiple", "stay"), [(1, 5), (2, 6), (4, 8), (8, 8), (3, 6), (16, 10)])
+def test_a_multiple_of_channels_stays(multiple: int, stay: int) -> None:
+    graph = Net().layer("first", 10, dead={n: 7 * n for n in (1, 2, 5, 6, 9)}).layer("second", 5).classify()
+    pruned, removed = check(graph, multiple=multiple)
+    assert pruned.tensor("first").shape[-1] == stay
+    assert [item.channels for item in removed] == [(1, 2, 5, 6, 9)[: 10 - stay]] * (stay < 10)
+
+
+def test_a_multiple_below_one_is_refused() -> None:
+    with pytest.raises(OptionError, match="multiple"):
+        prune(Net().classify(), multiple=0)
 
 
 def test_outputs_and_tensors_with_two_readers_stay() -> None:

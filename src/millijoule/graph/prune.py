@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from millijoule.errors import OptionError
 from millijoule.graph.bounds import Bounds, stored_bounds, window_patterns
 from millijoule.graph.graph import Graph, Node, mode
 from millijoule.graph.operators import macs
@@ -77,7 +78,7 @@ class _Stretch:
     owners: tuple[Int64, ...]
 
 
-def prune(graph: Graph) -> tuple[Graph, tuple[Removed, ...]]:
+def prune(graph: Graph, *, multiple: int = 1) -> tuple[Graph, tuple[Removed, ...]]:
     """The same network without dead and constant channels: smaller, faster, and equal bit for bit.
 
     Every layer keeps its name, every tensor too; a layer without a bias gets one where a constant has to be folded. A
@@ -85,13 +86,18 @@ def prune(graph: Graph) -> tuple[Graph, tuple[Removed, ...]]:
 
     Args:
         graph: a simplified graph.
+        multiple: a layer that loses channels keeps a multiple of so many, because kernels that read whole words are
+            slower with an odd number of channels than with a few more.
 
     Returns:
         The graph, verified, and what was removed, in the order of the layers. Nothing removed: the graph itself.
 
     Raises:
         GraphError: the graph breaks a rule.
+        OptionError: `multiple` is below 1.
     """
+    if multiple < 1:
+        raise OptionError("multiple", f"{multiple} is below 1", "Keep a multiple of 1, 2 or 4 channels")
     verify(graph)
     stored = stored_bounds(graph)
     numbers: dict[str, Int64] = {}
@@ -104,7 +110,7 @@ def prune(graph: Graph) -> tuple[Graph, tuple[Removed, ...]]:
             stretch = _stretch(pruned, pruned.nodes[index])
             if stretch is None:
                 continue
-            gone, sums = _useless(pruned, stretch, stored)
+            gone, sums = _useless(pruned, stretch, stored, multiple)
             if not gone.any():
                 continue
             smaller = _without(pruned, stretch, gone, sums)
@@ -167,7 +173,7 @@ def _reshaped(graph: Graph, node: Node, owners: Int64) -> Int64 | None:
     return rows[0] if (rows == rows[0]).all() else None
 
 
-def _useless(graph: Graph, stretch: _Stretch, stored: Mapping[str, Bounds]) -> tuple[Mask, Int64]:
+def _useless(graph: Graph, stretch: _Stretch, stored: Mapping[str, Bounds], multiple: int) -> tuple[Mask, Int64]:
     """Which channels of the first layer can go, and what they add to each sum of the last one."""
     node, owners = stretch.last, stretch.owners[-1]
     zero = graph.quant(node.inputs[0]).scalar_zero_point
@@ -180,16 +186,21 @@ def _useless(graph: Graph, stretch: _Stretch, stored: Mapping[str, Bounds]) -> t
     count = len(stretch.owners[0])
     gone = np.bincount(owners, quiet, count) == np.bincount(owners, minlength=count)
     value = np.where(unread, zero, low) - zero
-    total = np.zeros(len(weights), dtype=np.int64)
     masks = window_patterns(graph, node) if node.op == "conv2d" else (np.ones((1, 1), np.int64),) * 2
-    for channel in np.flatnonzero(gone):
+    folded: dict[int, Int64] = {}
+    for channel in map(int, np.flatnonzero(gone)):
         own = owners == channel
         taps = (weights[..., own] * value[own]).sum(axis=-1)
         sums = np.matmul(masks[0], taps) @ masks[1].T
-        if (sums != sums[:, :1, :1]).any() or gone[:channel].sum() == count - 1:
-            gone[channel] = False
-        else:
-            total += sums[:, 0, 0]
+        if (sums == sums[:, :1, :1]).all():
+            folded[channel] = sums[:, 0, 0]
+    stay = min(count, -(-max(count - len(folded), 1) // multiple) * multiple)
+    chosen = list(folded)[: count - stay]
+    gone[:] = False
+    gone[chosen] = True
+    total = np.zeros(len(weights), dtype=np.int64)
+    for channel in chosen:
+        total += folded[channel]
     return gone, total
 
 
