@@ -32,10 +32,33 @@ def test_show_as_json_adds_up() -> None:
 def test_list_names_every_family() -> None:
     result = CliRunner().invoke(app, ["nets", "list"])
     assert result.exit_code == 0
-    assert "mobilenet_v2" in result.output
+    names = [line.split()[0] for line in result.output.splitlines()[1:]]
+    assert names == ["autoencoder", "ds_cnn", "mobilenet_v1", "mobilenet_v2", "resnet8"]
+
+
+def test_show_without_options_is_the_published_configuration() -> None:
+    for name, words in {
+        "autoencoder": ["264,192", "269,992", "1x1x640,", "640 outputs", "reconstruction"],
+        "ds_cnn": ["2,656,768", "24,908", "49x10x1,", "conv 10x4 /2", "separable"],
+        "mobilenet_v1": ["7,489,664", "219,058", "96x96x3,", "alpha 0.25", "2 classes"],
+        "mobilenet_v2": ["95,864,640", "719,034", "224x224x3,", "alpha 0.5", "10 classes"],
+        "resnet8": ["12,501,632", "78,666", "32x32x3,", "10 classes", "residual"],
+    }.items():
+        result = CliRunner().invoke(app, ["nets", "show", name])
+        assert result.exit_code == 0, result.output
+        assert all(word in result.output for word in words), (name, result.output)
+        assert ("alpha" in result.output) == name.startswith("mobilenet")
 
 
 def test_what_cannot_be_is_refused_with_one_sentence() -> None:
-    for arguments in (["vgg16"], ["--alpha", "0"], ["--resolution", "5"], ["--classes", "1"]):
+    for arguments in (
+        ["vgg16"],
+        ["--alpha", "0"],
+        ["--resolution", "5"],
+        ["--classes", "1"],
+        ["resnet8", "--alpha", "0.5"],
+        ["ds_cnn", "--resolution", "96"],
+        ["autoencoder", "--classes", "3"],
+    ):
         result = CliRunner().invoke(app, ["nets", "show", *arguments])
         assert result.exit_code == 2, arguments

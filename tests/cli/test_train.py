@@ -15,7 +15,7 @@ from millijoule.cli import app
 from millijoule.cli.train import _resolve
 from millijoule.data import open_source, prepare
 from millijoule.errors import OptionError
-from millijoule.nets import load_network, mobilenet_v2
+from millijoule.nets import NetworkSpec, load_network, mobilenet_v1, mobilenet_v2, resnet8
 
 QUICK = ["--epochs", "1", "--batch-size", "70", "--device", "cpu", "--no-augmentation"]
 
@@ -68,6 +68,34 @@ def test_resolved_configuration_repeats_the_run(trained: Path) -> None:
     code, output = invoke("--config", trained / "config.toml")
     assert code == 0, output
     assert (trained / "metrics.jsonl").read_text() == written  # it was finished: nothing is trained again
+
+
+@pytest.mark.parametrize(("name", "spec"), [("resnet8", resnet8(32, 10)), ("mobilenet_v1", mobilenet_v1(0.25, 32, 10))])
+def test_other_families_train_by_their_configuration(name: str, spec: NetworkSpec, data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(f'[network]\nfamily = "{name}"\n')
+    code, output = invoke("--config", config, "--data", data, "--out", tmp_path / "run", *QUICK)
+    assert code == 0, output
+    network, _ = load_network(tmp_path / "run" / "best.safetensors")
+    assert network.spec == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('family = "resnet8"\nalpha = 0.5', "it has one width"),
+        ('family = "resnet8"\ndropout = 0.5', "resnet8 does not have it"),
+        ('family = "ds_cnn"', "its input is always 49x10x1"),
+        ('family = "vgg16"', "autoencoder, ds_cnn"),
+    ],
+)
+def test_options_that_a_family_does_not_have_are_refused(text: str, words: str, data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(f"[network]\n{text}\n")
+    code, output = invoke("--config", config, "--data", data, "--out", tmp_path / "run", *QUICK)
+    assert code == 2
+    assert words in output
+    assert not (tmp_path / "run").exists()
 
 
 def test_own_weights_and_a_teacher(trained: Path, data: Path, tmp_path: Path) -> None:
