@@ -1,0 +1,137 @@
+"""A row of a 3 x 3 depthwise convolution for the Cortex-M7."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from millijoule.kernels.assembly._filter_row import ON_STACK, PAIR_BYTES, Row, Step
+from millijoule.kernels.assembly.schedule import scheduled
+
+__all__ = ["M7Row"]
+
+
+class M7Row(Row):
+    """The same for the Cortex-M7: straight blocks in the order of `scheduled`, constants from the stack.
+
+    A step finds its first data loaded; what it has requantised is stored while the next one multiplies. With shift
+    (`single`) a data register is needed for it in the middle of a step.
+    """
+
+    held: tuple[tuple[str, int], ...] = ()
+    full = False
+
+    def ordered(self, lines: list[str]) -> Iterable[str]:
+        return scheduled(lines) if self.full else lines
+
+    def constant(self, register: str, name: str) -> None:
+        self.emit(f"ldr {register}, {ON_STACK[name]}" if self.full else f"vmov {register}, {name}")
+
+    def channels_full(self) -> None:
+        label, schedule = self.writer.label, self.schedule
+        channel, turn, done, skip = label("channel"), label("turn"), label("done"), label("skip")
+        enter = schedule.loop[1]
+        self.emit(f"""
+            vmov x, end
+            sub x, x, #{self.turn}
+            vmov y, group
+            strd x, y, {ON_STACK["end"]}
+            vmov x, filters
+        """)
+        self.put(channel=channel)
+        self.emit(f"""
+            ldmia x!, {{a, b, c, d}}
+            strd a, b, {ON_STACK["bias"]}
+            strd c, d, {ON_STACK["addend"]}
+        """)
+        self.put()
+        self.full = True
+        self.taps()
+        for step in schedule.start:
+            self.step(step, True)
+        self.held, self.data = (), ("x", "y")
+        self.emit(*(f"ldr {'xy'[n]}, [source, #{enter.offset + 4 * n}]" for n in range(self.stride)))
+        self._ahead(enter)
+        self.put(f"beq {done}", turn=turn)
+        for step in schedule.loop:
+            self._ahead(step)
+        self.put(f"bne {turn}", done=done)
+        self.store(self.held, "x")
+        self.emit("vmov x, tail", "cmp x, #0")
+        self.put(f"blt {skip}")
+        self.step(schedule.tail, True)
+        self.put(skip=skip)
+        self.emit("vmov x, plane", "add y, source, x", f"sub y, y, #{self.turn}", f"str y, {ON_STACK['end']}")
+        self.put()
+        self.full = False
+        self.next_channel(channel)
+
+    def _ahead(self, step: Step) -> None:
+        if self.stride == 1:
+            self._ahead_of_stride_1(step)
+        else:
+            self._ahead_of_stride_2(step)
+        self.held = step.stores
+
+    def _ahead_of_stride_1(self, step: Step) -> None:
+        (done, new), offset = step.pairs[0], step.offset
+        (p, q), (r, s), (x, y) = done, new, self.data
+        self.emit(f"ldr {y}, [source, #{offset + 4}]")
+        self.end_sums(0, x, done)
+        self.store(self.held, str(r))
+        if step.advance:
+            self.constant(str(s), "end")
+            self.emit(f"cmp source, {s}")
+        self.emit(f"ldr {x}, [source, #{offset + 8}]{'!' if step.advance else ''}")
+        offset -= offset + 8 if step.advance else 0
+        self.end_sums(1, y, done)
+        self.constant(str(r), "multiplier")
+        self.constant(str(s), "addend")
+        self.end_sums(2, x, done)
+        self.scale((str(q), str(p)), str(r), str(s))
+        self.constant(str(s), "bias")
+        self.begin_sums(2, x, new, first=True)
+        if self.rounding == "single":
+            self.constant(x, "shift")
+            self.shift((str(q), str(p)), x)
+            x, y = y, x
+            self.begin_sums(1, x, new, first=False)
+            self.emit(f"ldr {x}, [source, #{offset}]")
+            self.begin_sums(0, x, new, first=False)
+        else:
+            self.emit(f"ldr {x}, [source, #{offset}]")
+            self.begin_sums(1, y, new, first=False)
+            self.begin_sums(0, x, new, first=False)
+        self.emit(f"ldr {y}, [source, #{offset + PAIR_BYTES}]")
+        self.data = (y, x)
+        self.saturate((str(q), str(p)), True)
+
+    def _ahead_of_stride_2(self, step: Step) -> None:
+        ((p,), (q,)), (_, (r,)) = step.pairs
+        offset = step.offset
+        self.emit(f"ldr z, [source, #{offset + 8}]")
+        for slot, data in enumerate("xyz"):
+            self.end_sum(slot, data, p)
+        self.store(self.held, str(q))
+        if step.advance:
+            self.constant(str(r), "end")
+            self.emit(f"cmp source, {r}")
+        self.constant(str(q), "bias")
+        for slot, data in enumerate("xyz"):
+            self.begin_sum(slot, data, q)
+        for slot, data in enumerate("xyz"):
+            write_back = "!" if step.advance and slot == 2 else ""
+            self.emit(f"ldr {data}, [source, #{offset + PAIR_BYTES + 4 * slot}]{write_back}")
+        for slot, data in enumerate("xyz"):
+            self.end_sum(slot, data, q)
+        self.constant(str(r), "bias")
+        for slot, data in enumerate("xyz"):
+            self.begin_sum(slot, data, r)
+            if slot < 2:
+                self.constant(data, ("multiplier", "addend")[slot])
+        self.scale((str(q), str(p)), "x", "y")
+        if self.rounding == "single":
+            self.constant("x", "shift")
+            self.shift((str(q), str(p)), "x")
+        self.saturate((str(q), str(p)), True)
+        offset = 4 if step.advance else offset + 2 * PAIR_BYTES
+        self.emit(f"ldr x, [source, #{offset}]", f"ldr y, [source, #{offset + 4}]")
