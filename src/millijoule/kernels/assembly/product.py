@@ -1,54 +1,44 @@
-"""mj_product_* as assembler text: a block of two channels and four pixels, unrolled over the words of a pixel.
+"""mj_product_* as assembler text: blocks of two channels and four pixels.
 
-Outer loop: pairs of channels, so that the weights in use stay few; then groups of pixels, then words. The first word of
-a group starts the accumulators from the biases (as the multiply's third operand); a jump then enters the unrolled loop
-where the remaining words fill whole rounds. What the loop has no register for waits in registers of the floating point
-unit. The last one to three pixels of a row have a smaller block of their own.
+Outer loop: pairs of channels, so that the weights in use stay few; then groups of pixels, then the words of a pixel.
+The first word starts the accumulators from the biases, as the multiply's third operand. What has no register waits in
+registers of the floating point unit. A call takes one of these ways for all its pairs:
+
+straight  no rest of one to three pixels, one of a few depths: no loop over words. On Cortex-M4 the weights wait in the
+          floating point unit, too, which leaves registers for all four pixels: one run of loads per word.
+wide      no rest: a loop over words, unrolled as far as the instruction cache allows (Cortex-M4).
+narrow    a rest, which has a block of its own; unrolled less, so that both blocks stay in the instruction cache.
+careful   pairs for which the shortcut below is not proven, and what the other ways leave out.
+
+Shortcut for the odd channel: accH - accL is 256 times its sum, so scaled as it is, with addend and shift for 256 times
+the result, it saves a shift by eight: floor(floor(256 s m / 2^32) + 256 a) / 2^(shift + 8)) is the same number. Nothing
+overflows while shift <= 15: the product is below 2^30, 256 |a| below 2^(shift + 15).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from millijoule.kernels.assembly.product_block import Block
 from millijoule.kernels.assembly.writer import Writer
 
 __all__ = ["product_source"]
 
-# offsets in mj_product
 _FIELDS = {
     name: 4 * number
     for number, name in enumerate(
         ("x", "weights", "pairs", "out", "pixels", "depth", "count", "distance", "step", "low", "high")
     )
 }
-# words of the frame
-_FRAME = {name: 4 * number for number, name in enumerate(("x", "weights", "pairs", "out", "count", "rest", "depth"))}
-_FRAME_BYTES = 32
+# words of the frame; the first five are loaded together
+_FRAME = {
+    name: 4 * number
+    for number, name in enumerate(("x", "weights", "pairs", "out", "depth", "count", "rest", "back", "all"))
+}
+_FRAME_BYTES = 40
+_LARGEST_SHIFT = 15  # of the shortcut
+_SLOTS_OF_STRAIGHT = 3  # rows in a plane for which "straight" is written
 
-# Pointers and data in the lower registers: their loads are 16 bits long.
-_REGISTERS = {
-    "x": "r0", "w": "r1", "X0": "r2", "X1": "r3", "W": "r4", "L": "r5",
-    "H3": "r6", "L3": "r7", "H0": "r8", "H1": "r9", "H2": "r10", "L0": "r11", "L1": "r12", "L2": "lr",
-}  # fmt: skip
-_WAITING = {
-    "START_LOW": "s0", "START_HIGH": "s1",
-    "MULTIPLIER_EVEN": "s2", "ADDEND_EVEN": "s3", "SHIFT_EVEN": "s4",
-    "MULTIPLIER_ODD": "s5", "ADDEND_ODD": "s6", "SHIFT_ODD": "s7",
-    "WEIGHTS": "s8", "WEIGHTS_END": "s9", "X_END": "s10", "OUT": "s11", "STEP": "s12", "DISTANCE": "s13",
-    "ENTRY": "s14", "REST_ENTRY": "s15", "LOW": "s16", "HIGH": "s17",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """Which of the kernels is written."""
-
-    core: str
-    rounding: str
-    form: str  # "planes" or "pixels"
-    clamped: bool
-    unroll: int = 8
-    rest_unroll: int = 4
+_STRAIGHT_DEPTHS = {"planes": (4, 8, 15), "pixels": (8,)}
+_UNROLL = {"cortex-m4": {"wide": 12, "narrow": 6, "rest": 3}, "cortex-m7": {"narrow": 16, "rest": 8}}
 
 
 def product_source(name: str, core: str, rounding: str) -> str | None:
@@ -56,78 +46,48 @@ def product_source(name: str, core: str, rounding: str) -> str | None:
     if rounding not in ("single", "mulhi"):
         return None
     _, _, form, *clamped = name.split("_")
-    return _Product(name, _Kind(core, rounding, form, bool(clamped))).text()
+    return _Product(name, core, rounding, form, bool(clamped)).text()
 
 
 class _Product:
-    def __init__(self, name: str, kind: _Kind) -> None:
-        self.kind = kind
-        self.writer = Writer(name, {**_REGISTERS, **_WAITING})
-        self.tables: dict[int, tuple[str, list[str]]] = {}
+    def __init__(self, name: str, core: str, rounding: str, form: str, clamped: bool) -> None:
+        self.core, self.rounding, self.form, self.clamped = core, rounding, form, clamped
+        self.writer = Writer(name, {})
+        self.block = Block(self.writer, core, rounding, form, clamped)
+        self.ways = {way: self.writer.label(way) for way in ("wide", "narrow", "careful", "end")}
+        self.straight = {depth: self.writer.label(f"straight{depth}") for depth in _STRAIGHT_DEPTHS[form]}
 
     def text(self) -> str:
         write = self.writer
-        pair, rest, end = write.label("pair"), write.label("rest"), write.label("end")
         self._begin()
-        write.place(pair)
-        self._begin_pair()
-        write.block(f"""
-            vmov X1, X_END
-            cmp x, X1
-            beq {rest}""")
-        group = write.label("group")
-        write.align(2)
-        write.place(group)
-        self._group(4, self.kind.unroll, "ENTRY")
-        write.block(f"""
-            vmov W, X_END
-            cmp x, W
-            bne {group}""")
-        write.place(rest)
-        three = write.label("three")
-        write.block(f"""
-            ldr X0, [sp, #{_FRAME["rest"]}]
-            cmp X0, #0
-            beq {end}
-            cmp X0, #3
-            beq {three}""")
-        self._group(2, self.kind.rest_unroll, "REST_ENTRY")
-        write.emit(f"b {end}")
-        write.place(three)
-        self._group(3, self.kind.rest_unroll, "REST_ENTRY")
-        write.place(end)
-        write.block(f"""
-            ldr X0, [sp, #{_FRAME["count"]}]
-            subs X0, #1
-            str X0, [sp, #{_FRAME["count"]}]
-            bne {pair}
-            add sp, #{_FRAME_BYTES}""")
-        if self.kind.clamped:
-            write.emit("vpop {d8}")
-        write.emit("pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}")
-        for label, rounds in self.tables.values():
-            write.align(1)
+        for depth, label in self.straight.items():
             write.place(label)
-            for target in rounds:
-                write.emit(f".short {target} - {label}")
+            self._straight(depth)
+        if self.core == "cortex-m4":
+            write.place(self.ways["wide"])
+            self._looped(False)
+        write.place(self.ways["narrow"])
+        self._looped(True)
+        self._careful()
+        write.place(self.ways["end"])
+        write.emit(f"add sp, #{_FRAME_BYTES}")
+        write.emit("vpop {d8, d9, d10, d11, d12, d13, d14, d15}")
+        write.emit("pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}")
+        self.block.tables()
         return write.text()
 
     def _begin(self) -> None:
-        """Saves registers, fills the frame and what waits for the whole call."""
-        write, kind = self.writer, self.kind
+        """Saves registers, fills the frame and what waits for the whole call, chooses the way."""
+        write = self.writer
         write.emit("push {r4, r5, r6, r7, r8, r9, r10, r11, lr}")
-        if kind.clamped:
-            write.emit("vpush {d8}")
+        write.emit("vpush {d8, d9, d10, d11, d12, d13, d14, d15}")
         write.emit(f"sub sp, #{_FRAME_BYTES}")
         for name in ("weights", "pairs", "out", "count"):
             write.emit(f"ldr r1, [r0, #{_FIELDS[name]}]")
             write.emit(f"str r1, [sp, #{_FRAME[name]}]")
-        waits = {"STEP": "step", "DISTANCE": "distance"}
-        if kind.clamped:
-            waits |= {"LOW": "low", "HIGH": "high"}
-        for register, name in waits.items():
+        for register, name in {"STEP": "step", "DISTANCE": "distance", "LOW": "low", "HIGH": "high"}.items():
             write.emit(f"ldr r1, [r0, #{_FIELDS[name]}]")
-            write.emit(f"vmov {register}, r1")
+            write.emit(f"vmov {self.block.waiting[register]}, r1")
         # x points one word of a group before the next one to load
         write.block(f"""
             ldr r1, [r0, #{_FIELDS["x"]}]
@@ -138,196 +98,160 @@ class _Product:
             lsr r4, r2, #2
             mul r4, r4, r3
             add r4, r1, r4, lsl #4
-            vmov X_END, r4
+            vmov {self.block.waiting["X_END"]}, r4
+            add r5, r2, #3
+            lsr r5, r5, #2
+            mul r5, r5, r3
+            add r5, r1, r5, lsl #4
+            str r5, [sp, #{_FRAME["all"]}]
             and r2, r2, #3
             str r2, [sp, #{_FRAME["rest"]}]
             lsl r4, r3, #2
-            str r4, [sp, #{_FRAME["depth"]}]""")
-        self._choose_entry(4, kind.unroll, "ENTRY")
-        three, done = write.label("entry"), write.label("entry")
-        write.emit("cmp r2, #3")
-        write.emit(f"beq {three}")
-        self._choose_entry(2, kind.rest_unroll, "REST_ENTRY")
-        write.emit(f"b {done}")
-        write.place(three)
-        self._choose_entry(3, kind.rest_unroll, "REST_ENTRY")
-        write.place(done)
+            str r4, [sp, #{_FRAME["depth"]}]
+            ldr r7, [r0, #{_FIELDS["step"]}]""")
+        if self.core == "cortex-m7":  # the loops load ahead of the second word
+            write.emit("cmp r3, #1")
+            write.emit(f"beq {self.ways['careful']}")
+        write.emit("cmp r2, #0")
+        write.emit(f"bne {self.ways['narrow']}")
+        other = write.label("other")
+        if self.form == "planes":
+            write.emit(f"cmp r7, #{4 * _SLOTS_OF_STRAIGHT}")
+            write.emit(f"bne {other}")
+        for depth, label in self.straight.items():
+            write.emit(f"cmp r3, #{depth}")
+            write.emit(f"beq {label}")
+        write.place(other)
+        write.emit(f"b {self.ways['wide' if self.core == 'cortex-m4' else 'narrow']}")
 
-    def _choose_entry(self, pixels: int, unroll: int, register: str) -> None:
-        """Where the loop over words is entered behind the first one; r3: depth."""
-        write = self.writer
-        table = write.label("entries")
-        self.tables[pixels] = (table, [write.label(f"word{number}") for number in range(unroll + 1)])
-        skip = write.label("entry")
-        write.block(f"""
-            mov r5, #{unroll}
-            subs r4, r3, #1
-            beq {skip}
-            udiv r6, r4, r5
-            mls r5, r6, r5, r4""")
-        write.place(skip)
-        write.block(f"""
-            adr.w r6, {table}
-            ldrsh r5, [r6, r5, lsl #1]
-            add r5, r5, r6
-            orr r5, r5, #1
-            vmov {register}, r5""")
+    def _begin_pair(self, *, shortcut: bool = True, here: str = "") -> None:
+        """Constants of the next pair of channels; where its results go. Leaves x, weights, out in r0, r1, r3."""
+        write, waiting = self.writer, self.block.waiting
+        write.block("""
+            ldm sp, {r0, r1, r2, r3, r4}
+            vldmia r2!, {s0, s1, s2, s3, s4, s5, s6, s7}""")
+        if self.form == "planes":
+            write.emit(f"vmov r5, {waiting['DISTANCE']}")
+        write.emit("add r6, r1, r4")
+        write.emit("add r7, r3, r5, lsl #1" if self.form == "planes" else "add r7, r3, #2")
+        write.emit(f"str r6, [sp, #{_FRAME['weights']}]")
+        write.emit(f"str r2, [sp, #{_FRAME['pairs']}]")
+        write.emit(f"str r7, [sp, #{_FRAME['out']}]")
+        write.emit(f"vmov {waiting['WEIGHTS']}, r1")
+        write.emit(f"vmov {waiting['WEIGHTS_END']}, r6")
+        write.emit(f"vmov {waiting['OUT']}, r3")
+        if not shortcut:
+            return
+        write.emit(f"vmov r2, {waiting['ADDEND_ODD']}")
+        if self.rounding == "single":
+            fits = write.label("fits")
+            write.block(f"""
+                vmov r7, {waiting["SHIFT_ODD"]}
+                lsl r2, r2, #8
+                cmp r7, #{_LARGEST_SHIFT}
+                bls {fits}
+                adr.w r7, {here}
+                orr r7, r7, #1
+                str r7, [sp, #{_FRAME["back"]}]
+                b {self.ways["careful"]}_one""")
+            write.place(fits)
+            if self.form == "planes" or self.clamped:
+                write.emit("add r7, r7, #8")
+                write.emit(f"vmov {waiting['SHIFT_ODD']}, r7")
+        else:
+            write.emit("lsl r2, r2, #8")
+            write.emit("add r2, r2, #128")
+        write.emit(f"vmov {waiting['ADDEND_ODD']}, r2")
 
-    def _begin_pair(self) -> None:
-        """Constants of the next pair of channels; where its results go."""
+    def _end_pair(self, again: str) -> None:
         self.writer.block(f"""
-            ldr r1, [sp, #{_FRAME["pairs"]}]
-            ldr r2, [sp, #{_FRAME["weights"]}]
-            ldr r3, [sp, #{_FRAME["depth"]}]
-            ldr r4, [sp, #{_FRAME["out"]}]
-            ldr r0, [sp, #{_FRAME["x"]}]
-            vldmia r1!, {{s0, s1, s2, s3, s4, s5, s6, s7}}
-            str r1, [sp, #{_FRAME["pairs"]}]
-            vmov WEIGHTS, r2
-            add r2, r2, r3
-            vmov WEIGHTS_END, r2
-            str r2, [sp, #{_FRAME["weights"]}]
-            vmov OUT, r4""")
-        if self.kind.form == "planes":
-            self.writer.block("""
-                vmov r3, DISTANCE
-                add r4, r4, r3, lsl #1""")
-        else:
-            self.writer.emit("add r4, r4, #2")
-        self.writer.emit(f"str r4, [sp, #{_FRAME['out']}]")
+            ldr r2, [sp, #{_FRAME["count"]}]
+            subs r2, r2, #1
+            str r2, [sp, #{_FRAME["count"]}]
+            bne {again}
+            b {self.ways["end"]}""")
 
-    def _group(self, pixels: int, unroll: int, entry: str) -> None:
-        """All words of so many pixels and two channels, and their results."""
-        write = self.writer
-        names = self.tables[pixels][1]
-        last = pixels - 1
+    def _straight(self, depth: int) -> None:
+        write, block = self.writer, self.block
+        pair, again, group = write.label("pair"), write.label("again"), write.label("group")
+        # here x points to the next word to load
         write.block(f"""
-            vmov w, WEIGHTS
-            vmov H{last}, START_HIGH
-            vmov L{last}, START_LOW""")
-        if pixels == 3:
-            write.name(X2=_REGISTERS["H3"])
-        self._word(pixels, f"H{last}", f"L{last}")
-        write.block(f"""
-            vmov W, {entry}
-            bx W""")
+            vmov r2, {block.waiting["X_END"]}
+            add r2, r2, #16
+            vmov {block.waiting["X_END"]}, r2""")
+        write.place(pair)
+        self._begin_pair(here=again)
+        block.begin_straight(depth)
         write.align(2)
-        for number in range(unroll):
-            write.place(names[0 if number == 0 else unroll - number])
-            self._word(pixels)
+        write.place(group)
+        block.straight(depth, group)
+        write.place(again)
+        self._end_pair(pair)
+
+    def _looped(self, narrow: bool) -> None:
+        """Groups in a loop, then the rest of the row."""
+        write, block = self.writer, self.block
+        unroll = _UNROLL[self.core]["narrow" if narrow else "wide"]
+        pair, again, group = write.label("pair"), write.label("again"), write.label("group")
+        block.name_registers(4)
+        block.choose_entry(4, unroll, "ENTRY")
+        if narrow:
+            three, chosen = write.label("three"), write.label("chosen")
+            write.emit("cmp r2, #3")
+            write.emit(f"beq {three}")
+            block.choose_entry(2, _UNROLL[self.core]["rest"], "REST_ENTRY")
+            write.emit(f"b {chosen}")
+            write.place(three)
+            block.choose_entry(3, _UNROLL[self.core]["rest"], "REST_ENTRY")
+            write.place(chosen)
+        write.place(pair)
+        self._begin_pair(here=again)
+        rest = write.label("rest")
+        if narrow:
+            write.emit(f"vmov r2, {block.waiting['X_END']}")
+            write.emit("cmp r0, r2")
+            write.emit(f"beq {rest}")
+        write.align(2)
+        write.place(group)
+        block.looped(4, unroll, "ENTRY", group)
+        if narrow:
+            write.place(rest)
+            three = write.label("three")
+            write.emit(f"ldr r2, [sp, #{_FRAME['rest']}]")
+            write.emit("cmp r2, #3")
+            write.emit(f"beq {three}")
+            if self.core == "cortex-m7":
+                write.emit("cmp r2, #0")
+                write.emit(f"beq {again}")
+            block.name_registers(2)
+            block.looped(2, _UNROLL[self.core]["rest"], "REST_ENTRY", "")
+            write.emit(f"b {again}")
+            write.place(three)
+            block.name_registers(3)
+            block.looped(3, _UNROLL[self.core]["rest"], "REST_ENTRY", "")
+        write.place(again)
+        self._end_pair(pair)
+
+    def _careful(self) -> None:
+        """Whole groups only, and no shortcut; `_one`: a single pair for another way."""
+        write, block = self.writer, self.block
+        label, pair, group = self.ways["careful"], write.label("pair"), write.label("group")
+        write.place(label)
+        write.emit(f"adr.w r7, {pair}_end")
+        write.emit("orr r7, r7, #1")
+        write.emit(f"str r7, [sp, #{_FRAME['back']}]")
+        write.place(pair)
+        self._begin_pair(shortcut=False)
+        write.place(f"{label}_one")
+        block.name_registers(4)
+        write.place(group)
+        block.careful()
         write.block(f"""
-            vmov W, WEIGHTS_END
-            cmp w, W
-            bne {names[0]}""")
-        write.place(names[unroll])
-        self._results(pixels)
-
-    def _word(self, pixels: int, start_high: str = "", start_low: str = "") -> None:
-        """One word of every pixel, multiplied with that of the weights."""
-        write = self.writer
-        write.emit("ldr W, [w], #4")
-        if pixels == 3:
-            write.block("""
-                ldr X0, [x, #16]!
-                ldr X1, [x, #4]
-                ldr X2, [x, #8]
-                sxtb16 L, W""")
-        else:
-            write.block("""
-                ldr X0, [x, #16]!
-                ldr X1, [x, #4]
-                sxtb16 L, W""")
-        for pixel in range(pixels):
-            if pixel == 2 and pixels == 4:
-                write.block("""
-                    ldr X0, [x, #8]
-                    ldr X1, [x, #12]""")
-            data = f"X{pixel % 2 if pixels == 4 else pixel}"
-            write.emit(f"smlad H{pixel}, {data}, W, {start_high or f'H{pixel}'}")
-            write.emit(f"smlad L{pixel}, {data}, L, {start_low or f'L{pixel}'}")
-
-    def _scale(self, sums: list[str], side: str) -> None:
-        """Sums -> values before saturation, in place."""
-        write = self.writer
-        write.emit(f"vmov W, MULTIPLIER_{side}")
-        write.emit(f"vmov L, ADDEND_{side}")
-        if self.kind.rounding == "mulhi":
-            for name in sums:
-                write.emit(f"smmlar {name}, {name}, W, L")
-            return
-        write.emit(f"vmov X0, SHIFT_{side}")
-        for name in sums:
-            write.emit(f"smmla {name}, {name}, W, L")
-        for name in sums:
-            write.emit(f"asr {name}, {name}, X0")
-
-    def _saturate(self, words: list[str]) -> None:
-        """Pairs of values -> within int8 or the layer's bounds."""
-        write = self.writer
-        if not self.kind.clamped:
-            for name in words:
-                write.emit(f"ssat16 {name}, #8, {name}")
-            return
-        write.emit("vmov W, LOW")
-        write.emit("vmov L, HIGH")
-        for name in words:
-            write.block(f"""
-                ssub16 X0, {name}, W
-                sel {name}, {name}, W
-                ssub16 X0, L, {name}
-                sel {name}, {name}, L""")
-
-    def _results(self, pixels: int) -> None:
-        write = self.writer
-        for pixel in range(pixels):
-            write.emit(f"sub H{pixel}, H{pixel}, L{pixel}")
-        for pixel in range(pixels):
-            write.emit(f"asr H{pixel}, H{pixel}, #8")
-        lows, highs = [f"L{pixel}" for pixel in range(pixels)], [f"H{pixel}" for pixel in range(pixels)]
-        self._scale(lows, "EVEN")
-        self._scale(highs, "ODD")
-        if self.kind.form == "planes":
-            self._to_planes(pixels)
-        else:
-            self._to_pixels(pixels)
-
-    def _to_planes(self, pixels: int) -> None:
-        write = self.writer
-        words = []
-        for side in "LH":
-            for first in range(0, pixels, 2):
-                words.append(f"{side}{first}")
-                if first + 1 < pixels:
-                    write.emit(f"pkhbt {side}{first}, {side}{first}, {side}{first + 1}, lsl #16")
-        self._saturate(words)
-        write.emit("vmov X1, OUT")
-        write.emit("vmov W, DISTANCE")
-        if pixels > 2:
-            write.emit("vmov w, STEP")
-        write.emit("add W, W, X1")
-        write.emit("str L0, [X1]")
-        if pixels > 2:
-            write.emit("str L2, [X1, w]")
-        write.emit("str H0, [W]")
-        if pixels > 2:
-            write.emit("str H2, [W, w]")
-        if pixels == 4:
-            write.emit("add X1, X1, w, lsl #1")
-            write.emit("vmov OUT, X1")
-
-    def _to_pixels(self, pixels: int) -> None:
-        write = self.writer
-        words = [f"L{pixel}" for pixel in range(pixels)]
-        for pixel in range(pixels):
-            write.emit(f"pkhbt L{pixel}, L{pixel}, H{pixel}, lsl #16")
-        self._saturate(words)
-        write.emit("vmov X1, OUT")
-        write.emit("vmov W, DISTANCE")
-        for name in words:
-            write.block(f"""
-                uxtb16 {name}, {name}
-                orr {name}, {name}, {name}, lsr #8
-                strh {name}, [X1]
-                add X1, X1, W""")
-        if pixels == 4:
-            write.emit("vmov OUT, X1")
+            ldr r2, [sp, #{_FRAME["all"]}]
+            cmp r0, r2
+            bne {group}
+            ldr r2, [sp, #{_FRAME["back"]}]
+            bx r2""")
+        write.align(2)
+        write.place(f"{pair}_end")
+        self._end_pair(pair)

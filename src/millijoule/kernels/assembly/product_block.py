@@ -1,0 +1,249 @@
+"""Blocks of a product: the words of two to four pixels times two channels, and what becomes of their sums."""
+
+from __future__ import annotations
+
+from millijoule.kernels.assembly.writer import Writer
+
+__all__ = ["Block"]
+
+# Pointers and data in the lower registers: their loads are 16 bits long. T0 to T4 are free once the sums are complete.
+_LOOPED = {
+    "x": "r0", "w": "r1", "X0": "r2", "X1": "r3", "W": "r4", "L": "r5",
+    "H3": "r6", "L3": "r7", "H0": "r8", "H1": "r9", "H2": "r10", "L0": "r11", "L1": "r12", "L2": "lr",
+    "T0": "r4", "T1": "r5", "T2": "r2", "T3": "r3", "T4": "r1",
+}  # fmt: skip
+# Weights wait in the floating point unit: W becomes its own low bytes, all four pixels are loaded at once.
+_STRAIGHT = {
+    "x": "r0", "X0": "r1", "X1": "r2", "X2": "r3", "X3": "r4", "W": "r5",
+    "H3": "r6", "L3": "r7", "H0": "r8", "H1": "r9", "H2": "r10", "L0": "r11", "L1": "r12", "L2": "lr",
+    "T0": "r5", "T1": "r1", "T2": "r2", "T3": "r3", "T4": "r4",
+}  # fmt: skip
+_WAITING = {
+    "START_LOW": "s0", "START_HIGH": "s1",
+    "MULTIPLIER_EVEN": "s2", "ADDEND_EVEN": "s3", "SHIFT_EVEN": "s4",
+    "MULTIPLIER_ODD": "s5", "ADDEND_ODD": "s6", "SHIFT_ODD": "s7",
+    "WEIGHTS": "s8", "WEIGHTS_END": "s9", "OUT_ODD": "s9", "X_END": "s10", "OUT": "s11", "STEP": "s12",
+    "DISTANCE": "s13", "ENTRY": "s14", "REST_ENTRY": "s15", "LOW": "s16", "HIGH": "s17",
+}  # fmt: skip
+_STRAIGHT_WEIGHTS = (*(f"s{number}" for number in range(18, 32)), "s14", "s15")
+
+
+class Block:
+    """Writes the parts of a product kernel that depend on the block of pixels.
+
+    Args:
+        writer: where the text goes.
+        core: "cortex-m4" or "cortex-m7".
+        rounding: "single" or "mulhi".
+        form: "planes" or "pixels".
+        clamped: whether results have bounds narrower than int8.
+    """
+
+    waiting = _WAITING
+
+    def __init__(self, writer: Writer, core: str, rounding: str, form: str, clamped: bool) -> None:
+        self.writer, self.core, self.rounding, self.form, self.clamped = writer, core, rounding, form, clamped
+        self._tables: list[tuple[str, list[str]]] = []
+        self._entries: dict[int, list[str]] = {}
+
+    def name_registers(self, pixels: int) -> None:
+        """Registers of a block with a loop over words."""
+        self.writer.name(**_LOOPED, **_WAITING)
+        if pixels == 3:
+            self.writer.name(X2=_LOOPED["H3"])
+
+    def tables(self) -> None:
+        """Where the loops are entered, relative to the table."""
+        for label, targets in self._tables:
+            self.writer.align(1)
+            self.writer.place(label)
+            for target in targets:
+                self.writer.emit(f".short {target} - {label}")
+
+    def choose_entry(self, pixels: int, unroll: int, register: str) -> None:
+        """Where the loop over words is entered behind the first one; r3: depth, r2 stays."""
+        write = self.writer
+        table, skip = write.label("entries"), write.label("chosen")
+        self._entries[pixels] = [write.label(f"word{number}") for number in range(unroll + 1)]
+        self._tables.append((table, self._entries[pixels]))
+        write.block(f"""
+            mov r5, #{unroll}
+            subs r4, r3, #1
+            beq {skip}
+            udiv r6, r4, r5
+            mls r5, r6, r5, r4""")
+        write.place(skip)
+        write.block(f"""
+            adr.w r6, {table}
+            ldrsh r5, [r6, r5, lsl #1]
+            add r5, r5, r6
+            orr r5, r5, #1
+            vmov {register}, r5""")
+
+    def looped(self, pixels: int, unroll: int, entry: str, group: str) -> None:
+        """All words of so many pixels and two channels, and their results; then the next group."""
+        write = self.writer
+        words = self._entries[pixels]
+        last = pixels - 1
+        self._put(["vmov w, WEIGHTS", f"vmov H{last}, START_HIGH", f"vmov L{last}, START_LOW"])
+        self._put(self._word(pixels, f"H{last}", f"L{last}"))
+        self._put([f"vmov W, {entry}", "bx W"])
+        write.align(2)
+        for number in range(unroll):
+            write.place(words[0 if number == 0 else unroll - number])
+            self._put(self._word(pixels))
+        self._put(["vmov W, WEIGHTS_END", "cmp w, W", f"bne {words[0]}"])
+        write.place(words[unroll])
+        self._put(self._results(pixels, shortcut=True))
+        if group:
+            self._put(["vmov W, X_END", "cmp x, W", f"bne {group}"])
+
+    def careful(self) -> None:
+        """As `looped` for four pixels, small and without the shortcut."""
+        write = self.writer
+        more, done = write.label("more"), write.label("done")
+        self._put(["vmov w, WEIGHTS", "vmov H3, START_HIGH", "vmov L3, START_LOW"])
+        self._put(self._word(4, "H3", "L3"))
+        write.place(more)
+        self._put(["vmov W, WEIGHTS_END", "cmp w, W", f"beq {done}"])
+        self._put(self._word(4))
+        write.emit(f"b {more}")
+        write.place(done)
+        self._put(self._results(4, shortcut=False))
+
+    def begin_straight(self, depth: int) -> None:
+        """Behind the constants of a pair; r0: x, r1: its weights, r3: its results."""
+        write = self.writer
+        write.name(**_STRAIGHT, **_WAITING)
+        for first in range(0, depth, 14):
+            group = _STRAIGHT_WEIGHTS[first : min(depth, first + 14)]
+            write.emit(f"vldmia r1!, {{{', '.join(group)}}}")
+        write.emit("add r0, r0, #16")
+        if self.form == "planes":
+            self._put(["vmov r5, DISTANCE", "add r3, r3, r5", "vmov OUT_ODD, r3"])
+
+    def straight(self, depth: int, group: str) -> None:
+        """A group of four pixels, without a loop over its words."""
+        self._put(["vmov H3, START_HIGH", "vmov L3, START_LOW"])
+        for number in range(depth):
+            starts = ("H3", "L3") if number == 0 else ("", "")
+            lines = [f"vmov W, {_STRAIGHT_WEIGHTS[number]}"]
+            lines.append("ldmia x!, {X0, X1, X2, X3}")
+            lines += [f"smlad H{pixel}, X{pixel}, W, {starts[0] or f'H{pixel}'}" for pixel in range(4)]
+            lines.append("sxtb16 W, W")
+            lines += [f"smlad L{pixel}, X{pixel}, W, {starts[1] or f'L{pixel}'}" for pixel in range(4)]
+            self._put(lines)
+        self._put(self._results(4, shortcut=True, straight=True))
+        self._put(["vmov W, X_END", "cmp x, W", f"bne {group}"])
+
+    def _put(self, lines: list[str]) -> None:
+        for line in lines:
+            self.writer.emit(line)
+
+    def _word(self, pixels: int, start_high: str = "", start_low: str = "") -> list[str]:
+        """One word of every pixel, multiplied with that of the weights."""
+        lines = ["ldr W, [w], #4", "ldr X0, [x, #16]!", "ldr X1, [x, #4]"]
+        if pixels == 3:
+            lines.append("ldr X2, [x, #8]")
+        lines.append("sxtb16 L, W")
+        for pixel in range(pixels):
+            if pixel == 2 and pixels == 4:
+                lines += ["ldr X0, [x, #8]", "ldr X1, [x, #12]"]
+            data = f"X{pixel % 2 if pixels == 4 else pixel}"
+            lines.append(f"smlad H{pixel}, {data}, W, {start_high or f'H{pixel}'}")
+            lines.append(f"smlad L{pixel}, {data}, L, {start_low or f'L{pixel}'}")
+        return lines
+
+    # *** results *****
+
+    def _results(self, pixels: int, *, shortcut: bool, straight: bool = False) -> list[str]:
+        """Sums -> stored results."""
+        lines = [f"sub H{pixel}, H{pixel}, L{pixel}" for pixel in range(pixels)]
+        if not shortcut:
+            lines += [f"asr H{pixel}, H{pixel}, #8" for pixel in range(pixels)]
+        lines += self._scale([f"L{pixel}" for pixel in range(pixels)], "EVEN", exact=True)
+        lines += self._scale([f"H{pixel}" for pixel in range(pixels)], "ODD", exact=not shortcut)
+        if self.form == "planes":
+            lines += self._packed_planes(pixels, shortcut)
+            return lines + (self._to_planes_of_three(pixels) if straight else self._to_planes(pixels))
+        if self.clamped or not shortcut:
+            return lines + self._to_pixels(pixels, shortcut)
+        return lines + self._to_pixels_short(pixels)
+
+    def _scale(self, sums: list[str], side: str, *, exact: bool) -> list[str]:
+        """Sums -> values before saturation, in place; with rule mulhi and not exact: 256 times the values."""
+        lines = [f"vmov T0, MULTIPLIER_{side}", f"vmov T1, ADDEND_{side}"]
+        if self.rounding == "mulhi":
+            name = "smmlar" if exact else "smmla"
+            return lines + [f"{name} {item}, {item}, T0, T1" for item in sums]
+        lines.append(f"vmov T2, SHIFT_{side}")
+        lines += [f"smmla {item}, {item}, T0, T1" for item in sums]
+        return lines + [f"asr {item}, {item}, T2" for item in sums]
+
+    def _packed_planes(self, pixels: int, shortcut: bool) -> list[str]:
+        """Two neighbouring pixels in one word, saturated: L0, L2, H0, H2."""
+        lines, words = [], []
+        for side in "LH":
+            high = side == "H" and shortcut and self.rounding == "mulhi"  # values lie in bits 8 to 23
+            for first in range(0, pixels, 2):
+                word, other = f"{side}{first}", f"{side}{first + 1}"
+                words.append(word)
+                if first + 1 == pixels:
+                    lines += [f"asr {word}, {word}, #8"] if high else []
+                elif high:
+                    lines += [f"lsl {other}, {other}, #8", f"pkhtb {word}, {other}, {word}, asr #8"]
+                else:
+                    lines.append(f"pkhbt {word}, {word}, {other}, lsl #16")
+        return lines + self._saturated(words)
+
+    def _saturated(self, words: list[str]) -> list[str]:
+        """Pairs of values -> within int8 or the layer's bounds."""
+        if not self.clamped:
+            return [f"ssat16 {name}, #8, {name}" for name in words]
+        lines = ["vmov T0, LOW", "vmov T1, HIGH"]
+        for name in words:
+            lines += [
+                f"ssub16 T2, {name}, T0", f"sel {name}, {name}, T0",
+                f"ssub16 T2, T1, {name}", f"sel {name}, {name}, T1",
+            ]  # fmt: skip
+        return lines
+
+    def _to_planes(self, pixels: int) -> list[str]:
+        lines = ["vmov T3, OUT", "vmov T0, DISTANCE", "vmov T4, STEP", "add T0, T0, T3"]
+        if pixels == 2:
+            return [lines[0], lines[1], lines[3], "str L0, [T3]", "str H0, [T0]"]
+        lines += ["str L0, [T3]", "str L2, [T3, T4]", "str H0, [T0]", "str H2, [T0, T4]"]
+        return lines + (["add T3, T3, T4, lsl #1", "vmov OUT, T3"] if pixels == 4 else [])
+
+    def _to_planes_of_three(self, pixels: int) -> list[str]:
+        """Planes with three rows: constant distances."""
+        return [
+            "vmov T3, OUT", "vmov T4, OUT_ODD",
+            "str L0, [T3], #12", "str L2, [T3], #12", "vmov OUT, T3",
+            "str H0, [T4], #12", "str H2, [T4], #12", "vmov OUT_ODD, T4",
+        ]  # fmt: skip
+
+    def _to_pixels(self, pixels: int, shortcut: bool) -> list[str]:
+        words = [f"L{pixel}" for pixel in range(pixels)]
+        shift = 8 if shortcut and self.rounding == "mulhi" else 16
+        lines = [f"pkhbt L{pixel}, L{pixel}, H{pixel}, lsl #{shift}" for pixel in range(pixels)]
+        lines += self._saturated(words)
+        lines += ["vmov T3, OUT", "vmov T0, DISTANCE"]
+        for name in words:
+            lines += [f"uxtb16 {name}, {name}", f"orr {name}, {name}, {name}, lsr #8"]
+        return lines + self._bytes_out(words)
+
+    def _to_pixels_short(self, pixels: int) -> list[str]:
+        """H: 256 times the odd channel's value. Saturated to int16, its upper byte is the value saturated to int8."""
+        lines = ["vmov T3, OUT", "vmov T0, DISTANCE"]
+        for pixel in range(pixels):
+            lines += [
+                f"ssat L{pixel}, #8, L{pixel}", f"ssat H{pixel}, #16, H{pixel}", f"bfi H{pixel}, L{pixel}, #0, #8",
+            ]  # fmt: skip
+        return lines + self._bytes_out([f"H{pixel}" for pixel in range(pixels)])
+
+    def _bytes_out(self, words: list[str]) -> list[str]:
+        lines = [f"strh {words[0]}, [T3]"]
+        for word in words[1:]:
+            lines += ["add T3, T3, T0", f"strh {word}, [T3]"]
+        return lines + (["add T3, T3, T0", "vmov OUT, T3"] if len(words) == 4 else [])
