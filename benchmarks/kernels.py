@@ -21,7 +21,7 @@ from millijoule.boards import Board, firmware_sources, load_board
 from millijoule.build.board import build_elf
 from millijoule.emulate import Machine
 from millijoule.files import atomic_write_text
-from millijoule.kernels import FUSED, KERNELS, Dims, FusedKernel, headers, source
+from millijoule.kernels import KERNELS, Dims, headers, source
 
 FENCE = b"\xa5" * 16
 START = """
@@ -60,10 +60,10 @@ class KernelMachine:
 
     def __init__(self, board: str, rounding: str = "single", defines: Mapping[str, str] | None = None) -> None:
         self.board: Board = load_board(board)
-        files = {**headers(), **{kernel.file: source(kernel.name) for kernel in (*KERNELS, *FUSED)}}
+        files = {**headers(), **{kernel.file: source(kernel.name) for kernel in KERNELS}}
         files["memory.c"] = firmware_sources(self.board)["memory.c"]
         files |= {name: text for name, text in firmware_sources(self.board).items() if name.endswith(".h")}
-        names = ",\n    ".join(f"(const void *){kernel.name}" for kernel in (*KERNELS, *FUSED))
+        names = ",\n    ".join(f"(const void *){kernel.name}" for kernel in KERNELS)
         files["start.c"] = START % {"keep": "", "names": names}
         macros = {f"MJ_ROUNDING_{rounding.upper()}": "1", **(defines or {})}
         self.image = build_elf(files, self.board, defines=macros, strict=True)
@@ -147,14 +147,6 @@ def window_bytes(dims: Dims) -> bytes:
     """The struct mj_window."""
     sizes = (dims.in_height, dims.in_width, dims.in_channels, dims.out_height, dims.out_width, dims.out_channels)
     return struct.pack("<6H8B", *sizes, *dims.kernel, *dims.stride, *dims.dilation, dims.padding[0], dims.padding[2])
-
-
-def fused_struct(layers: list[tuple[Dims, np.ndarray, np.ndarray, tuple[Any, ...]]]) -> Struct:
-    """The struct mj_conv_depthwise of two layers: sizes, packed weights, folded bias, fields of the mj_requant."""
-    words: list[Any] = []
-    for dims, weights, bias, requant in layers:
-        words += [Struct((window_bytes(dims),)), Struct(requant), constant(weights), bias]
-    return Struct(tuple(words))
 
 
 def constant(array: np.ndarray) -> np.ndarray:
@@ -280,60 +272,6 @@ def table(machines: list[KernelMachine]) -> str:
     return "\n".join(lines) + "\n"
 
 
-# blocks of MobileNetV2 alpha 0.5 at 224x224, whole: convolution, depthwise
-BLOCKS = (
-    ("first convolution 3 -> 16, then depthwise", same(224, 3, 2, 16), same(112, 16)),
-    ("expand 8 -> 48, then depthwise, stride 2", point(112, 8, 48), same(112, 48, 2)),
-    ("expand 16 -> 96, then depthwise", point(56, 16, 96), same(56, 96)),
-    ("expand 32 -> 192, then depthwise", point(14, 32, 192), same(14, 192)),
-)
-
-
-def measure_block(machine: KernelMachine, conv: Dims, depthwise: Dims, fused: FusedKernel) -> tuple[Cost, Cost]:
-    """The costs of two layers one after the other and at once; their results must agree."""
-    rng = np.random.default_rng(0)
-    x = constant(rng.integers(-128, 128, (conv.in_height, conv.in_width, conv.in_channels), dtype=np.int8))
-    shapes = (conv.out_channels, *conv.kernel, conv.in_channels), (1, *depthwise.kernel, depthwise.in_channels)
-    weights = fused.packed(conv, *(rng.integers(-127, 128, shape, dtype=np.int8) for shape in shapes))
-    layers, data, costs = [], x, []
-    for kernel, dims, packed in zip(fused.parts(conv), (conv, depthwise), weights, strict=True):
-        bias = constant(rng.integers(-9999, 9999, dims.out_channels).astype(np.int32))
-        multiplier = constant(rng.integers(2**30, 2**31, dims.out_channels).astype(np.int32))
-        requant = (multiplier, constant(np.full(dims.out_channels, -8, dtype=np.int8)), 3, 3, -128, 127)
-        layers.append((dims, packed, bias, requant))
-        y = np.zeros((dims.out_height, dims.out_width, dims.out_channels), dtype=np.int8)
-        scratch = np.zeros(kernel.scratch_bytes(dims), dtype=np.uint8)
-        arguments = (constant(packed), bias, y, window_bytes(dims), Struct(requant), scratch)
-        costs.append(machine.call(kernel.name, data, *arguments))
-        data = constant(y)
-    result, scratch = np.zeros_like(y), np.zeros(fused.scratch_bytes(conv, depthwise), dtype=np.uint8)
-    together = machine.call(fused.name, x, result, fused_struct(layers), scratch)
-    if not np.array_equal(result, y):
-        raise AssertionError(f"{fused.name} differs from its two layers")
-    return Cost(costs[0].instructions + costs[1].instructions, costs[0].cycles + costs[1].cycles), together
-
-
-def block_table(machines: list[KernelMachine]) -> str:
-    fused = FUSED[0]
-    for machine in machines:
-        machine.memory = max(machine.board.memories, key=lambda memory: memory.size)
-    names = [machine.board.name for machine in machines]
-    lines = [
-        "| block | bytes between | fused | " + " | ".join(f"{n} cycles | fused | change" for n in names) + " |",
-        "|---|---:|---:|" + "---:|---:|---:|" * len(names),
-    ]
-    for block, conv, depthwise in BLOCKS:
-        costs = [measure_block(machine, conv, depthwise, fused) for machine in machines]
-        scratch = fused.parts(conv)[0].scratch_bytes(conv), fused.parts(conv)[1].scratch_bytes(depthwise)
-        figures = " | ".join(
-            f"{apart.cycles:,} | {together.cycles:,} | {together.cycles / apart.cycles - 1:+.1%}"
-            for apart, together in costs
-        )
-        between = depthwise.in_elements + max(scratch)
-        lines.append(f"| {block} | {between:,} | {fused.scratch_bytes(conv, depthwise):,} | {figures} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
@@ -350,9 +288,6 @@ def main() -> None:
     text += "Cycles: the models of the emulate room, no wait states. The bounds of the results are those of int8.\n\n"
     text += table(machines)
     text += "\nAdd, mean and softmax, per element of the input:\n\n" + elementwise_table(machines)
-    text += "\nConvolution and depthwise convolution, one after the other and fused (`mj_conv_depthwise_s8_dsp`).\n"
-    text += "Bytes: the map between the two and the scratch of both; the rows that are kept and the scratch.\n"
-    text += "Data in the largest memory of the board, without its wait states.\n\n" + block_table(machines)
     atomic_write_text(arguments.out, text)
     print(text)
 

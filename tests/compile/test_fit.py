@@ -50,7 +50,7 @@ def refusal(graph: Graph, board: str) -> PlacementError:
 
 
 def test_the_refusal_names_bytes_layers_and_remedies_that_fit() -> None:
-    graph = network(256, 32)
+    graph = network(384, 32)
     need = compile_graph(graph, self_test=False).arena_bytes
     board = load_board("stm32l4r9i")
     error = refusal(graph, "stm32l4r9i")
@@ -96,7 +96,7 @@ def test_constants_that_do_not_fit_flash_are_refused() -> None:
 
 def test_each_board_takes_what_fits() -> None:
     graph = network(256, 16)
-    assert refusal(network(320, 32), "stm32h7b3i")
+    assert refusal(network(384, 32), "stm32h7b3i")
     program = compile_graph(graph, "stm32l4r9i", self_test=False)
     assert program.board is not None and program.target == "stm32l4r9i"
     with pytest.raises(BoardError):

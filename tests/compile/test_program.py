@@ -96,9 +96,11 @@ def test_tensors_that_are_needed_together_never_share_bytes(graph: Graph) -> Non
         # b is written while a is still needed by a later layer: their bytes must be apart.
         if written[a] < written[b] < last.get(a, -1) and place[a][0] < place[b][1] and place[b][0] < place[a][1]:
             pytest.fail(f"{b} overwrites {a}")
-        # b is written by the last reader of a: either apart, or exactly in place.
+        # b is written by the last reader of a: apart, exactly in place, or row by row (test_rows.py says how far).
         if written[b] == last.get(a) and place[a][0] < place[b][1] and place[b][0] < place[a][1]:
-            assert place[a] == place[b] and program.layers[written[b]].operator in ("normalize", "add", "clamp")
+            layer = program.layers[written[b]]
+            in_place = place[a] == place[b] and layer.operator in ("normalize", "add", "clamp")
+            assert in_place or layer.kernel == "mj_rows_s8"
 
 
 @pytest.mark.parametrize("kind", KINDS)

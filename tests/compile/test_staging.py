@@ -44,11 +44,11 @@ def board(staging: bool):
     return replace(plain, flash=replace(plain.flash, staging=staging))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", (1, 2, 3))
 def test_copies_change_neither_results_nor_the_arena(seed: int) -> None:
     from millijoule.deploy import build_program
 
-    graph = random_network(LAYERS, seed, size=(24, 24, 3))
+    graph = random_network(LAYERS, seed, size=(64, 64, 3))
     pictures = random_pictures(graph, 2, seed)
     with_copies, without = (compile_graph(graph, board(staging)) for staging in (True, False))
     assert with_copies.arena_bytes == without.arena_bytes

@@ -48,9 +48,9 @@ def test_all_executors_agree(kind: str) -> None:
 
 
 def broken(program: Program, layer: int) -> Program:
-    """The program with every weight of one layer negated."""
+    """The program with every bias of one layer negated."""
     text = program.files["mj_weights.c"]
-    start = text.index(".weights = {", text.index(f"mj_constants_{layer:03d} = {{"))
+    start = re.compile(r"\.(conv_)?bias = {").search(text, text.index(f"mj_constants_{layer:03d} = {{")).start()
     end = text.index("}", start)
     weights = re.sub(r"-?\d+", lambda match: str(-int(match.group())), text[start:end])
     return replace(program, files={**program.files, "mj_weights.c": text[:start] + weights + text[end:]})

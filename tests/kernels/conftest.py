@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 from millijoule.graph import ROUNDINGS, arithmetic
-from millijoule.kernels import FLAGS, FUSED, KERNELS, Dims, FusedKernel, headers, source
+from millijoule.kernels import FLAGS, KERNELS, Dims, headers, source
 
 PAGE = mmap.PAGESIZE
 
@@ -64,14 +63,6 @@ class AddParams(ctypes.Structure):
             "low",
             "high",
         )
-    ]
-
-
-class ConvDepthwise(ctypes.Structure):
-    _fields_ = [
-        (f"{layer}_{part}", ctypes.c_void_p)
-        for layer in ("conv", "depthwise")
-        for part in ("window", "requant", "weights", "bias")
     ]
 
 
@@ -134,7 +125,7 @@ def write_sources(folder: Path) -> list[Path]:
     for name, text in headers().items():
         (folder / name).write_text(text)
     files = []
-    for kernel in (*KERNELS, *FUSED):
+    for kernel in KERNELS:
         files.append(folder / kernel.file)
         files[-1].write_text(source(kernel.name))
     return files
@@ -146,121 +137,10 @@ def rounded(acc: Any, multiplier: Any, shift: Any, zero: int, low: int, high: in
     return np.clip(value, low, high).astype(np.int8)
 
 
-# *** pairs of a convolution and the depthwise convolution that reads its result *****
-
-
-def frozen(array: np.ndarray) -> np.ndarray:
-    copy = np.array(array, order="C")
-    copy.flags.writeable = False
-    return copy
-
-
-def after(
-    size: tuple[int, int, int], out: int, kernel: int, stride: int, padding: tuple[int, int, int, int], step: int = 1
-) -> Dims:
-    """A layer that reads a map of this size; step: its dilation along the width."""
-    height, width, channels = size
-    top, bottom, left, right = padding
-    return Dims(
-        height, width, channels,
-        (height + top + bottom - kernel) // stride + 1, (width + left + right - step * (kernel - 1) - 1) // stride + 1,
-        out, (kernel, kernel), (stride, stride), (1, step), padding,
-    )  # fmt: skip
-
-
-def random_pair(rng: np.random.Generator) -> tuple[Dims, Dims]:
-    """Windows of 1x1, 3x3 and 5x5, strides 1 and 2 (depthwise: at times 3), paddings of all kinds."""
-
-    def padding(kernel: int) -> tuple[int, int, int, int]:
-        side = kernel // 2
-        made: list[tuple[int, int, int, int]] = [(side, side, side, side), (0, 1, 0, 1), (0, 0, 0, 0)]
-        made.append(tuple(int(v) for v in rng.integers(0, kernel + 3, 4)))  # type: ignore[arg-type]
-        return made[int(rng.integers(4))]
-
-    kernel = int(rng.choice([1, 1, 3, 5]))
-    size = tuple(int(v) for v in rng.integers(5, 12, 2))
-    inner, channels = int(rng.integers(1, 8)), int(rng.integers(1, 14))
-    pads = (0, 0, 0, 0) if kernel == 1 and rng.integers(4) else padding(kernel)
-    stride = 1 if kernel == 1 and rng.integers(4) else int(rng.integers(1, 3))
-    conv = after((size[0], size[1], inner), channels, kernel, stride, pads)
-    window = int(rng.choice([1, 3, 3, 5]))
-    while True:
-        pads = padding(window)
-        step = int(rng.choice([1, 1, 1, 2]))
-        size = (conv.out_height, conv.out_width, channels)
-        depthwise = after(size, channels, window, int(rng.choice([1, 1, 2, 2, 3])), pads, step)
-        if depthwise.out_height > 0 and depthwise.out_width > 0:
-            return conv, depthwise
-
-
-@dataclass
-class Layer:
-    """Constants of one layer: weights in the graph's layout and what requantisation needs."""
-
-    dims: Dims
-    weights: np.ndarray
-    bias: np.ndarray
-    multiplier: np.ndarray
-    shift: np.ndarray
-    rest: tuple[int, int, int, int]  # in_zero, out_zero, low, high
-
-    @classmethod
-    def random(cls, rng: np.random.Generator, dims: Dims, depthwise: bool, in_zero: int, out_zero: int) -> Layer:
-        count = dims.out_channels
-        shape = (1, *dims.kernel, count) if depthwise else (count, *dims.kernel, dims.in_channels)
-        weights = rng.choice([-127, 127], shape) if rng.integers(4) == 0 else rng.integers(-127, 128, shape)
-        low, high = (-128, 127) if rng.integers(2) else sorted(int(v) for v in rng.integers(-128, 128, 2))
-        products = dims.kernel[0] * dims.kernel[1] * (1 if depthwise else dims.in_channels)
-        shift = -8 - int(np.log2(products)) // 2
-        return cls(
-            dims,
-            weights.astype(np.int8),
-            frozen(rng.integers(-9999, 9999, count).astype(np.int32)),
-            frozen(rng.integers(2**30, 2**31, count).astype(np.int32)),
-            frozen(rng.integers(shift - 2, shift + 2, count).astype(np.int8)),
-            (in_zero, out_zero, low, high),
-        )
-
-
-class Pair:
-    """A random pair; `expected` is what the two plain kernels give, one after the other."""
-
-    def __init__(self, rng: np.random.Generator, conv: Dims, depthwise: Dims, rounding: str) -> None:
-        zeros = [int(zero) for zero in rng.choice([-128, -3, 0, 127], 3)]
-        self.x = frozen(rng.integers(-128, 128, (conv.in_height, conv.in_width, conv.in_channels)).astype(np.int8))
-        self.conv = Layer.random(rng, conv, False, zeros[0], zeros[1])
-        self.depthwise = Layer.random(rng, depthwise, True, zeros[1], zeros[2])
-        for layer in (self.conv, self.depthwise):
-            real = layer.multiplier * 2.0 ** (layer.shift.astype(np.int64) - 31)
-            layer.multiplier, layer.shift = (frozen(part) for part in arithmetic.multipliers(real, rounding))
-
-    def result(self) -> np.ndarray:
-        dims = self.depthwise.dims
-        return np.full((dims.out_height, dims.out_width, dims.out_channels), 99, dtype=np.int8)
-
-    def scratch(self, kernel: FusedKernel) -> np.ndarray:
-        size = kernel.scratch_bytes(self.conv.dims, self.depthwise.dims)
-        assert size % 4 == 0
-        return np.full(size // 4, 0xA5A5A5A5, dtype=np.uint32)
-
-    def expected(self, library: Any, tools: Any) -> np.ndarray:
-        data = self.x
-        for layer, name in ((self.conv, "mj_conv2d_s8"), (self.depthwise, "mj_depthwise_s8")):
-            dims = layer.dims
-            result = np.zeros((dims.out_height, dims.out_width, dims.out_channels), dtype=np.int8)
-            requant = tools.Requant(layer.multiplier.ctypes.data, layer.shift.ctypes.data, *layer.rest)
-            weights = frozen(layer.weights)
-            library.call(name, data, weights, layer.bias, result, tools.Window.of(dims), requant, None)
-            data = frozen(result)
-        return data
-
-
 class Tools:
     """What the tests of this folder share."""
 
     Window, Requant, Dynamic, AddParams, Library = Window, Requant, Dynamic, AddParams, Library
-    ConvDepthwise, Pair, Layer = ConvDepthwise, Pair, Layer
-    after, random_pair, frozen = staticmethod(after), staticmethod(random_pair), staticmethod(frozen)
     rounded = staticmethod(rounded)
     write_sources = staticmethod(write_sources)
     host_compiler = staticmethod(host_compiler)

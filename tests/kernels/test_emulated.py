@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millijoule.kernels import FUSED, KERNELS, Dims
+from millijoule.kernels import KERNELS, Dims
 
 pytest.importorskip("unicorn")
 pytest.importorskip("ziglang")
@@ -103,22 +103,6 @@ def test_int8_layers(kernel: Any, machine: Any, libraries: Any, tools: Any) -> N
         library = libraries[machine.rounding]
         library.call(kernel.name, x, weights, bias, results[1], *sizes, native, scratch)
         np.testing.assert_array_equal(results[0], results[1], err_msg=f"case {case}: {dims}")
-
-
-@pytest.mark.parametrize("kernel", FUSED, ids=lambda kernel: kernel.name)
-def test_fused_layers(kernel: Any, machine: Any, libraries: Any, tools: Any) -> None:
-    rng = np.random.default_rng(5)
-    for case in range(30 if kernel.variant == "dsp" else 8):
-        pair = tools.Pair(rng, *tools.random_pair(rng), machine.rounding)
-        result, both = pair.result(), (pair.conv, pair.depthwise)
-        packed = kernel.packed(both[0].dims, both[0].weights, both[1].weights)
-        layers = [
-            (layer.dims, weights, layer.bias, (layer.multiplier, layer.shift, *layer.rest))
-            for layer, weights in zip(both, packed, strict=True)
-        ]
-        machine.call(kernel.name, pair.x, result, bench.fused_struct(layers), pair.scratch(kernel), offset=case % 4)
-        expected = pair.expected(libraries[machine.rounding], tools)
-        np.testing.assert_array_equal(result, expected, err_msg=f"case {case}: {both[0].dims} {both[1].dims}")
 
 
 @pytest.mark.parametrize("suffix", ["", "_dsp"])

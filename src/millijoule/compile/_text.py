@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["C_TYPES", "FLOAT_MAX", "array_values", "comment", "float_literal", "note", "string_literal"]
+__all__ = [
+    "C_TYPES",
+    "FLOAT_MAX",
+    "array_values",
+    "comment",
+    "float_literal",
+    "note",
+    "string_literal",
+    "with_assembly",
+]
 
 C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "float32": "float"}
 """The C type of each stored number type."""
@@ -97,3 +106,15 @@ def _lines(words: Iterable[str], indent: int) -> Iterable[str]:
         used += len(word) + 2
     if line:
         yield " " * indent + " ".join(line)
+
+
+def with_assembly(plain: str, assembly: str) -> str:
+    """A C file that is `assembly` on Armv7E-M and the plain C everywhere else: every build system takes it as it is."""
+    lines = [line.rstrip().replace("\\", "\\\\").replace('"', '\\"') for line in assembly.splitlines()]
+    block = "\n".join(f'    "{line}\\n"' for line in lines)
+    return (
+        "#if defined(__ARM_ARCH_7EM__)\n"
+        "/* Generated; the plain C below says what it computes. */\n"
+        f'__asm__(\n{block}\n    ".text\\n");\n'
+        f"struct mj_assembly; /* a C file has to declare something */\n#else\n{plain}#endif\n"
+    )

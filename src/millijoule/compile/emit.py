@@ -248,7 +248,8 @@ def _model_source(emission: Emission) -> str:
 
 def _includes(emission: Emission) -> str:
     weights = '#include "mj_weights.h"\n' if _blocks(emission) else ""
-    return f'#include "mj_model.h"\n\n#include <stddef.h>\n\n#include "mj_kernels.h"\n{weights}'
+    rows = '#include "mj_row_engine.h"\n' if any(step.rows for step in emission.schedule.steps) else ""
+    return f'#include "mj_model.h"\n\n#include <stddef.h>\n\n#include "mj_kernels.h"\n{rows}{weights}'
 
 
 def _memory(emission: Emission) -> str:

@@ -6,7 +6,7 @@ alone, and the memory of each is planned as the firmware's would be.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from millijoule.boards import Board, board_names, load_board
@@ -39,7 +39,15 @@ def fits(need: Need, board: Board) -> bool:
     return need.arena_bytes <= board.arena_limit(RESERVED_BYTES) and need.weight_bytes + CODE_BYTES <= board.flash.size
 
 
-def check_fit(graph: Graph, parts: Schedule, plan: MemoryPlan, weight_bytes: int, board: Board, kernels: str) -> None:
+def check_fit(
+    graph: Graph,
+    parts: Schedule,
+    plan: MemoryPlan,
+    weight_bytes: int,
+    board: Board,
+    kernels: str,
+    able: Collection[str] = (),
+) -> None:
     """Refuses a model that does not fit its board.
 
     Args:
@@ -49,6 +57,7 @@ def check_fit(graph: Graph, parts: Schedule, plan: MemoryPlan, weight_bytes: int
         weight_bytes: bytes of constants in flash.
         board: the target.
         kernels: "dsp" or "plain".
+        able: as for `schedule`.
 
     Raises:
         PlacementError: with the bytes needed, the bytes there, the layers at the peak, and what would fit.
@@ -71,23 +80,23 @@ def check_fit(graph: Graph, parts: Schedule, plan: MemoryPlan, weight_bytes: int
             f"its constants need {need.weight_bytes:,} bytes of flash and {board.flash.size - CODE_BYTES:,} are there "
             f"beside {CODE_BYTES:,} for code"
         )
-    remedies = list(_remedies(graph, need, board, kernels))
+    remedies = list(_remedies(graph, need, board, kernels, able))
     fix = "This would fit: " + "; ".join(remedies) if remedies else "Choose a smaller network"
     raise PlacementError(f"model {graph.name!r} on {board.title}", "; ".join(reasons), fix)
 
 
-def _remedies(graph: Graph, need: Need, board: Board, kernels: str) -> Iterator[str]:
+def _remedies(graph: Graph, need: Need, board: Board, kernels: str, able: Collection[str]) -> Iterator[str]:
     """What would fit, each with the bytes it needs."""
     size = graph.tensor(graph.inputs[0]).shape[1]
     for resolution in range((size - 1) // RESOLUTION_STEP * RESOLUTION_STEP, 0, -RESOLUTION_STEP):
         smaller = at_resolution(graph, resolution)
-        planned = smaller and need_of(smaller, kernels, need.weight_bytes)
+        planned = smaller and need_of(smaller, kernels, need.weight_bytes, able)
         if planned and fits(planned, board):
             yield f"resolution {resolution} ({planned.arena_bytes:,} bytes)"
             break
     for width in WIDTHS:
         narrower = at_width(graph, width)
-        planned = narrower and need_of(narrower, kernels, int(need.weight_bytes * _weight_ratio(graph, narrower)))
+        planned = narrower and need_of(narrower, kernels, int(need.weight_bytes * _weight_ratio(graph, narrower)), able)
         if planned and fits(planned, board):
             yield f"{width:g} times the channels, a smaller alpha (about {planned.arena_bytes:,} bytes)"
             break
@@ -99,10 +108,10 @@ def _remedies(graph: Graph, need: Need, board: Board, kernels: str) -> Iterator[
             yield f"the board {other.title}"
 
 
-def need_of(graph: Graph, kernels: str, weight_bytes: int) -> Need:
+def need_of(graph: Graph, kernels: str, weight_bytes: int, able: Collection[str] = ()) -> Need:
     """The bytes that a graph needs, from its shapes alone."""
-    parts = schedule(graph, kernels)
-    plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps])
+    parts = schedule(graph, kernels, able)
+    plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps)
     return Need(plan.arena_bytes, weight_bytes)
 
 

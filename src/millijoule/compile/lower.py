@@ -17,9 +17,9 @@ from millijoule.compile._text import FLOAT_MAX, float_literal
 from millijoule.compile.schedule import Step
 from millijoule.errors import UnsupportedError
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, arithmetic
-from millijoule.kernels import FusedKernel, Kernel, dims_of
+from millijoule.kernels import Kernel
 
-__all__ = ["LOWERINGS", "Call", "Constant", "Structure", "lower"]
+__all__ = ["LOWERINGS", "Call", "Constant", "Layer", "Structure", "add_structure", "lower", "window_structure"]
 
 Array = npt.NDArray[Any]
 
@@ -67,7 +67,6 @@ class Layer:
         scratch: C expression of the scratch memory, "NULL" when the kernel needs none.
         node: the operation.
         kernel: the kernel that packs its weights.
-        prefix: of the names of constants and structures; the first half of a fused layer has one.
         staged: where in the arena a copy of its constants lies while it runs; None to read them from flash.
     """
 
@@ -76,8 +75,7 @@ class Layer:
     address: Callable[[str], str]
     scratch: str
     node: Node
-    kernel: Kernel | FusedKernel
-    prefix: str = ""
+    kernel: Kernel
     staged: int | None = None
     constants: list[Constant] = field(default_factory=list)
 
@@ -113,7 +111,6 @@ class Layer:
 
     def flash(self, name: str, value: Array) -> str:
         """Puts an array into the layer's block of constants and returns the C expression of its first element."""
-        name = self.prefix + name
         self.constants.append(Constant(name, np.ascontiguousarray(value).ravel()))
         if self.staged is not None:
             return f"MJ_AT(const mj_block_{self.step.index:03d}, {self.staged})->{name}"
@@ -122,8 +119,7 @@ class Layer:
     def call(self, *arguments: str, structures: tuple[Structure, ...] = ()) -> Call:
         """The call of the layer's kernel."""
         kernel = self.step.kernel
-        sources = kernel.sources if isinstance(kernel, FusedKernel) else (kernel.name,)
-        return Call(kernel.name, sources, arguments, tuple(self.constants), structures, self.staged)
+        return Call(kernel.name, (kernel.name,), arguments, tuple(self.constants), structures, self.staged)
 
 
 def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str, staged: int | None = None) -> Call:
@@ -139,8 +135,6 @@ def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str,
     Raises:
         UnsupportedError: no kernel computes this operator in this arithmetic.
     """
-    if isinstance(step.kernel, FusedKernel):
-        return _fused(graph, step, step.kernel, address, scratch, staged)
     lowering = LOWERINGS.get((step.node.op, step.mode))
     if lowering is None:
         raise UnsupportedError(
@@ -152,8 +146,19 @@ def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str,
 # *** shared parts *****
 
 
-def _window(layer: Layer, kernel: tuple[int, int]) -> Structure:
-    attrs, data, result = layer.node.attrs, layer.data_shape, layer.result_shape
+def window_structure(layer: Layer, node: Node) -> Structure:
+    """The `mj_window` of a convolution.
+
+    Raises:
+        UnsupportedError: a size that the structure cannot hold.
+    """
+    height, width = layer.graph.tensor(node.inputs[1]).shape[1:3]
+    return _window(layer, node, (height, width))
+
+
+def _window(layer: Layer, node: Node, kernel: tuple[int, int]) -> Structure:
+    attrs = node.attrs
+    data, result = layer.graph.tensor(node.inputs[0]).shape, layer.graph.tensor(node.output).shape
     dilation, padding = attrs.get("dilation", (1, 1)), attrs["padding"]
     fields = {
         "in_height": data[1],
@@ -175,14 +180,9 @@ def _window(layer: Layer, kernel: tuple[int, int]) -> Structure:
         limit = 0xFFFF if name.startswith(("in_", "out_")) else 0xFF
         if value > limit:
             raise UnsupportedError(
-                f"layer {layer.step.name!r} ({layer.node.op})", f"{name} is {value}", f"Keep it at most {limit}"
+                f"layer {layer.step.name!r} ({node.op})", f"{name} is {value}", f"Keep it at most {limit}"
             )
-    return Structure("mj_window", f"{layer.prefix}window", {name: str(value) for name, value in fields.items()})
-
-
-def _conv_window(layer: Layer) -> Structure:
-    height, width = layer.graph.tensor(layer.node.inputs[1]).shape[1:3]
-    return _window(layer, (height, width))
+    return Structure("mj_window", "window", {name: str(value) for name, value in fields.items()})
 
 
 def _bounds(layer: Layer) -> tuple[int, int]:
@@ -211,7 +211,6 @@ def _weight_sums(layer: Layer) -> npt.NDArray[np.int64]:
 
 def _weights(layer: Layer) -> str:
     value = layer.graph.constant(layer.node.inputs[1])
-    assert not isinstance(layer.kernel, FusedKernel), "fused layers are lowered one half at a time"
     return layer.flash("weights", layer.kernel.packed(value))
 
 
@@ -241,7 +240,7 @@ def _requant(layer: Layer) -> Structure:
         "low": str(low),
         "high": str(high),
     }
-    return Structure("mj_requant", f"{layer.prefix}requant", fields)
+    return Structure("mj_requant", "requant", fields)
 
 
 def _dynamic(layer: Layer) -> Structure:
@@ -277,38 +276,15 @@ def _normalize_float(layer: Layer) -> Call:
 
 def _convolution_int8(layer: Layer) -> Call:
     bias, requant, weights = _folded_bias(layer), _requant(layer), _weights(layer)
-    window = _conv_window(layer)
+    window = window_structure(layer, layer.node)
     return layer.call(
         layer.x, weights, bias, layer.y, "&window", "&requant", layer.scratch, structures=(window, requant)
     )
 
 
-def _fused(
-    graph: Graph, step: Step, kernel: FusedKernel, address: Callable[[str], str], scratch: str, staged: int | None
-) -> Call:
-    """A convolution computed row by row inside the depthwise convolution that reads it."""
-    assert step.producer is not None
-    producer, packs = step.producer, kernel.parts(dims_of(graph, step.producer))
-    second = Layer(graph, step, address, scratch, step.node, packs[1], staged=staged)
-    first = Layer(graph, step, address, scratch, producer, packs[0], "conv_", staged, second.constants)
-    fields: dict[str, str] = {}
-    structures: list[Structure] = []
-    for name, half in (("conv", first), ("depthwise", second)):
-        bias, requant, weights, window = _folded_bias(half), _requant(half), _weights(half), _conv_window(half)
-        structures += [window, requant]
-        fields |= {
-            name: f"&{window.name}",
-            f"{name}_requant": f"&{requant.name}",
-            f"{name}_weights": weights,
-            f"{name}_bias": bias,
-        }
-    structures.append(Structure("mj_conv_depthwise", "pair", fields))
-    return second.call(first.x, second.y, "&pair", scratch, structures=tuple(structures))
-
-
 def _convolution_dynamic(layer: Layer) -> Call:
     bias, dynamic, weights = _float_bias(layer), _dynamic(layer), _weights(layer)
-    window = _conv_window(layer)
+    window = window_structure(layer, layer.node)
     return layer.call(
         layer.x, weights, bias, layer.y, "&window", "&dynamic", layer.scratch, structures=(window, dynamic)
     )
@@ -317,7 +293,13 @@ def _convolution_dynamic(layer: Layer) -> Call:
 def _convolution_float(layer: Layer) -> Call:
     bias, weights = _float_bias(layer), _weights(layer)
     return layer.call(
-        layer.x, weights, bias, layer.y, "&window", *_float_bounds(layer), structures=(_conv_window(layer),)
+        layer.x,
+        weights,
+        bias,
+        layer.y,
+        "&window",
+        *_float_bounds(layer),
+        structures=(window_structure(layer, layer.node),),
     )
 
 
@@ -342,10 +324,11 @@ def _dense_float(layer: Layer) -> Call:
     return layer.call(layer.x, weights, bias, layer.y, *_features(layer), *_float_bounds(layer))
 
 
-def _add_int8(layer: Layer) -> Call:
-    left, right, result = (layer.graph.quant(name) for name in (*layer.node.inputs, layer.node.output))
-    plan = arithmetic.add_plan(left, right, result, layer.graph.rounding)
-    low, high = _bounds(layer)
+def add_structure(graph: Graph, node: Node) -> Structure:
+    """The `mj_add_params` of an int8 addition."""
+    left, right, result = (graph.quant(name) for name in (*node.inputs, node.output))
+    plan = arithmetic.add_plan(left, right, result, graph.rounding)
+    low, high = arithmetic.clamp_bounds(node.attrs.get("clamp"), result)
     fields = {
         "left_zero": left.scalar_zero_point,
         "right_zero": right.scalar_zero_point,
@@ -359,7 +342,11 @@ def _add_int8(layer: Layer) -> Call:
         "low": low,
         "high": high,
     }
-    params = Structure("mj_add_params", "params", {name: str(value) for name, value in fields.items()})
+    return Structure("mj_add_params", "params", {name: str(value) for name, value in fields.items()})
+
+
+def _add_int8(layer: Layer) -> Call:
+    params = add_structure(layer.graph, layer.node)
     right_address = layer.address(layer.node.inputs[1])
     return layer.call(layer.x, right_address, layer.y, layer.elements, "&params", structures=(params,))
 
@@ -391,12 +378,12 @@ def _mean_float(layer: Layer) -> Call:
 
 
 def _pool_int8(layer: Layer) -> Call:
-    window = _window(layer, layer.node.attrs["kernel"])
+    window = _window(layer, layer.node, layer.node.attrs["kernel"])
     return layer.call(layer.x, layer.y, "&window", *(str(bound) for bound in _bounds(layer)), structures=(window,))
 
 
 def _pool_float(layer: Layer) -> Call:
-    return layer.call(layer.x, layer.y, "&window", structures=(_window(layer, layer.node.attrs["kernel"]),))
+    return layer.call(layer.x, layer.y, "&window", structures=(_window(layer, layer.node, layer.node.attrs["kernel"]),))
 
 
 def _pad(layer: Layer) -> Call:

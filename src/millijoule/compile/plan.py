@@ -6,7 +6,8 @@ another, each at the lowest offset that is free during its whole life. How low t
 only: try a few orders that are known to be good (largest first, longest lived first, largest area first, by birth),
 and, if none of them reaches the lower bound, improve the best one by moving a buffer that touches the top of the arena
 to another place in the order, as long as tries are left. The lower bound is the largest number of bytes alive in any
-one layer: no placement can be smaller, so a plan that reaches it is optimal.
+one layer: no placement can be smaller, so a plan that reaches it is optimal. For a plan that does not, an exact search
+looks for a smaller one until there is none or its patience ends; a proof that there is none raises the bound.
 
 A layer has two halves. Kernels that quantise their float input before they write anything (dynamic quantisation) need
 the input only in the first half and their result only in the second; the quantised copy takes the input's own place.
@@ -28,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from millijoule.compile._exact import OutOfPatience, place_within
 from millijoule.errors import PlacementError
 
 __all__ = [
@@ -46,8 +48,10 @@ ALIGNMENT = 8
 """Offsets are multiples of this many bytes: enough for every element type and for double-word loads."""
 TRIES = 400
 """Moves that the hill climbing search may try; it stops sooner at the lower bound."""
-WORK = 1_000_000
-"""Pairs of neighbours that it may look at: less than a second. Large plans get fewer tries."""
+WORK = 700_000
+"""Pairs of neighbours that it may look at, about half a second. Large plans get fewer tries."""
+PATIENCE = 200_000
+"""Pairs that the exact search may look at, about half a second."""
 
 
 def aligned(size: int, alignment: int = ALIGNMENT) -> int:
@@ -169,7 +173,7 @@ class MemoryPlan:
         raise KeyError(name)
 
     def peak_steps(self) -> tuple[int, ...]:
-        """The layers during which `lower_bound` bytes are alive."""
+        """The layers during which the most bytes are alive."""
         most = max((step.live_bytes for step in self.steps), default=0)
         return tuple(index for index, step in enumerate(self.steps) if step.live_bytes == most)
 
@@ -210,8 +214,9 @@ def plan_memory(
     halves = _live_bytes(lifetimes, len(step_names), alignment, distances)
     live = [max(pair) for pair in zip(halves[0::2], halves[1::2], strict=True)]
     bound = max(live, default=0)
-    best, strategy = _search(lifetimes, bound, alignment, distances)
-    height = max((best[item.name] + aligned(item.bytes, alignment) for item in lifetimes), default=0)
+    walls = _walls(lifetimes, alignment, distances)
+    best, strategy = _search(lifetimes, bound, alignment, walls)
+    best, height, bound, strategy = _improve(lifetimes, best, bound, alignment, walls, strategy)
     buffers = tuple(
         Buffer(offset=best[item.name], **vars(item))
         for item in sorted(lifetimes, key=lambda item: (item.first, best[item.name]))
@@ -225,6 +230,9 @@ def plan_memory(
 
 Distances = Mapping[tuple[str, str], int]
 """(below, above) -> distance, a multiple of the alignment."""
+Walls = Mapping[str, Sequence[tuple[str, int, int]]]
+"""Buffer -> (neighbour, low, high): beside a neighbour at offset `at` it lies at most at ``at + low``, or at least at
+``at + high``."""
 
 
 def _distances(lifetimes: Sequence[Lifetime], alignment: int, overlaps: Sequence[Overlap]) -> Distances:
@@ -287,10 +295,7 @@ ORDERS: dict[str, Callable[[Lifetime], Any]] = {
 }
 
 
-def _search(
-    lifetimes: Sequence[Lifetime], bound: int, alignment: int, distances: Distances
-) -> tuple[dict[str, int], str]:
-    walls = _walls(lifetimes, alignment, distances)
+def _search(lifetimes: Sequence[Lifetime], bound: int, alignment: int, walls: Walls) -> tuple[dict[str, int], str]:
     candidates: list[tuple[int, int, str, list[Lifetime], dict[str, int]]] = []
     for strategy, key in ORDERS.items():
         order = sorted(lifetimes, key=key)
@@ -315,9 +320,24 @@ def _search(
     return offsets, strategy
 
 
-Walls = Mapping[str, Sequence[tuple[str, int, int]]]
-"""Buffer -> (neighbour, low, high): beside a neighbour at offset `at` it lies at most at ``at + low``, or at least at
-``at + high``."""
+def _improve(
+    lifetimes: Sequence[Lifetime], offsets: dict[str, int], bound: int, alignment: int, walls: Walls, strategy: str
+) -> tuple[dict[str, int], int, int, str]:
+    """Smaller and smaller plans by exact search: the last one, its height, a bound that no plan is below, its origin."""
+    sizes = {item.name: aligned(item.bytes, alignment) for item in lifetimes}
+    patience = [PATIENCE]
+    height = max((offsets[name] + size for name, size in sizes.items()), default=0)
+    while height > bound:
+        try:
+            found = place_within(sizes, walls, height - alignment, patience)
+        except OutOfPatience:
+            break
+        if found is None:
+            bound = height
+        else:
+            offsets, strategy = found, "exact search"
+            height = max(offsets[name] + size for name, size in sizes.items())
+    return offsets, height, bound, strategy
 
 
 def _walls(lifetimes: Sequence[Lifetime], alignment: int, distances: Distances) -> Walls:

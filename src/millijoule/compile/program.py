@@ -8,22 +8,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from millijoule.boards import Board, load_board
-from millijoule.compile._text import C_TYPES
+from millijoule.compile._text import C_TYPES, with_assembly
 from millijoule.compile.emit import Emission, block_bytes, emit
 from millijoule.compile.fit import check_fit
 from millijoule.compile.golden import golden_vector
+from millijoule.compile.legal import row_layers
 from millijoule.compile.lower import Call, lower
+from millijoule.compile.lower import Layer as LoweredLayer
+from millijoule.compile.lower_rows import lower_rows
 from millijoule.compile.plan import MemoryPlan, plan_memory
 from millijoule.compile.schedule import Schedule, Step, schedule
 from millijoule.compile.staging import stage, with_staging
 from millijoule.errors import OptionError
 from millijoule.graph import Graph, simplify, verify
-from millijoule.kernels import headers, source
+from millijoule.kernels import assembly_source, choose, headers, source
 
 __all__ = ["HOST", "KERNELS", "Layer", "Program", "compile_graph"]
 
 HOST = "host"
 """The target that stands for this computer: nothing to fit into."""
+_ALWAYS = ("mj_kernels.h",)
 KERNELS = ("dsp", "plain")
 """Variants of the kernels, the default first."""
 
@@ -157,18 +161,20 @@ def compile_graph(
         raise OptionError(f"kernels {kernels!r}", "there is no such variant", f"Choose one of: {', '.join(KERNELS)}")
     board = None if target == HOST else load_board(target) if isinstance(target, str) else target
     graph = replace(simplify(verify(graph)), name=name)
-    parts = schedule(graph, kernels)
-    plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps])
-    calls = _lower_all(graph, parts, plan, {})
+    able = row_layers(graph)
+    parts = schedule(graph, kernels, able)
+    plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps)
+    calls = _lower_all(graph, parts, plan, {}, kernels)
     sizes = [block_bytes(call) for call in calls]
     staged = stage(graph, parts.steps, plan, sizes, board)
     if board is not None:
-        check_fit(graph, parts, plan, sum(block_bytes(call) for call in calls), board, kernels)
+        check_fit(graph, parts, plan, sum(block_bytes(call) for call in calls), board, kernels, able)
     if staged:
-        calls, plan = _lower_all(graph, parts, plan, staged), with_staging(plan, staged, sizes)
+        calls, plan = _lower_all(graph, parts, plan, staged, kernels), with_staging(plan, staged, sizes)
     golden = golden_vector(graph) if self_test else None
     files = emit(Emission(graph, parts, plan, calls, golden, trace))
-    files.update(_kernel_files({name for call in calls for name in call.sources}, graph.rounding))
+    core = board.core if board is not None and kernels == "dsp" else None
+    files.update(_kernel_files({name for call in calls for name in call.sources}, graph.rounding, core))
     layers = tuple(
         Layer(
             step.index,
@@ -190,28 +196,45 @@ def compile_graph(
     return Program(name, graph, board, kernels, files, plan, layers, trace)
 
 
-def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Mapping[int, int]) -> tuple[Call, ...]:
+def _lower_all(
+    graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Mapping[int, int], kernels: str
+) -> tuple[Call, ...]:
     """The kernel call of every layer, with addresses from the plan; `staged` says whose constants are copied where."""
 
     def address(tensor: str) -> str:
         return f"MJ_AT({C_TYPES[graph.tensor(tensor).dtype]}, {plan.buffer(parts.home[tensor]).offset})"
 
-    def scratch(step: Step) -> str:
-        return f"&mj_arena[{plan.buffer(parts.scratch[step.index]).offset}]" if step.index in parts.scratch else "NULL"
+    def call(step: Step) -> Call:
+        offset = plan.buffer(parts.scratch[step.index]).offset if step.index in parts.scratch else None
+        scratch = "NULL" if offset is None else f"&mj_arena[{offset}]"
+        where = staged.get(step.index)
+        if step.rows is None or offset is None:
+            return lower(graph, step, address, scratch, where)
+        layer = LoweredLayer(graph, step, address, scratch, step.node, step.kernel, where)
+        return lower_rows(layer, step.rows, offset, lambda node: choose(graph, node, kernels).name)
 
-    return tuple(lower(graph, step, address, scratch(step), staged.get(step.index)) for step in parts.steps)
+    return tuple(call(step) for step in parts.steps)
 
 
-def _kernel_files(kernels: Iterable[str], rounding: str) -> dict[str, str]:
+def _kernel_files(kernels: Iterable[str], rounding: str, core: str | None) -> dict[str, str]:
     """The sources of these kernels and every header that they include, directly or not, by file name.
 
     The header of requantisation gets the model's rounding rule written on top, so that the files build on their own.
+
+    Args:
+        kernels: names of C functions.
+        rounding: the model's rule.
+        core: the core for which there may be assembly; None for C only.
     """
     available = headers()
     rule = f"/* The rounding rule of this model. */\n#define MJ_ROUNDING_{rounding.upper()}\n\n"
     available["mj_requantize.h"] = rule + available["mj_requantize.h"]
-    files = {f"{name}.c": source(name) for name in sorted(kernels)}
-    queue = list(files)
+    files: dict[str, str] = {}
+    for name in sorted(kernels):
+        assembly = assembly_source(name, core, rounding) if core is not None else None
+        files[f"{name}.c"] = source(name) if assembly is None else with_assembly(source(name), assembly)
+    queue = [*files, *_ALWAYS]
+    files |= {header: available[header] for header in _ALWAYS}
     while queue:
         for header in re.findall(r'#\s*include\s+"([^"]+)"', files[queue.pop()]):
             if header not in files:

@@ -7,13 +7,14 @@ a graph whose shapes were rewritten (see `fit`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from millijoule.compile.plan import Lifetime, lower_bound
+from millijoule.compile.plan import Lifetime, Overlap
+from millijoule.compile.rows import Block, RowMemory, find_blocks, memory_of, overlap_distance
 from millijoule.errors import GraphError, UnsupportedError
 from millijoule.graph import Graph, Node, macs, mode
-from millijoule.kernels import FusedKernel, Kernel, choose, choose_fused, dims_of
+from millijoule.kernels import ROWS, Kernel, choose, dims_of
 
 __all__ = ["IN_PLACE", "Schedule", "Step", "layer_name", "schedule"]
 
@@ -33,9 +34,8 @@ class Step:
     Attributes:
         index: its number, the same in symbols, names and profiles.
         name: the layer name that the user knows.
-        node: the operation.
-        producer: the convolution that is computed row by row inside this layer, so that its result is never stored
-            whole; None for a layer of one operation.
+        node: the operation, the last one of a block.
+        rows: the block that this layer computes row by row, with its memory; None for a layer of one operation.
         mode: "integer", "dynamic" or "float".
         kernel: the registry's row of the C function that does the work.
         symbol: the C function of this layer.
@@ -47,21 +47,24 @@ class Step:
     name: str
     node: Node
     mode: str
-    kernel: Kernel | FusedKernel
+    kernel: Kernel
     symbol: str
     macs: int
     scratch_bytes: int
-    producer: Node | None = None
+    rows: RowMemory | None = None
 
     @property
     def operands(self) -> tuple[str, ...]:
         """The tensors that the layer reads, data first."""
-        return self.node.inputs if self.producer is None else self.producer.inputs
+        if self.rows is None:
+            return self.node.inputs
+        residual = self.rows.block.residual
+        return (self.rows.block.input,) if residual is None else (self.rows.block.input, residual)
 
     @property
     def operator(self) -> str:
-        """The operator, or both of a fused layer."""
-        return self.node.op if self.producer is None else f"{self.producer.op} + {self.node.op}"
+        """The operator, or all of a block."""
+        return self.node.op if self.rows is None else " + ".join(node.op for node in self.rows.block.nodes)
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,14 @@ class Schedule:
     Attributes:
         steps: the layers.
         lifetimes: the buffers.
+        overlaps: which results may share bytes with which inputs.
         home: tensor name -> name of the buffer in which it lives.
         scratch: layer index -> name of the buffer at whose start its scratch lies.
     """
 
     steps: tuple[Step, ...]
     lifetimes: tuple[Lifetime, ...]
+    overlaps: tuple[Overlap, ...]
     home: Mapping[str, str]
     scratch: Mapping[int, str]
 
@@ -86,12 +91,11 @@ def layer_name(node: Node) -> str:
     return node.source or node.op
 
 
-def schedule(graph: Graph, kernels: str) -> Schedule:
+def schedule(graph: Graph, kernels: str, able: Collection[str] = ()) -> Schedule:
     """The layers of `graph` and the lifetimes of their buffers.
 
-    An int8 convolution whose result only a depthwise convolution reads can be fused with it: the map between them, the
-    widest of an inverted residual block, then exists a few rows at a time. That costs 1 to 10 % more cycles, so only
-    those pairs are fused that the smallest possible arena needs.
+    Chains of layers that the row engine can compute become one layer (see `rows`); a result of such a layer may lie
+    over the part of its input that has been read.
 
     Reshapes cost nothing: their result is their input. A layer of `IN_PLACE` writes over an input that nobody reads
     later, the picture included.
@@ -99,31 +103,20 @@ def schedule(graph: Graph, kernels: str) -> Schedule:
     Args:
         graph: a verified graph with one uint8 picture (1, H, W, C) as input; logits are its first output.
         kernels: "plain" or "dsp".
+        able: results of the convolutions whose arithmetic the row kernels can do (`legal.row_layers`).
 
     Raises:
         UnsupportedError: an operator without a kernel, or an input that is not a picture.
         GraphError: an output that no layer writes.
     """
     _check_ends(graph)
-    producers = _fused_producers(graph, kernels)
-    parts = _schedule(graph, kernels, producers)
-    bound = lower_bound(parts.lifetimes, len(parts.steps))
-    for result in tuple(producers):
-        fewer = {name: producer for name, producer in producers.items() if name != result}
-        trial = _schedule(graph, kernels, fewer)
-        if lower_bound(trial.lifetimes, len(trial.steps)) <= bound:
-            producers, parts = fewer, trial
-    return parts
-
-
-def _schedule(graph: Graph, kernels: str, producers: Mapping[str, Node]) -> Schedule:
-    """The schedule with just these convolutions (by the depthwise convolution's result) fused."""
     value = _values(graph)
-    inside = {id(producer) for producer in producers.values()}
+    blocks = {block.output: block for block in find_blocks(graph, able)}
+    inside = {node.output for block in blocks.values() for node in block.nodes} - set(blocks)
     steps: list[Step] = []
     for node in graph.nodes:
-        if node.op != "reshape" and id(node) not in inside:
-            steps.append(_step(graph, node, producers.get(node.output), len(steps), kernels))
+        if node.op != "reshape" and node.output not in inside:
+            steps.append(_step(graph, node, blocks.get(node.output), len(steps), kernels))
     last = _last_uses(graph, steps, value)
     home: dict[str, str] = {}
     born: dict[str, int] = {}
@@ -172,7 +165,25 @@ def _schedule(graph: Graph, kernels: str, producers: Mapping[str, Node]) -> Sche
         if step.scratch_bytes and scratch[step.index] not in tails
     ]
     places = {name: home[source] for name, source in value.items() if source in home}
-    return Schedule(tuple(steps), tuple(lifetimes), places, scratch)
+    kept = {home[value[name]] for name in graph.outputs}
+    overlaps = tuple(
+        overlap
+        for step in steps
+        for overlap in _overlaps(graph, step, places)
+        if ends[overlap.above] == step.index and born[overlap.below] == step.index and overlap.above not in kept
+    )
+    return Schedule(tuple(steps), tuple(lifetimes), overlaps, places, scratch)
+
+
+def _overlaps(graph: Graph, step: Step, places: Mapping[str, str]) -> Iterator[Overlap]:
+    """How the result of a layer may share bytes with its inputs while they are read row by row."""
+    if step.rows is None:
+        return
+    block = step.rows.block
+    result, data = places[block.output], places[block.input]
+    yield Overlap(result, data, overlap_distance(graph, step.rows))
+    if block.residual is not None and places[block.residual] != data:
+        yield Overlap(result, places[block.residual], 0)
 
 
 def _check_ends(graph: Graph) -> None:
@@ -218,7 +229,7 @@ def _last_uses(graph: Graph, steps: list[Step], value: Mapping[str, str]) -> dic
 
 def _overwritten(graph: Graph, step: Step, value: Mapping[str, str], last: Mapping[str, int]) -> str | None:
     """The input (as a value) whose memory the result of `step` may take, if any."""
-    if (step.node.op, step.mode) not in IN_PLACE:
+    if step.rows is not None or (step.node.op, step.mode) not in IN_PLACE:
         return None
     for name in step.node.inputs:
         source = value.get(name)
@@ -232,20 +243,7 @@ def _overwritten(graph: Graph, step: Step, value: Mapping[str, str], last: Mappi
     return None
 
 
-def _fused_producers(graph: Graph, kernels: str) -> dict[str, Node]:
-    """The convolution to be computed inside each depthwise convolution, by the name of the latter's result."""
-    written, readers = graph.producers(), graph.consumers()
-    fused: dict[str, Node] = {}
-    for node in graph.nodes:
-        producer = written.get(node.inputs[0])
-        if producer is None or producer.output in graph.outputs or len(readers[producer.output]) != 1:
-            continue
-        if choose_fused(graph, producer, node, kernels) is not None:
-            fused[node.output] = producer
-    return fused
-
-
-def _step(graph: Graph, node: Node, producer: Node | None, index: int, kernels: str) -> Step:
+def _step(graph: Graph, node: Node, block: Block | None, index: int, kernels: str) -> Step:
     name = layer_name(node)
     if node.op == "batch_norm":
         raise UnsupportedError(
@@ -254,13 +252,13 @@ def _step(graph: Graph, node: Node, producer: Node | None, index: int, kernels: 
     for operand in node.inputs[1:] if node.op == "add" else node.inputs[:1]:
         if operand in graph.constants:
             raise UnsupportedError(f"layer {name!r} ({node.op})", "its data is a constant", "Fold it before compiling")
-    single, work, sizes = choose(graph, node, kernels), macs(graph, node), dims_of(graph, node)
-    kernel: Kernel | FusedKernel = single
-    scratch_bytes = single.scratch_bytes(sizes)
-    fused = None if producer is None else choose_fused(graph, producer, node, kernels)
-    if producer is not None and fused is not None:
-        kernel, name, work = fused, f"{layer_name(producer)} + {name}", work + macs(graph, producer)
-        scratch_bytes = fused.scratch_bytes(dims_of(graph, producer), sizes)
+    rows = None if block is None else memory_of(graph, block)
+    if rows is None:
+        kernel, work = choose(graph, node, kernels), macs(graph, node)
+        scratch_bytes = kernel.scratch_bytes(dims_of(graph, node))
+    else:
+        kernel, work, scratch_bytes = ROWS, sum(macs(graph, item) for item in rows.block.nodes), rows.bytes
+        name = " + ".join(layer_name(item) for item in rows.block.nodes if item.op != "normalize")
     identifier = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")[:48] or node.op
     symbol = f"mj_layer_{index:03d}_{identifier}"
-    return Step(index, name, node, mode(graph, node), kernel, symbol, work, scratch_bytes, producer)
+    return Step(index, name, node, mode(graph, node), kernel, symbol, work, scratch_bytes, rows)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from millijoule.kernels.fused import FUSED, FusedKernel, choose_fused
+from millijoule.kernels.assembly import assembly_source
 from millijoule.kernels.registry import (
     FLAGS,
     KERNELS,
+    ROW_KERNELS,
+    ROWS,
     Dims,
     Kernel,
     choose,
@@ -18,13 +20,13 @@ from millijoule.kernels.registry import (
 
 __all__ = [
     "FLAGS",
-    "FUSED",
     "KERNELS",
+    "ROWS",
+    "ROW_KERNELS",
     "Dims",
-    "FusedKernel",
     "Kernel",
+    "assembly_source",
     "choose",
-    "choose_fused",
     "dims_of",
     "headers",
     "kernels_for",

@@ -2,8 +2,9 @@
 
 One row of `KERNELS` per file in `c/`. The compiler asks `kernels_for` (or `choose`) for the best legal kernel, stores
 ``kernel.pack(weights)`` (or the weights as they are, when `pack` is None) as an int8 array, hands the kernel
-``kernel.scratch_bytes(dims)`` bytes of 4-byte aligned scratch, and writes out `source` and `headers`. Kernels that do
-two layers at once are in `fused`.
+``kernel.scratch_bytes(dims)`` bytes of 4-byte aligned scratch, and writes out `source` and `headers`. The row
+engine, which does chains of convolutions, has its inner kernels in `ROW_KERNELS`, generated for the boards by
+`assembly`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ __all__ = [
     "ARITHMETICS",
     "FLAGS",
     "KERNELS",
+    "ROWS",
+    "ROW_KERNELS",
     "VARIANTS",
     "Dims",
     "Kernel",
@@ -255,6 +258,18 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("mj_quantize_s8", "quantize", "integer", "plain", _any_size, _no_scratch),
     Kernel("mj_dequantize_s8", "dequantize", "integer", "plain", _any_size, _no_scratch),
 )
+
+
+ROWS = Kernel("mj_rows_s8", "rows", "integer", "dsp", _any_size, _no_scratch)
+"""The row engine, which computes chains of convolutions; the compiler decides which (`compile.rows`)."""
+
+
+ROW_KERNELS = (
+    *(f"mj_product_{form}{bounds}" for form in ("planes", "pixels") for bounds in ("", "_clamped")),
+    "mj_filter_row_any",
+    *(f"mj_filter_row_3x3_s{stride}_p{phase}" for stride in (1, 2) for phase in (0, 1)),
+)
+"""The inner kernels of the row engine (`mj_rows.h`)."""
 
 
 def kernels_for(operator: str, arithmetic: str, dims: Dims) -> list[Kernel]:

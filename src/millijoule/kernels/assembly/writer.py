@@ -29,11 +29,15 @@ class Writer:
         """Gives further names, or other registers to names that exist."""
         self._registers.update(registers)
 
-    def emit(self, instruction: str) -> None:
-        """One instruction: mnemonic, operands with names of registers in them."""
+    def resolved(self, instruction: str) -> str:
+        """The instruction with registers in place of their names."""
         mnemonic, _, operands = instruction.partition(" ")
         operands = _NAME.sub(lambda found: self._registers.get(found[0], found[0]), operands)
-        self._lines.append(f"    {mnemonic} {operands}".rstrip())
+        return f"{mnemonic} {operands}".rstrip()
+
+    def emit(self, instruction: str) -> None:
+        """One instruction: mnemonic, operands with names of registers in them."""
+        self._lines.append(f"    {self.resolved(instruction)}")
 
     def block(self, text: str) -> None:
         """Instructions one a line; empty lines are left out."""

@@ -8,7 +8,7 @@
  * Names: mj_<operation>_<type>[_<variant>], one function per file of that name. No variant: plain C, the readable
  * definition. Variant dsp: for cores with the Armv7E-M DSP extension; bit-identical; it also builds on the host through
  * the portable versions of the intrinsics in mj_dsp.h. Types: s8 int8, f32 float, dyn float data with int8 weights.
- * Scratch sizes are computed by registry.py and fused.py beside this folder; scratch is 4-byte aligned.
+ * Scratch sizes are computed by registry.py beside this folder; chains of convolutions by rows have headers of their own (mj_row_engine.h); scratch is 4-byte aligned.
  */
 #ifndef MJ_KERNELS_H
 #define MJ_KERNELS_H
@@ -59,21 +59,6 @@ void mj_depthwise_s8(const int8_t *x, const int8_t *weights, const int32_t *bias
                      const mj_requant *requant, void *scratch);
 void mj_depthwise_s8_dsp(const int8_t *x, const int8_t *weights, const int32_t *bias, int8_t *y,
                          const mj_window *window, const mj_requant *requant, void *scratch);
-/* Two layers at once: conv2d (1x1, stride 1, unpadded ones by the pointwise kernel), then depthwise_conv2d with
- * dilation_height 1, bit for bit as one after the other. x is read until the end: y must not overlap it. The scratch
- * holds kernel_height rows of the map between them and what the two kernels need (fused.py). dsp: packed weights. */
-typedef struct {
-    const mj_window *conv;
-    const mj_requant *conv_requant;
-    const int8_t *conv_weights;
-    const int32_t *conv_bias;
-    const mj_window *depthwise; /* its input is the result of conv */
-    const mj_requant *depthwise_requant;
-    const int8_t *depthwise_weights;
-    const int32_t *depthwise_bias;
-} mj_conv_depthwise;
-void mj_conv_depthwise_s8(const int8_t *x, int8_t *y, const mj_conv_depthwise *pair, void *scratch);
-void mj_conv_depthwise_s8_dsp(const int8_t *x, int8_t *y, const mj_conv_depthwise *pair, void *scratch);
 void mj_dense_s8(const int8_t *x, const int8_t *weights, const int32_t *bias, int8_t *y, int32_t in_features,
                  int32_t out_features, const mj_requant *requant, void *scratch);
 void mj_dense_s8_dsp(const int8_t *x, const int8_t *weights, const int32_t *bias, int8_t *y, int32_t in_features,

@@ -1,0 +1,111 @@
+"""Which convolutions the row kernels may compute: decided from their weights, biases and scales, for every input.
+
+The row kernels keep two channels in one word and round in one instruction (`mj_rows.h`); that is exact within limits
+which nearly every layer keeps by a wide margin. What is outside falls back to kernels that have no such limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from millijoule.graph import Graph, Node, arithmetic, mode
+from millijoule.graph.bounds import Bounds, accumulator_bounds, folded_bias, stored_bounds
+
+__all__ = ["RowNumbers", "refusal", "row_layers", "row_numbers"]
+
+PRODUCT_LIMIT = 1 << 23
+"""Sums of a product lie in [-2^23, 2^23): two of them share a word."""
+SHIFTS = {"single": (-23, -2), "double": (-31, 0), "mulhi": (0, 0)}
+"""Shifts that the row kernels know, by rounding rule."""
+CONSTANT_SCALE = 2.0**-10
+"""What the sum of a channel without weights is multiplied by; any number by which every rule multiplies exactly."""
+
+
+@dataclass(frozen=True)
+class RowNumbers:
+    """What a channel's sum begins with and how it is requantised.
+
+    Attributes:
+        bias: folded bias, int64, one per output channel.
+        multiplier: int32.
+        shift: int8.
+        low: smallest sum, int64.
+        high: largest sum, int64.
+    """
+
+    bias: npt.NDArray[np.int64]
+    multiplier: npt.NDArray[np.int32]
+    shift: npt.NDArray[np.int8]
+    low: npt.NDArray[np.int64]
+    high: npt.NDArray[np.int64]
+
+
+def row_numbers(graph: Graph, node: Node, stored: Mapping[str, Bounds] | None = None) -> RowNumbers:
+    """Bias and requantisation of an int8 convolution for the row kernels.
+
+    A channel whose weights are all zero is a constant; its sum and scale, which may be extreme, are replaced by others
+    that give the same constant.
+
+    Args:
+        graph: a verified graph.
+        node: an integer conv2d or depthwise_conv2d.
+        stored: from `stored_bounds`; computed when not given.
+    """
+    low, high = accumulator_bounds(graph, node, stored)
+    data, result = graph.quant(node.inputs[0]), graph.quant(node.output)
+    scales = np.asarray(graph.quant(node.inputs[1]).scale, dtype=np.float64)
+    reals = np.broadcast_to(data.scalar_scale * scales / result.scalar_scale, low.shape)
+    multiplier, shift = arithmetic.multipliers(reals, graph.rounding)
+    bias = folded_bias(graph, node)
+    weights = graph.constant(node.inputs[1])
+    axes = (0, 1, 2) if node.op == "depthwise_conv2d" else (1, 2, 3)
+    constant = ~weights.any(axis=axes)
+    if constant.any():
+        bounds = arithmetic.clamp_bounds(node.attrs.get("clamp"), result)
+        value = arithmetic.requantize(bias.astype(np.int32), multiplier, shift, graph.rounding).astype(np.int64)
+        value = np.clip(value + result.scalar_zero_point, *bounds) - result.scalar_zero_point
+        sums = value * round(1 / CONSTANT_SCALE)
+        exact = arithmetic.quantize_multiplier(CONSTANT_SCALE, graph.rounding)
+        bias, low, high = (np.where(constant, sums, old) for old in (bias, low, high))
+        multiplier = np.where(constant, exact[0], multiplier).astype(np.int32)
+        shift = np.where(constant, exact[1], shift).astype(np.int8)
+    return RowNumbers(bias, multiplier, shift, low, high)
+
+
+def row_layers(graph: Graph) -> frozenset[str]:
+    """The results of all convolutions whose arithmetic is within the limits of the row kernels."""
+    stored = stored_bounds(graph)
+    nodes = (node for node in graph.nodes if node.op in ("conv2d", "depthwise_conv2d"))
+    return frozenset(n.output for n in nodes if mode(graph, n) == "integer" and refusal(graph, n, stored) is None)
+
+
+def refusal(graph: Graph, node: Node, stored: Mapping[str, Bounds] | None = None) -> str | None:
+    """Why the row kernels cannot compute an int8 convolution exactly; None if they can.
+
+    Args:
+        graph: a verified graph.
+        node: an integer conv2d or depthwise_conv2d.
+        stored: from `stored_bounds`; computed when not given.
+    """
+    numbers = row_numbers(graph, node, stored)
+    smallest, largest = int(numbers.low.min()), int(numbers.high.max())
+    if node.op == "conv2d":
+        if graph.constant(node.inputs[1]).min(initial=0) < -127:
+            return "a weight is -128"
+        if smallest < -PRODUCT_LIMIT or largest >= PRODUCT_LIMIT:
+            return f"a sum can reach {max(-smallest, largest):,}, beyond 2^23"
+    if smallest < -(2**31) or largest >= 2**31 or numbers.bias.min() < -(2**31) or numbers.bias.max() >= 2**31:
+        return "a sum can leave 32 bits"
+    first, last = SHIFTS[graph.rounding]
+    if numbers.shift.min() < first or numbers.shift.max() > last:
+        return f"its scales ask for shifts from {numbers.shift.min()} to {numbers.shift.max()}, not {first} to {last}"
+    zero = graph.quant(node.output).scalar_zero_point
+    for end in (numbers.low, numbers.high):
+        value = arithmetic.requantize(end, numbers.multiplier, numbers.shift, graph.rounding).astype(np.int64) + zero
+        if value.min() < np.iinfo(np.int16).min or value.max() > np.iinfo(np.int16).max:
+            return f"a result before saturation can reach {value.min()} or {value.max()}, beyond 16 bits"
+    return None

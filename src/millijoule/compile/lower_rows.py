@@ -1,0 +1,222 @@
+"""A block of layers as one call of the row engine: packed weights, parameter structures, addresses in its scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from millijoule.compile.legal import row_numbers
+from millijoule.compile.lower import Call, Layer, Structure, add_structure, window_structure
+from millijoule.compile.rows import (
+    FILTER_BYTES,
+    RowMemory,
+    chunk_pixels,
+    filter_words,
+    lead,
+    plane_bytes,
+    row_distance,
+    widened_row,
+)
+from millijoule.graph import Node, arithmetic
+from millijoule.kernels import Dims, dims_of
+
+__all__ = ["filter_kernel", "lane_order", "lower_rows", "pack_lanes"]
+
+FULL = (-128, 127)
+
+
+def lane_order(dims: Dims, window: bool) -> npt.NDArray[np.int64]:
+    """Which number of a pixel each lane of its groups holds, -1 for a lane that is not used.
+
+    With a window: row by row of the window, each filled up to an even count (`collect` in mj_rows_s8.c). Without one:
+    by fours as 0, 2, 1, 3, the rest in order (`gather`).
+    """
+    if window:
+        row = dims.kernel[1] * dims.in_channels
+        numbers = np.arange(dims.kernel[0] * row).reshape(dims.kernel[0], row)
+        return np.pad(numbers, ((0, 0), (0, row % 2)), constant_values=-1).ravel()
+    quads = dims.in_channels // 4 * 4
+    first = np.arange(quads).reshape(-1, 4)[:, [0, 2, 1, 3]].ravel()
+    rest = np.arange(quads, dims.in_channels)
+    return np.concatenate([first, rest, np.full(dims.in_channels % 2, -1)]).astype(np.int64)
+
+
+def pack_lanes(weights: npt.NDArray[np.int8], order: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """Weights (out, numbers) as words of two 16-bit lanes, two channels in each lane: `mj_rows.h`."""
+    lanes = np.where(order >= 0, weights.astype(np.int64)[:, np.maximum(order, 0)], 0)
+    if len(lanes) % 2:
+        lanes = np.concatenate([lanes, np.zeros_like(lanes[:1])])
+    halves = (256 * lanes[1::2] + lanes[0::2]) & 0xFFFF
+    words: npt.NDArray[np.uint32] = (halves[:, 0::2] | halves[:, 1::2] << 16).astype(np.uint32).ravel()
+    return words
+
+
+def filter_kernel(dims: Dims) -> str:
+    """The C function for a depthwise convolution of these sizes."""
+    phase = lead(dims) - dims.padding[2]
+    if dims.kernel == (3, 3):
+        return f"mj_filter_row_3x3_s{dims.stride[1]}_p{phase % 2}"
+    return "mj_filter_row_any"
+
+
+@dataclass(frozen=True)
+class _Lowering:
+    """What the parts of a block share."""
+
+    layer: Layer
+    memory: RowMemory
+    scratch: int
+    structures: list[Structure]
+    sources: list[str]
+
+    def part(self, name: str, kind: str) -> str:
+        """The address of a part of the scratch memory, NULL when there is none."""
+        if name not in self.memory.parts:
+            return "NULL"
+        return f"MJ_AT({kind}, {self.scratch + self.memory.parts[name][0]})"
+
+    def common(self, node: Node, prefix: str) -> dict[str, str]:
+        """Constants and bounds that products and filters have alike."""
+        graph, layer = self.layer.graph, self.layer
+        numbers = row_numbers(graph, node)
+        low, high = arithmetic.clamp_bounds(node.attrs.get("clamp"), graph.quant(node.output))
+        return {
+            "bias": layer.flash(f"{prefix}_bias", numbers.bias.astype(np.int32)),
+            "multiplier": layer.flash(f"{prefix}_multiplier", numbers.multiplier),
+            "shift": layer.flash(f"{prefix}_shift", numbers.shift),
+            "zero": str(graph.quant(node.output).scalar_zero_point),
+            "low": str(low),
+            "high": str(high),
+        }
+
+    def product(self, node: Node, name: str, order: npt.NDArray[np.int64], form: str) -> str:
+        """A convolution as products; `form` is planes or pixels."""
+        common = self.common(node, name)
+        full = (int(common["low"]), int(common["high"])) == FULL
+        kernel = f"mj_product_{form}" if full else f"mj_product_{form}_clamped"
+        weights = self.layer.graph.constant(node.inputs[1])
+        fields = {
+            **common,
+            "weights": self.layer.flash(f"{name}_weights", pack_lanes(weights.reshape(weights.shape[0], -1), order)),
+            "pairs": self.part(f"{name}_pairs", "mj_pair"),
+            "product": kernel,
+            "channels": str(weights.shape[0]),
+            "depth": str(len(order) // 2),
+        }
+        return self.structure("mj_products", name, fields, kernel)
+
+    def filter(self, node: Node, dims: Dims) -> str:
+        """A depthwise convolution on planes."""
+        kernel = filter_kernel(dims)
+        taps = np.moveaxis(self.layer.graph.constant(node.inputs[1])[0], -1, 0)
+        fields = {
+            **self.common(node, "filter"),
+            "taps": self.layer.flash("filter_taps", taps),
+            "filters": self.part("filters", "uint32_t"),
+            "filter_row": kernel,
+            "channels": str(dims.out_channels),
+            "height": str(dims.kernel[0]),
+            "width": str(dims.kernel[1]),
+            "stride_height": str(dims.stride[0]),
+            "stride_width": str(dims.stride[1]),
+            "pad_top": str(dims.padding[0]),
+            "pad_left": str(dims.padding[2]),
+            "filter_bytes": str(FILTER_BYTES + 4 * filter_words(dims)),
+        }
+        return self.structure("mj_filters", "filter", fields, kernel)
+
+    def structure(self, kind: str, name: str, fields: dict[str, str], source: str | None = None) -> str:
+        self.structures.append(Structure(kind, name, fields))
+        if source is not None and source not in self.sources:
+            self.sources.append(source)
+        return f"&{name}"
+
+
+def lower_rows(layer: Layer, memory: RowMemory, scratch: int, add_kernel: Callable[[Node], str]) -> Call:
+    """The call of the row engine for a block.
+
+    Args:
+        layer: the block's step; its constants go into one block.
+        memory: what the scratch memory holds.
+        scratch: where in the arena it begins.
+        add_kernel: the kernel of an addition.
+    """
+    graph, block = layer.graph, memory.block
+    parts = _Lowering(layer, memory, scratch, [], ["mj_rows_s8"])
+    data = graph.tensor(block.input).shape
+    first = block.conv or block.filter
+    assert first is not None, "a block has a convolution"
+    fields = {
+        "state": parts.part("state", "mj_rows_state"),
+        "in_height": str(data[1]),
+        "in_width": str(data[2]),
+        "in_channels": str(data[3]),
+        "in_zero": str(graph.quant(first.inputs[0]).scalar_zero_point),
+    }
+    if block.normalize is not None:
+        scale, offset = block.normalize.attrs["scale"], block.normalize.attrs["offset"]
+        table = arithmetic.normalize_table(tuple(scale), tuple(offset), graph.quant(block.normalize.output))
+        fields |= {"table": layer.flash("table", table), "table_step": "0" if len(table) == 1 else "256"}
+    if memory.conv is not None and block.conv is not None:
+        conv = memory.conv
+        fields |= {
+            "conv": parts.product(
+                block.conv, "conv", lane_order(conv, memory.window), "planes" if block.filter else "pixels"
+            ),
+            "conv_groups": parts.part("groups", "uint32_t"),
+            "chunk": str(chunk_pixels(conv, memory.window)),
+        }
+        if memory.window:
+            window = window_structure(layer, block.conv)
+            fields |= {
+                "window": parts.structure(window.type, window.name, dict(window.fields)),
+                "widened": parts.part("widened", "int16_t"),
+                "widened_row": str(widened_row(conv)),
+            }
+        fields |= {"made_height": str(conv.out_height), "made_width": str(conv.out_width)}
+    if memory.filter is not None and block.filter is not None:
+        filtered = memory.filter
+        fields |= {
+            "made_height": str(filtered.in_height),
+            "made_width": str(filtered.in_width),
+            "planes": parts.part("planes", "uint32_t"),
+            "plane": str(plane_bytes(filtered)),
+            "lead": str(lead(filtered)),
+            "filter": parts.filter(block.filter, filtered),
+            "filter_groups": parts.part("groups", "uint32_t"),
+            "filter_depth": str(-(-filtered.out_channels // 2)),
+        }
+    if block.project is not None:
+        numbers = dims_of(graph, block.project).in_channels
+        order = np.concatenate([np.arange(numbers), np.full(numbers % 2, -1)])
+        fields["project"] = parts.product(block.project, "project", order, "pixels")
+    last = memory.last
+    fields |= {
+        "out_height": str(last.out_height),
+        "out_width": str(last.out_width),
+        "out_channels": str(last.out_channels),
+        "row": parts.part("row", "int8_t"),
+        "row_distance": str(row_distance(last)) if "row" in memory.parts else str(last.out_channels),
+    }
+    if block.add is not None and block.residual is not None:
+        kernel = add_kernel(block.add)
+        parts.sources.append(kernel)
+        sums = add_structure(graph, block.add)
+        fields |= {
+            "residual": layer.address(block.residual),
+            "sum": kernel,
+            "add": parts.structure(sums.type, sums.name, dict(sums.fields)),
+            "result_left": str(int(block.add.inputs[0] == block.last_product.output)),
+        }
+    parts.structures.append(Structure("mj_rows", "rows", fields))
+    return Call(
+        "mj_rows_s8",
+        tuple(parts.sources),
+        (layer.address(block.input), layer.address(block.output), "&rows"),
+        tuple(layer.constants),
+        tuple(parts.structures),
+        layer.staged,
+    )

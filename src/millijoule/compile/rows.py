@@ -1,0 +1,316 @@
+"""Chains of layers that run row by row: which they are, what memory they need, how far input and result may overlap.
+
+An inverted residual block widens its input, filters each channel and narrows it again. Computed layer by layer, its
+widest map decides the memory of the whole network. Computed by rows (`mj_row_engine.h`) that map exists a few rows at
+a time, already in the form that the next step reads, and the result takes the place of input rows that nobody needs
+any more. (The idea is that of patch-based inference cut down to rows, which needs no recomputation: J. Lin et al.,
+MCUNetV2, 2021.)
+
+Shapes alone decide here, so that other resolutions and widths can be planned (`fit`); whether the arithmetic of a layer
+permits it is decided from its weights in `legal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from millijoule.compile.plan import aligned
+from millijoule.graph import Graph, Node, mode
+from millijoule.kernels import Dims, dims_of
+
+__all__ = ["Block", "RowMemory", "find_blocks", "geometry_allows", "memory_of", "overlap_distance"]
+
+CHUNK_BYTES = 8192
+"""Groups of a convolution with a window are made for so many pixels at a time that they take at most this much."""
+CHUNK_PIXELS = 28
+STATE_BYTES = 24  # sizeof(mj_rows_state) where pointers have 64 bits
+PAIR_BYTES = 32  # sizeof(mj_pair)
+FILTER_BYTES = 16  # sizeof(mj_filter) without taps
+POINTWISE = ((1, 1), (1, 1), (0, 0, 0, 0))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A chain of layers that run as one, row by row; at least one of `conv` and `filter` is there.
+
+    Attributes:
+        normalize: turns picture bytes into int8, within the first convolution.
+        conv: a convolution.
+        filter: a depthwise convolution of its result.
+        project: a pointwise convolution of that one's result.
+        add: the sum of the result and another map.
+    """
+
+    normalize: Node | None = None
+    conv: Node | None = None
+    filter: Node | None = None
+    project: Node | None = None
+    add: Node | None = None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The layers in order."""
+        return tuple(n for n in (self.normalize, self.conv, self.filter, self.project, self.add) if n is not None)
+
+    @property
+    def input(self) -> str:
+        """The map that is read row by row."""
+        return self.nodes[0].inputs[0]
+
+    @property
+    def output(self) -> str:
+        """The result."""
+        return self.nodes[-1].output
+
+    @property
+    def last_product(self) -> Node:
+        """The layer in front of the addition."""
+        return self.nodes[-2] if self.add is not None else self.nodes[-1]
+
+    @property
+    def residual(self) -> str | None:
+        """The map that is added."""
+        if self.add is None:
+            return None
+        first, second = self.add.inputs
+        return second if first == self.last_product.output else first
+
+
+def find_blocks(graph: Graph, able: Collection[str]) -> tuple[Block, ...]:
+    """The chains of a graph, each as long as it can be.
+
+    Args:
+        graph: a verified graph.
+        able: results of the convolutions that the row kernels may compute (`legal.row_layers`).
+    """
+    found: list[Block] = []
+    taken: set[str] = set()
+    finder = _Finder(graph, frozenset(able))
+    for node in graph.nodes:
+        if node.output not in taken and finder.serves(node):
+            block = finder.block(node)
+            found.append(block)
+            taken.update(item.output for item in block.nodes)
+    return tuple(found)
+
+
+class _Finder:
+    def __init__(self, graph: Graph, able: frozenset[str]) -> None:
+        self.graph, self.able = graph, able
+        self.readers = graph.consumers()
+        self.written = graph.producers()
+        self.place = {node.output: index for index, node in enumerate(graph.nodes)}
+
+    def serves(self, node: Node) -> bool:
+        return node.output in self.able and geometry_allows(self.graph, node)
+
+    def only_reader(self, node: Node) -> Node | None:
+        """The one layer that reads the result of `node`, if nothing else does."""
+        readers = self.readers.get(node.output, [])
+        return readers[0] if len(readers) == 1 and node.output not in self.graph.outputs else None
+
+    def block(self, first: Node) -> Block:
+        conv = first if first.op == "conv2d" else None
+        last, depthwise, project = first, None if conv else first, None
+        if conv is not None:
+            reader = self.only_reader(conv)
+            if reader is not None and reader.op == "depthwise_conv2d" and self.serves(reader):
+                depthwise = last = reader
+        if depthwise is not None:
+            reader = self.only_reader(depthwise)
+            if reader is not None and self.serves(reader) and _pointwise(self.graph, reader):
+                project = last = reader
+        return Block(self.normalization(conv), conv, depthwise, project, self.addition(last))
+
+    def normalization(self, conv: Node | None) -> Node | None:
+        """The layer in front of a convolution with a window that turns picture bytes into int8 for it alone."""
+        maker = None if conv is None or _pointwise(self.graph, conv) else self.written.get(conv.inputs[0])
+        if maker is None or maker.op != "normalize" or mode(self.graph, maker) != "integer":
+            return None
+        return maker if self.only_reader(maker) is conv else None
+
+    def addition(self, last: Node) -> Node | None:
+        """The sum of this result and a map that is complete before."""
+        reader = self.only_reader(last)
+        if reader is None or reader.op != "add" or mode(self.graph, reader) != "integer":
+            return None
+        others = [name for name in reader.inputs if name != last.output]
+        if len(others) != 1 or others[0] in self.graph.constants:
+            return None
+        before = others[0] in self.graph.inputs or self.place[others[0]] < self.place[last.output]
+        return reader if before else None
+
+
+def _pointwise(graph: Graph, node: Node) -> bool:
+    dims = dims_of(graph, node)
+    return node.op == "conv2d" and (dims.kernel, dims.stride, dims.padding) == POINTWISE
+
+
+def geometry_allows(graph: Graph, node: Node) -> bool:
+    """Whether the row engine can do a layer of these sizes."""
+    if node.op not in ("conv2d", "depthwise_conv2d") or mode(graph, node) != "integer":
+        return False
+    dims = dims_of(graph, node)
+    kernel_height, kernel_width = dims.kernel
+    sizes = (dims.in_height, dims.in_width, dims.in_channels, dims.out_height, dims.out_width, dims.out_channels)
+    return (
+        dims.dilation == (1, 1)
+        and max(sizes) < 1 << 16
+        and max(*dims.kernel, *dims.stride) < 1 << 8
+        and dims.padding[0] < kernel_height
+        and dims.padding[2] < kernel_width
+        and (node.op == "conv2d" or dims.stride[1] <= 2)
+        and (node.op == "conv2d" or dims.out_channels == dims.in_channels)
+    )
+
+
+@dataclass(frozen=True)
+class RowMemory:
+    """The scratch memory of a block: what lies where, from the start of its scratch buffer, and the sizes behind it.
+
+    Attributes:
+        block: the layers.
+        dims: sizes of each layer, by its result.
+        parts: name -> (offset, bytes).
+    """
+
+    block: Block
+    dims: Mapping[str, Dims]
+    parts: Mapping[str, tuple[int, int]]
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return max(offset + size for offset, size in self.parts.values())
+
+    @cached_property
+    def conv(self) -> Dims | None:
+        """Sizes of the first convolution."""
+        return self.dims[self.block.conv.output] if self.block.conv else None
+
+    @cached_property
+    def filter(self) -> Dims | None:
+        """Sizes of the depthwise convolution."""
+        return self.dims[self.block.filter.output] if self.block.filter else None
+
+    @cached_property
+    def last(self) -> Dims:
+        """Sizes of the last convolution."""
+        return self.dims[self.block.last_product.output]
+
+    @property
+    def window(self) -> bool:
+        """Whether the first convolution has a window, a stride or padding."""
+        return self.conv is not None and (self.conv.kernel, self.conv.stride, self.conv.padding) != POINTWISE
+
+
+def conv_depth(dims: Dims, window: bool) -> int:
+    """Words per pixel of a convolution's groups: with a window each of its rows is filled up to an even count."""
+    if window:
+        return dims.kernel[0] * (-(-dims.kernel[1] * dims.in_channels // 2))
+    return -(-dims.in_channels // 2)
+
+
+def chunk_pixels(dims: Dims, window: bool) -> int:
+    """How many output pixels get their groups at a time; a multiple of four."""
+    row = aligned(dims.out_width, 4)
+    if not window:
+        return row
+    fitting = CHUNK_BYTES // (4 * conv_depth(dims, window)) // 4 * 4
+    return max(4, min(row, CHUNK_PIXELS, fitting))
+
+
+def widened_row(dims: Dims) -> int:
+    """int16 numbers in a widened row: padding on both sides, all columns that windows touch, one for an odd window."""
+    columns = max(
+        dims.padding[2] + dims.in_width + dims.padding[3],
+        (dims.out_width - 1) * dims.stride[1] + dims.kernel[1],
+    )
+    return aligned(columns * dims.in_channels + 1, 2)
+
+
+def lead(dims: Dims) -> int:
+    """Columns of padding to the left of a picture in planes; even, so that the picture begins with a word."""
+    return aligned(dims.padding[2], 2)
+
+
+def plane_bytes(dims: Dims) -> int:
+    """Bytes of the plane of one channel: every column that is written, by fours, or read, for outputs by fours."""
+    written = lead(dims) + aligned(dims.in_width, 4)
+    first = lead(dims) - dims.padding[2]
+    read = first + (aligned(dims.out_width, 4) - 1) * dims.stride[1] + dims.kernel[1]
+    return 2 * dims.kernel[0] * (aligned(max(written, read), 2) + 2)
+
+
+def filter_words(dims: Dims) -> int:
+    """Words of the taps of one channel of a depthwise convolution."""
+    return dims.kernel[0] * (2 if dims.kernel[1] == 3 else -(-dims.kernel[1] // 2))
+
+
+def row_distance(memory_last: Dims) -> int:
+    """Bytes from a pixel to the next in a row that is being made."""
+    return aligned(memory_last.out_channels, 2)
+
+
+def _sizes(block: Block, dims: Mapping[str, Dims]) -> Iterator[tuple[str, int]]:
+    yield "state", STATE_BYTES
+    groups = 0
+    window = False
+    if block.conv is not None:
+        conv = dims[block.conv.output]
+        window = (conv.kernel, conv.stride, conv.padding) != POINTWISE
+        yield "conv_pairs", PAIR_BYTES * -(-conv.out_channels // 2)
+        groups = 4 * conv_depth(conv, window) * chunk_pixels(conv, window)
+        if window:
+            yield "widened", 2 * conv.kernel[0] * widened_row(conv)
+    if block.filter is not None:
+        filtered = dims[block.filter.output]
+        groups = max(groups, 4 * -(-filtered.out_channels // 2) * aligned(filtered.out_width, 4))
+        yield "filters", (FILTER_BYTES + 4 * filter_words(filtered)) * filtered.out_channels
+        yield "planes", plane_bytes(filtered) * aligned(filtered.in_channels, 2)
+    if block.project is not None:
+        yield "project_pairs", PAIR_BYTES * -(-dims[block.project.output].out_channels // 2)
+    # A row's groups for the first convolution are used up before those for the last one are made.
+    yield "groups", groups
+    last = dims[block.last_product.output]
+    if block.add is not None or last.out_width % 4 or last.out_channels % 2:
+        yield "row", row_distance(last) * aligned(last.out_width, 4)
+
+
+def memory_of(graph: Graph, block: Block) -> RowMemory:
+    """Lays out the scratch memory of a block."""
+    dims = {node.output: dims_of(graph, node) for node in block.nodes if node.op.endswith("conv2d")}
+    parts: dict[str, tuple[int, int]] = {}
+    offset = 0
+    for name, size in _sizes(block, dims):
+        parts[name] = (offset, size)
+        offset += aligned(size)
+    return RowMemory(block, dims, parts)
+
+
+# *** how far the result may overlap the input *****
+
+
+def _rows_read(memory: RowMemory) -> list[int]:
+    """For each row of the result: how many rows of the input have been read when it is written."""
+    layers = [dims for dims in (memory.conv, memory.filter) if dims is not None]
+    read = list(range(1, layers[0].in_height + 1))
+    for dims in layers:
+        needed = (out * dims.stride[0] - dims.padding[0] + dims.kernel[0] for out in range(dims.out_height))
+        read = [read[min(max(rows, 1), dims.in_height) - 1] for rows in needed]
+    return read
+
+
+def overlap_distance(graph: Graph, memory: RowMemory) -> int:
+    """The largest offset of the result behind its input at which no row is overwritten before it is read, in bytes."""
+    block = memory.block
+    data, result = graph.tensor(block.input), graph.tensor(block.output)
+    in_row = data.bytes // data.shape[1]
+    out_row = result.bytes // result.shape[1]
+    distance = min(count * in_row - (row + 1) * out_row for row, count in enumerate(_rows_read(memory)))
+    if block.residual == block.input:
+        # the row that is added is read while the row of the result is written, later ones afterwards
+        distance = min(distance, 0)
+    return distance

@@ -1,0 +1,415 @@
+#include "mj_row_engine.h"
+
+#include "mj_dsp.h"
+#include "mj_requantize.h"
+
+#include <stddef.h>
+
+/* what compile/rows.py reserves */
+_Static_assert(sizeof(mj_rows_state) <= 24, "the state of a block");
+_Static_assert(sizeof(mj_pair) == 32, "a pair");
+_Static_assert(sizeof(mj_filter) == 16, "a filter without taps");
+
+#define MJ_SMALL static __attribute__((noinline)) void
+
+static uint32_t twice(int32_t value)
+{
+    return (uint32_t)(uint16_t)value * 0x10001u;
+}
+
+/* *** preparation, once per inference ***** */
+
+typedef struct {
+    int32_t multiplier, addend, shift;
+} requantisation;
+
+/* mj_rows.h says what the three numbers mean */
+static requantisation prepared(int32_t multiplier, int32_t shift, int32_t zero)
+{
+#if defined(MJ_ROUNDING_SINGLE)
+    const int32_t right = -1 - shift;
+    const requantisation result = {multiplier, (2 * zero + 1) * (INT32_C(1) << (right - 1)), right};
+#elif defined(MJ_ROUNDING_DOUBLE)
+    const requantisation result = {multiplier, zero, -shift};
+#else
+    const requantisation result = {multiplier, zero, shift};
+#endif
+    return result;
+}
+
+MJ_SMALL prepare_pairs(const mj_products *p)
+{
+    mj_pair *pair = p->pairs;
+    for (int32_t c = 0; c < p->channels; c += 2, ++pair) {
+        const int32_t odd = c + 1 < p->channels ? c + 1 : c; /* an odd last channel has a partner that nobody reads */
+        const requantisation first = prepared(p->multiplier[c], p->shift[c], p->zero);
+        const requantisation second = prepared(p->multiplier[odd], p->shift[odd], p->zero);
+        const int32_t bias = odd != c ? p->bias[odd] : 0;
+        pair->start_low = p->bias[c];
+        pair->start_high = (int32_t)(((uint32_t)bias << 8) + (uint32_t)p->bias[c]);
+        pair->multiplier_even = first.multiplier;
+        pair->addend_even = first.addend;
+        pair->shift_even = first.shift;
+        pair->multiplier_odd = second.multiplier;
+        pair->addend_odd = second.addend;
+        pair->shift_odd = second.shift;
+    }
+}
+
+static uint32_t two(int32_t low, int32_t high)
+{
+    return (uint32_t)(uint16_t)low | (uint32_t)high << 16;
+}
+
+MJ_SMALL prepare_filters(const mj_filters *f)
+{
+    const int8_t *taps = f->taps;
+    uint8_t *place = (uint8_t *)f->filters;
+    for (int32_t c = 0; c < f->channels; ++c, place += f->filter_bytes) {
+        mj_filter *filter = (mj_filter *)(void *)place;
+        const requantisation numbers = prepared(f->multiplier[c], f->shift[c], f->zero);
+        filter->bias = f->bias[c];
+        filter->multiplier = numbers.multiplier;
+        filter->addend = numbers.addend;
+        filter->shift = numbers.shift;
+        uint32_t *word = filter->taps;
+        for (int32_t ky = 0; ky < f->height; ++ky, taps += f->width) {
+            if (f->width == 3) {
+                *word++ = two(taps[0], taps[1]);
+                *word++ = two(taps[1], taps[2]);
+                continue;
+            }
+            for (int32_t kx = 0; kx < f->width; kx += 2) {
+                *word++ = two(taps[kx], kx + 1 < f->width ? taps[kx + 1] : 0);
+            }
+        }
+    }
+}
+
+MJ_SMALL fill(uint32_t *words, int32_t count, uint32_t word)
+{
+    for (int32_t i = 0; i < count; ++i) {
+        words[i] = word;
+    }
+}
+
+/* *** from rows to groups ***** */
+
+/* Four int8 channels become two words: channels (0, 2), then (1, 3), as SXTB16 unpacks them; what is left of a number
+ * of channels that is no multiple of four stays in order (compile/rows.py packs the weights alike). */
+MJ_SMALL gather(const int8_t *x, int32_t pixels, int32_t channels, uint32_t *groups)
+{
+    const int32_t depth = (channels + 1) / 2;
+    for (int32_t first = 0; first < pixels; first += 4, groups += 4 * depth) {
+        const int32_t count = pixels - first < 4 ? pixels - first : 4;
+        for (int32_t p = 0; p < count; ++p) {
+            uint32_t *word = groups + p;
+            int32_t c = 0;
+            for (; c + 8 <= channels; c += 8, x += 8, word += 16) {
+                const uint32_t a = mj_load_s8x4(x), b = mj_load_s8x4(x + 4);
+                word[0] = mj_sxtb16(a);
+                word[4] = mj_sxtb16_ror8(a);
+                word[8] = mj_sxtb16(b);
+                word[12] = mj_sxtb16_ror8(b);
+            }
+            for (; c + 4 <= channels; c += 4, x += 4, word += 8) {
+                const uint32_t a = mj_load_s8x4(x);
+                word[0] = mj_sxtb16(a);
+                word[4] = mj_sxtb16_ror8(a);
+            }
+            for (; c < channels; c += 2, word += 4) {
+                *word = two(x[0], c + 1 < channels ? x[1] : 0);
+                x += c + 1 < channels ? 2 : 1;
+            }
+        }
+    }
+}
+
+/* One row of the input as int16, behind its left padding. */
+MJ_SMALL widen(const void *x_row, const mj_rows *r, int16_t *out)
+{
+    const int32_t count = r->in_width * r->in_channels;
+    if (r->table == NULL) {
+        const int8_t *x = x_row;
+        for (int32_t i = 0; i < count; ++i) {
+            out[i] = x[i];
+        }
+        return;
+    }
+    const uint8_t *x = x_row;
+    if (r->table_step == 0) {
+        for (int32_t i = 0; i < count; ++i) {
+            out[i] = r->table[x[i]];
+        }
+        return;
+    }
+    for (int32_t i = 0; i < count; i += r->in_channels) {
+        for (int32_t c = 0; c < r->in_channels; ++c) {
+            out[i + c] = r->table[c * r->table_step + x[i + c]];
+        }
+    }
+}
+
+/* The windows of `pixels` outputs of row oy from column ox on, as groups: for each kernel row its numbers in order,
+ * filled up to an even count. */
+MJ_SMALL collect(const mj_rows *r, int32_t oy, int32_t ox, int32_t pixels)
+{
+    const mj_window *w = r->window;
+    const int32_t words = (w->kernel_width * w->in_channels + 1) / 2, depth = words * w->kernel_height;
+    const int32_t step = w->stride_width * w->in_channels;
+    int32_t slot = oy * w->stride_height - w->pad_top;
+    slot = slot < 0 ? slot + w->kernel_height : slot % w->kernel_height;
+    for (int32_t ky = 0; ky < w->kernel_height; ++ky) {
+        const int16_t *from = r->widened + slot * r->widened_row + ox * step;
+        uint32_t *group = r->conv_groups + 4 * words * ky;
+        for (int32_t p = 0; p < pixels; ++p, from += step) {
+            uint32_t *to = group + 4 * depth * (p >> 2) + (p & 3);
+            for (int32_t i = 0; i < words; ++i) {
+                uint32_t word;
+                __builtin_memcpy(&word, from + 2 * i, 4);
+                to[4 * i] = word;
+            }
+        }
+        slot = slot + 1 == w->kernel_height ? 0 : slot + 1;
+    }
+}
+
+/* *** planes ***** */
+
+static uint32_t *plane_word(const mj_rows *r, int32_t channel, int32_t column, int32_t slot)
+{
+    uint8_t *plane = (uint8_t *)r->planes + channel * r->plane;
+    return (uint32_t *)(void *)plane + (column >> 1) * r->filter->height + slot;
+}
+
+/* A row of the input into a slot of the planes, where no convolution comes first. */
+MJ_SMALL scatter(const int8_t *x, const mj_rows *r, int32_t slot)
+{
+    const int32_t channels = r->in_channels, step = 2 * r->filter->height;
+    for (int32_t c = 0; c < channels; ++c) {
+        int16_t *to = (int16_t *)(void *)plane_word(r, c, r->lead, slot);
+        const int8_t *from = x + c;
+        int32_t i = 0;
+        for (; i + 2 <= r->in_width; i += 2, from += 2 * channels, to += step) {
+            to[0] = from[0];
+            to[1] = from[channels];
+        }
+        if (i < r->in_width) {
+            to[0] = from[0];
+        }
+    }
+}
+
+/* The columns behind the picture that a product wrote as part of its last group are padding again. */
+MJ_SMALL mend(const mj_rows *r, int32_t slot, int32_t channels, int32_t zero)
+{
+    const int32_t end = (r->made_width + 3) / 4 * 4;
+    for (int32_t c = 0; c < channels; ++c) {
+        for (int32_t column = r->made_width; column < end; ++column) {
+            int16_t *word = (int16_t *)(void *)plane_word(r, c, r->lead + column, slot);
+            word[(r->lead + column) & 1] = (int16_t)zero;
+        }
+    }
+}
+
+static int32_t made_channels(const mj_rows *r)
+{
+    return r->conv != NULL ? r->conv->channels : r->in_channels;
+}
+
+static int32_t made_zero(const mj_rows *r)
+{
+    return r->conv != NULL ? r->conv->zero : r->in_zero;
+}
+
+/* *** results ***** */
+
+static void multiply(const mj_products *p, const uint32_t *groups, int32_t pixels, void *out, int32_t distance,
+                     int32_t step)
+{
+    const mj_product product = {groups, p->weights, p->pairs, out, pixels, p->depth, (p->channels + 1) / 2, distance,
+                                step, twice(p->low), twice(p->high)};
+    p->product(&product);
+}
+
+static int8_t *result_row(const mj_rows *r)
+{
+    return r->state->y + r->state->delivered * r->out_width * r->out_channels;
+}
+
+static void deliver(const mj_rows *r)
+{
+    int8_t *y = result_row(r);
+    const int32_t channels = r->out_channels, count = r->out_width * channels;
+    if (r->row != NULL && r->row_distance != channels) { /* an odd number of channels: close the gaps */
+        for (int32_t p = 1; p < r->out_width; ++p) {
+            for (int32_t c = 0; c < channels; ++c) {
+                r->row[p * channels + c] = r->row[p * r->row_distance + c];
+            }
+        }
+    }
+    if (r->residual != NULL) {
+        const int8_t *other = r->residual + r->state->delivered * count;
+        r->sum(r->result_left ? r->row : other, r->result_left ? other : r->row, y, count, r->add);
+    } else if (r->row != NULL) {
+        __builtin_memcpy(y, r->row, (uint32_t)count);
+    }
+    ++r->state->delivered;
+}
+
+/* groups of a depthwise convolution that nothing reads but the result */
+MJ_SMALL ungroup(const mj_rows *r, int8_t *out)
+{
+    const int32_t channels = r->out_channels;
+    const int16_t *halves = (const int16_t *)(const void *)r->filter_groups;
+    for (int32_t p = 0; p < r->out_width; ++p, out += r->row_distance) {
+        const int16_t *pixel = halves + (p >> 2) * 8 * r->filter_depth + 2 * (p & 3);
+        for (int32_t c = 0; c < channels; ++c) {
+            out[c] = (int8_t)pixel[(c >> 1) * 8 + (c & 1)];
+        }
+    }
+}
+
+/* One output row of the depthwise convolution and what follows it. */
+static void filter_row(const mj_rows *r)
+{
+    const mj_filters *f = r->filter;
+    const int32_t first = r->lead - f->pad_left;
+    const int32_t top = r->state->delivered * f->stride_height - f->pad_top;
+    const mj_filter_row row = {
+        plane_word(r, 0, first, 0), f->filters, r->filter_groups, r->out_width, f->channels, r->plane,
+        16 * r->filter_depth, top < 0 ? top + f->height : top % f->height, f->height, f->width, f->stride_width,
+        first & 1, f->filter_bytes, twice(f->low), twice(f->high)};
+    f->filter_row(&row);
+    int8_t *out = r->row != NULL ? r->row : result_row(r);
+    if (r->project != NULL) {
+        multiply(r->project, r->filter_groups, r->out_width, out, r->row_distance, 0);
+    } else {
+        ungroup(r, out);
+    }
+    deliver(r);
+}
+
+/* A row of the map in front of the depthwise convolution is complete. */
+static void made_row(const mj_rows *r)
+{
+    mj_rows_state *s = r->state;
+    const mj_filters *f = r->filter;
+    ++s->made;
+    while (s->delivered < r->out_height && s->delivered * f->stride_height - f->pad_top + f->height <= s->made) {
+        filter_row(r);
+    }
+}
+
+/* One output row of the convolution. The first of `window` convolutions comes with its groups in chunks. */
+static void convolve(const mj_rows *r, int32_t oy)
+{
+    const mj_products *conv = r->conv;
+    const int32_t slot = r->filter != NULL ? r->state->made % r->filter->height : 0;
+    const int32_t step = r->filter != NULL ? 4 * r->filter->height : 0;
+    const int32_t width = r->made_width;
+    int8_t *pixels = r->row != NULL ? r->row : result_row(r);
+    for (int32_t ox = 0; ox < width; ox += r->chunk) {
+        const int32_t count = width - ox < r->chunk ? width - ox : r->chunk;
+        if (r->window != NULL) {
+            collect(r, oy, ox, count);
+        }
+        if (r->filter != NULL) {
+            multiply(conv, r->conv_groups, count, plane_word(r, 0, r->lead + ox, slot), r->plane, step);
+        } else {
+            multiply(conv, r->conv_groups, count, pixels + ox * r->row_distance, r->row_distance, 0);
+        }
+    }
+    if (r->filter == NULL) {
+        deliver(r);
+        return;
+    }
+    if (width % 4 != 0) {
+        mend(r, slot, conv->channels, conv->zero);
+    }
+    made_row(r);
+}
+
+static void windows(const mj_rows *r)
+{
+    mj_rows_state *s = r->state;
+    const mj_window *w = r->window;
+    for (;;) {
+        const int32_t done = r->filter != NULL ? s->made : s->delivered;
+        if (done >= r->made_height || done * w->stride_height - w->pad_top + w->kernel_height > s->received) {
+            return;
+        }
+        convolve(r, done);
+    }
+}
+
+static int16_t *widened_slot(const mj_rows *r)
+{
+    return r->widened + r->state->received % r->window->kernel_height * r->widened_row;
+}
+
+void mj_rows_begin(int8_t *y, const mj_rows *r)
+{
+    const mj_rows_state fresh = {0, 0, 0, y};
+    *r->state = fresh;
+    if (r->conv != NULL) {
+        prepare_pairs(r->conv);
+    }
+    if (r->project != NULL) {
+        prepare_pairs(r->project);
+    }
+    if (r->filter != NULL) {
+        prepare_filters(r->filter);
+        fill(r->planes, (made_channels(r) + 1) / 2 * 2 * r->plane / 4, twice(made_zero(r)));
+    }
+    if (r->window != NULL) {
+        fill((uint32_t *)(void *)r->widened, r->window->kernel_height * r->widened_row / 2, twice(r->in_zero));
+    }
+}
+
+void mj_rows_push(const void *x_row, const mj_rows *r)
+{
+    mj_rows_state *s = r->state;
+    if (r->window != NULL) {
+        widen(x_row, r, widened_slot(r) + r->window->pad_left * r->in_channels);
+        ++s->received;
+        windows(r);
+    } else if (r->conv != NULL) {
+        gather(x_row, r->in_width, r->in_channels, r->conv_groups);
+        convolve(r, s->received++);
+    } else {
+        scatter(x_row, r, s->made % r->filter->height);
+        made_row(r);
+    }
+}
+
+/* Rows of padding until every output row is there. */
+void mj_rows_end(const mj_rows *r)
+{
+    mj_rows_state *s = r->state;
+    while (r->window != NULL && (r->filter != NULL ? s->made : s->delivered) < r->made_height) {
+        fill((uint32_t *)(void *)widened_slot(r), r->widened_row / 2, twice(r->in_zero));
+        ++s->received;
+        windows(r);
+    }
+    while (s->delivered < r->out_height) {
+        const int32_t slot = s->made % r->filter->height, channels = made_channels(r);
+        const int32_t pairs = r->plane / (4 * r->filter->height);
+        for (int32_t c = 0; c < channels; ++c) {
+            for (int32_t q = 0; q < pairs; ++q) {
+                *plane_word(r, c, 2 * q, slot) = twice(made_zero(r));
+            }
+        }
+        made_row(r);
+    }
+}
+
+void mj_rows_s8(const void *x, int8_t *y, const mj_rows *r)
+{
+    const uint8_t *row = x;
+    mj_rows_begin(y, r);
+    for (int32_t i = 0; i < r->in_height; ++i, row += r->in_width * r->in_channels) {
+        mj_rows_push(row, r);
+    }
+    mj_rows_end(r);
+}

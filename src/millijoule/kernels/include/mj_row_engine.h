@@ -1,0 +1,88 @@
+/* Several layers as one, row by row: [convolution] [depthwise convolution] [pointwise convolution] [addition].
+ *
+ * Every row of the input is read once, in order; what later rows need of it stays in rings of as many rows as the
+ * windows are high. An output row is written as soon as its last input row has been read, so input and result may share
+ * memory where the planner has proven that no row is overwritten before it is read. Bit for bit as layer by layer.
+ *
+ * A step has a convolution, a depthwise convolution or both; a pointwise convolution follows a depthwise one only.
+ * All memory marked RAM is scratch that the compiler lays out (compile/rows.py); nothing survives an inference.
+ */
+#ifndef MJ_ROW_ENGINE_H
+#define MJ_ROW_ENGINE_H
+
+#include "mj_kernels.h"
+#include "mj_rows.h"
+
+/* A convolution as products of groups and packed weights. */
+typedef struct {
+    const uint32_t *weights; /* mj_rows.h */
+    const int32_t *bias, *multiplier; /* folded bias, one number per channel */
+    const int8_t *shift;
+    mj_pair *pairs; /* RAM: requantisation, prepared */
+    void (*product)(const mj_product *p);
+    int32_t channels, depth;
+    int32_t zero, low, high; /* of the result */
+} mj_products;
+
+/* A depthwise convolution on planes. */
+typedef struct {
+    const int8_t *taps; /* channels x height x width */
+    const int32_t *bias, *multiplier;
+    const int8_t *shift;
+    uint32_t *filters; /* RAM: taps and requantisation, prepared */
+    void (*filter_row)(const mj_filter_row *f);
+    int32_t channels, height, width, stride_height, stride_width, pad_top, pad_left;
+    int32_t filter_bytes;
+    int32_t zero, low, high;
+} mj_filters;
+
+typedef struct {
+    int32_t received;  /* rows of the input, padding included */
+    int32_t made;      /* rows of the map between convolution and depthwise convolution, padding included */
+    int32_t delivered; /* rows of the result */
+    int8_t *y;
+} mj_rows_state;
+
+typedef struct {
+    mj_rows_state *state; /* RAM */
+    int32_t in_height, in_width, in_channels;
+    int32_t in_zero; /* what taps outside the input read */
+    /* picture bytes become int8 through a table (NULL: the input is int8); table_step is 0 or 256, see mj_normalize_s8 */
+    const int8_t *table;
+    int32_t table_step;
+
+    const mj_products *conv; /* NULL: the depthwise convolution comes first */
+    const mj_window *window; /* NULL: 1x1 with stride 1 and no padding */
+    int16_t *widened;        /* RAM: the rows under the window as int16, padded left and right; window only */
+    int32_t widened_row;     /* int16 numbers in such a row */
+    uint32_t *conv_groups;   /* RAM: `chunk` pixels */
+    int32_t chunk;           /* a multiple of four */
+
+    int32_t made_height, made_width; /* the result of conv; without it, the input */
+    uint32_t *planes;                /* RAM; NULL without a depthwise convolution */
+    int32_t plane;                   /* bytes of one channel's plane */
+    int32_t lead;                    /* columns to the left of the picture in a plane, even */
+    const mj_filters *filter;        /* NULL: conv gives the result */
+    uint32_t *filter_groups;         /* RAM: one row */
+    int32_t filter_depth;            /* words per pixel there */
+
+    const mj_products *project; /* NULL: filter or conv gives the result */
+
+    int32_t out_height, out_width, out_channels;
+    int8_t *row;            /* RAM: where a row is made before it is copied or added; NULL: in place */
+    int32_t row_distance;   /* bytes from a pixel to the next while a row is made: channels, rounded up to even */
+    const int8_t *residual; /* what is added to the result, in pixels; NULL: nothing */
+    void (*sum)(const int8_t *left, const int8_t *right, int8_t *y, int32_t count, const mj_add_params *params);
+    const mj_add_params *add; /* its left operand is the result if `result_left`, else the residual */
+    int32_t result_left;
+} mj_rows;
+
+/* x (in_height, in_width, in_channels), picture bytes or int8; y (out_height, out_width, out_channels) */
+void mj_rows_s8(const void *x, int8_t *y, const mj_rows *rows);
+
+/* The same in parts: begin, then every row of the input in order, then end. */
+void mj_rows_begin(int8_t *y, const mj_rows *rows);
+void mj_rows_push(const void *x_row, const mj_rows *rows);
+void mj_rows_end(const mj_rows *rows);
+
+#endif
