@@ -18,12 +18,34 @@ import numpy as np
 from baseline import baseline_graph, photographs
 
 from millijoule import execute
-from millijoule.graph import ROUNDINGS, Graph, simplify
+from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, arithmetic, simplify
+from millijoule.graph.bounds import accumulator_bounds, stored_bounds
 from millijoule.graph.conversion import integer_graph
 from millijoule.quantize import OBSERVERS, dynamic, flash_bytes
 from millijoule.quantize.bias_correction import correct_biases
 from millijoule.quantize.compare import paired_interval, sqnr
 from millijoule.quantize.static import calibrate, ranges_from
+
+
+def mulhi_error(model: Graph) -> str:
+    """How far the rounded multipliers of rounding "mulhi" can move a result of this model, whatever the picture."""
+    stored, reach, error, shifts = stored_bounds(model), [], [], 0
+    for node in model.nodes:
+        if node.op not in WEIGHT_AXIS:
+            continue
+        low, high = accumulator_bounds(model, node, stored)
+        reach.append(np.maximum(np.abs(low), np.abs(high)))
+        scales = np.asarray(model.quant(node.inputs[1]).scale, dtype=np.float64)
+        real = model.quant(node.inputs[0]).scalar_scale * scales / model.quant(node.output).scalar_scale
+        multiplier, shift = arithmetic.multipliers(np.broadcast_to(real, reach[-1].shape), "mulhi")
+        error.append(reach[-1] * np.abs(multiplier * 2.0 ** (shift - 32.0) - real))
+        shifts += np.count_nonzero(shift)
+    sums, off = np.concatenate(reach), np.concatenate(error)
+    large = sums >= 2**23
+    return (
+        f"{len(sums)} channels, {shifts} with a left shift; {large.sum()} can sum to 2^23 and more: results off by "
+        f"up to {off[large].max(initial=0):.2g} of a step; the others by up to {off[~large].max():.2g}"
+    )
 
 
 def main() -> None:
@@ -90,6 +112,8 @@ def main() -> None:
                 f"{lost}/{won} | {sqnr(reference, logits):.2f} | {flash_bytes(model):,} |",
                 flush=True,
             )
+            if rule == "mulhi":
+                print(f"# mulhi: {mulhi_error(model)}")
             if first is None:
                 first = stored
                 continue
