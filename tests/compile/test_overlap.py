@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millijoule.compile import Lifetime, MemoryPlan, Overlap, lower_bound, plan_memory
-from millijoule.compile.plan import ALIGNMENT, aligned
+from millijoule.compile._exact import OutOfPatience, place_within
+from millijoule.compile.plan import ALIGNMENT, ORDERS, _distances, _place, _walls, aligned
 from millijoule.errors import PlacementError
 
 STEPS = 8
@@ -227,6 +228,50 @@ def test_rows_written_over_read_rows_keep_their_values() -> None:
         for row in range(heights[n + 1]):
             result[row] = data[row * stride][columns] + data[row * stride + 1][columns]
         np.testing.assert_array_equal(result, maps[n + 1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_network_gets_a_plan_that_is_proved_to_be_the_smallest(seed: int) -> None:
+    """A chain with rows of distance between its maps, every fourth of which is kept for an addition."""
+    chance, layers = random.Random(seed), 40
+    items = [
+        Lifetime(f"t{n}", chance.randint(1, 50_000), n, min(n + (3 if n % 4 == 0 else 1), layers))
+        for n in range(layers)
+    ]
+    ends = {item.name: item.last for item in items}
+    overlaps = [
+        Overlap(f"t{n}", f"t{n - 1}", -chance.randint(0, 4000)) for n in range(1, layers) if ends[f"t{n - 1}"] == n
+    ]
+    plan = plan_memory(items, [str(n) for n in range(layers + 1)], overlaps=overlaps)
+    assert plan.arena_bytes == plan.lower_bound
+    assert plan.arena_bytes <= plan_memory(items, [str(n) for n in range(layers + 1)]).arena_bytes
+
+
+def test_the_exact_search_beats_greedy_orders_and_says_so() -> None:
+    chance = random.Random(40)
+    items = [Lifetime(f"t{n}", chance.randint(1, 100_000), n, n + 1) for n in range(40)]
+    overlaps = [Overlap(f"t{n + 1}", f"t{n}", chance.randint(-5000, 0)) for n in range(39)]
+    walls = _walls(items, ALIGNMENT, _distances(items, ALIGNMENT, overlaps))
+    greedy = min(_place(sorted(items, key=key), walls, ALIGNMENT)[1] for key in ORDERS.values())
+    plan = plan_memory(items, [str(n) for n in range(41)], overlaps=overlaps)
+    assert plan.arena_bytes == plan.lower_bound < greedy
+
+
+def test_the_exact_search_ends_with_an_answer_or_without_patience() -> None:
+    sizes = {"a": 8, "b": 16, "c": 24}
+    walls = {
+        "a": [("b", -8, 16), ("c", -8, 24)],
+        "b": [("a", -16, 8), ("c", -16, 24)],
+        "c": [("a", -24, 8), ("b", -24, 16)],
+    }
+    found = place_within(sizes, walls, 48, [1000])
+    assert found is not None and sorted(found[name] for name in sizes)[0] == 0
+    spans = sorted((found[name], found[name] + size) for name, size in sizes.items())
+    assert [end for _, end in spans[:-1]] == [start for start, _ in spans[1:]] and spans[-1][1] == 48
+    assert place_within(sizes, walls, 40, [1000]) is None
+    assert place_within(sizes, walls, 16, [0]) is None  # the largest one alone does not fit
+    with pytest.raises(OutOfPatience):
+        place_within(sizes, walls, 48, [2])
 
 
 def test_two_hundred_buffers_get_a_checked_plan() -> None:

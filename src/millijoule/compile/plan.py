@@ -323,7 +323,7 @@ def _search(lifetimes: Sequence[Lifetime], bound: int, alignment: int, walls: Wa
 def _improve(
     lifetimes: Sequence[Lifetime], offsets: dict[str, int], bound: int, alignment: int, walls: Walls, strategy: str
 ) -> tuple[dict[str, int], int, int, str]:
-    """Smaller and smaller plans by exact search: the last one, its height, a bound that no plan is below, its origin."""
+    """Ever smaller plans by exact search: the last one, its height, a bound that no plan is below, and its origin."""
     sizes = {item.name: aligned(item.bytes, alignment) for item in lifetimes}
     patience = [PATIENCE]
     height = max((offsets[name] + size for name, size in sizes.items()), default=0)
