@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from millijoule.nets import (
     layers,
     load_keras_weights,
     load_network,
+    load_weights,
     mobilenet_v1,
     mobilenet_v2,
     parameter_count,
@@ -149,7 +152,7 @@ def test_residual_branches_begin_close_to_the_identity() -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=identifier)
-def test_specification_and_weights_survive_a_file(spec: NetworkSpec, tmp_path) -> None:
+def test_specification_and_weights_survive_a_file(spec: NetworkSpec, tmp_path: Path) -> None:
     assert NetworkSpec.from_json(spec.to_json()) == spec
     assert ("columns" in spec.to_dict()) == (spec.family == "ds_cnn")
     network = build(spec, seed=4).eval()
@@ -160,7 +163,7 @@ def test_specification_and_weights_survive_a_file(spec: NetworkSpec, tmp_path) -
         assert torch.equal(network(inputs(spec)), again(inputs(spec)))
 
 
-def test_mobilenet_v1_takes_weights_in_keras_layout(tmp_path) -> None:
+def test_mobilenet_v1_takes_weights_in_keras_layout(tmp_path: Path) -> None:
     spec, rng = mobilenet_v1(0.25, 64, 5), np.random.default_rng(0)
     tensors = {}
     for layer in layers(spec):
@@ -182,6 +185,13 @@ def test_mobilenet_v1_takes_weights_in_keras_layout(tmp_path) -> None:
         load_keras_weights(build(mobilenet_v1(0.5, 64, 5)), mobilenet_v1(0.5, 64, 5), path)
     with pytest.raises(WeightsError, match="0 of 9 layers fit"):
         load_keras_weights(build(resnet8()), resnet8(), path)
+
+
+def test_a_file_of_another_family_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(build(ds_cnn()), path)
+    with pytest.raises(WeightsError, match=r"it holds ds_cnn, the network is mobilenet_v1 of alpha 0\.25"):
+        load_weights(build(mobilenet_v1()), mobilenet_v1(), path)
 
 
 def test_mobilenet_v1_widens_without_changing_what_it_computes() -> None:

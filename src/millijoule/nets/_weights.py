@@ -200,11 +200,12 @@ def _check_width(tensors: dict[str, Array], metadata: dict[str, str], spec: Netw
         return
     theirs = NetworkSpec.from_json(metadata["spec"])
     if theirs.family != spec.family or theirs.alpha != spec.alpha:
-        raise WeightsError(
-            str(path),
-            f"it holds {theirs.family} of alpha {theirs.alpha:g}, the network is {spec.family} of alpha {spec.alpha:g}",
-            f"Use --alpha {theirs.alpha:g}, or another file",
-        )
+        fix = f"Use --alpha {theirs.alpha:g}, or another file" if theirs.family == spec.family else "Use another file"
+        raise WeightsError(str(path), f"it holds {_width(theirs)}, the network is {_width(spec)}", fix)
+
+
+def _width(spec: NetworkSpec) -> str:
+    return f"{spec.family} of alpha {spec.alpha:g}" if "alpha" in family(spec.family).options else spec.family
 
 
 def _load_own(module: nn.Module, tensors: dict[str, Array], path: Path, *, strict: bool) -> LoadReport:
