@@ -5,7 +5,7 @@ Each text defines the same symbol as the plain C of `kernels/c` and gives the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from millijoule.kernels.assembly.depthwise import filter_row_3x3
@@ -17,7 +17,7 @@ CORES = ("cortex-m4", "cortex-m7")
 
 # (core, rounding) -> text, None when only C exists for that rounding
 Generator = Callable[[str, str], str | None]
-_GENERATORS: dict[str, Generator] = {
+_GENERATORS: Mapping[str, Generator] = {
     f"mj_product_{form}": partial(product_source, f"mj_product_{form}")
     for form in ("planes", "planes_clamped", "pixels", "pixels_clamped")
 } | {

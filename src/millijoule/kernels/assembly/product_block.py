@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from millijoule.kernels.assembly._dual_issue import ordered
 from millijoule.kernels.assembly.writer import Writer
 
 __all__ = ["Block"]
@@ -84,19 +85,30 @@ class Block:
         """All words of so many pixels and two channels, and their results; then the next group."""
         write = self.writer
         words = self._entries[pixels]
+        top = write.label("top")
         last = pixels - 1
-        self._put(["vmov w, WEIGHTS", f"vmov H{last}, START_HIGH", f"vmov L{last}, START_LOW"])
-        self._put(self._word(pixels, f"H{last}", f"L{last}"))
-        self._put([f"vmov W, {entry}", "bx W"])
+        ahead = self.core == "cortex-m7"
+        start = ["vmov w, WEIGHTS", f"vmov H{last}, START_HIGH", f"vmov L{last}, START_LOW"]
+        start += self._word(pixels, f"H{last}", f"L{last}")
+        start += [*self._ahead(pixels), f"vmov L, {entry}", "bx L"] if ahead else [f"vmov W, {entry}", "bx W"]
+        self._put(start)
         write.align(2)
+        write.place(top)
+        if ahead:
+            self._put(self._ahead(pixels), as_is=True)
         for number in range(unroll):
             write.place(words[0 if number == 0 else unroll - number])
-            self._put(self._word(pixels))
-        self._put(["vmov W, WEIGHTS_END", "cmp w, W", f"bne {words[0]}"])
+            if ahead:
+                self._put(self._word_ahead(pixels, top if number == unroll - 1 else ""), as_is=True)
+            else:
+                self._put(self._word(pixels))
+        if not ahead:
+            self._put(["vmov W, WEIGHTS_END", "cmp w, W", f"bne {top}"])
         write.place(words[unroll])
-        self._put(self._results(pixels, shortcut=True))
-        if group:
-            self._put(["vmov W, X_END", "cmp x, W", f"bne {group}"])
+        self._put(self._results(pixels, shortcut=True) + self._next_group(group))
+
+    def _next_group(self, group: str) -> list[str]:
+        return ["vmov W, X_END", "cmp x, W", f"bne {group}"] if group else []
 
     def careful(self) -> None:
         """As `looped` for four pixels, small and without the shortcut."""
@@ -114,8 +126,8 @@ class Block:
     def begin_straight(self, depth: int) -> None:
         """Behind the constants of a pair; r0: x, r1: its weights, r3: its results."""
         write = self.writer
-        write.name(**_STRAIGHT, **_WAITING)
-        for first in range(0, depth, 14):
+        write.name(**(_LOOPED if self.core == "cortex-m7" else _STRAIGHT), **_WAITING)
+        for first in range(0, depth if self.core == "cortex-m4" else 0, 14):
             group = _STRAIGHT_WEIGHTS[first : min(depth, first + 14)]
             write.emit(f"vldmia r1!, {{{', '.join(group)}}}")
         write.emit("add r0, r0, #16")
@@ -124,24 +136,68 @@ class Block:
 
     def straight(self, depth: int, group: str) -> None:
         """A group of four pixels, without a loop over its words."""
-        self._put(["vmov H3, START_HIGH", "vmov L3, START_LOW"])
+        lines = ["vmov H3, START_HIGH", "vmov L3, START_LOW"]
         for number in range(depth):
             starts = ("H3", "L3") if number == 0 else ("", "")
-            lines = [f"vmov W, {_STRAIGHT_WEIGHTS[number]}"]
-            lines.append("ldmia x!, {X0, X1, X2, X3}")
-            lines += [f"smlad H{pixel}, X{pixel}, W, {starts[0] or f'H{pixel}'}" for pixel in range(4)]
+            if self.core == "cortex-m7":
+                lines += [f"ldr W, [w, #{4 * number}]", "sxtb16 L, W"]
+                for pixel in range(4):
+                    lines.append(f"ldr X{pixel % 2}, [x, #{16 * number + 4 * pixel}]")
+                    lines += self._multiplied(pixel, f"X{pixel % 2}", "L", *starts)
+                continue
+            lines += [f"vmov W, {_STRAIGHT_WEIGHTS[number]}", "ldmia x!, {X0, X1, X2, X3}"]
+            lines += [self._multiplied(pixel, f"X{pixel}", "W", *starts)[0] for pixel in range(4)]
             lines.append("sxtb16 W, W")
-            lines += [f"smlad L{pixel}, X{pixel}, W, {starts[1] or f'L{pixel}'}" for pixel in range(4)]
-            self._put(lines)
-        self._put(self._results(4, shortcut=True, straight=True))
-        self._put(["vmov W, X_END", "cmp x, W", f"bne {group}"])
+            lines += [self._multiplied(pixel, f"X{pixel}", "W", *starts)[1] for pixel in range(4)]
+        if self.core == "cortex-m7":
+            lines = ["vmov w, WEIGHTS", *lines, f"add x, x, #{16 * depth}"]
+        self._put(lines + self._results(4, shortcut=True, straight=True) + self._next_group(group))
 
-    def _put(self, lines: list[str]) -> None:
+    def _multiplied(self, pixel: int, data: str, low: str, start_high: str = "", start_low: str = "") -> list[str]:
+        """One word of a pixel times the two weights of both channels; `low`: the register of the low bytes."""
+        high_sum, low_sum = f"H{pixel}", f"L{pixel}"
+        return [
+            f"smlad {high_sum}, {data}, W, {start_high or high_sum}",
+            f"smlad {low_sum}, {data}, {low}, {start_low or low_sum}",
+        ]
+
+    def _put(self, lines: list[str], *, as_is: bool = False) -> None:
+        """Writes straight-line code; for Cortex-M7, whose order decides, in pairs unless it is in order as it is."""
+        if self.core == "cortex-m7" and not as_is:
+            lines = ordered([self.writer.resolved(line) for line in lines])
         for line in lines:
             self.writer.emit(line)
 
+    def _ahead(self, pixels: int) -> list[str]:
+        """Cortex-M7: what a word's code finds loaded."""
+        loads = ["ldr W, [w], #4", "ldr X0, [x, #16]!", "ldr X1, [x, #4]"]
+        return loads + (["ldr X2, [x, #8]"] if pixels == 3 else [])
+
+    def _word_ahead(self, pixels: int, top: str) -> list[str]:
+        """Cortex-M7: one word, its multiplications beside the loads of the next one, a cycle each.
+
+        With `top`, the last word of a round: nothing is loaded ahead, the loop goes on or ends.
+        """
+        if top:
+            # the first X is free where the loads of the next word would begin
+            beside = {"L2" if pixels == 4 else "L0": "vmov X0, WEIGHTS_END"}
+            beside |= {f"H{pixels - 1}": "cmp w, X0", f"L{pixels - 1}": f"bne {top}"}
+        else:
+            first, second = ("L2", f"L{pixels - 1}") if pixels == 4 else ("L0", "L1")
+            beside = {first: "ldr X0, [x, #16]!", second: "ldr X1, [x, #4]", f"H{pixels - 1}": "ldr W, [w], #4"}
+            if pixels == 3:
+                beside["L2"] = "ldr X2, [x, #8]"
+        if pixels == 4:
+            beside |= {"L0": "ldr X0, [x, #8]", "L1": "ldr X1, [x, #12]"}
+        lines = ["sxtb16 L, W"]
+        for pixel in range(pixels):
+            products = self._multiplied(pixel, f"X{pixel % 2 if pixels == 4 else pixel}", "L")
+            for name, product in zip((f"H{pixel}", f"L{pixel}"), products, strict=True):
+                lines += [product, beside[name]] if name in beside else [product]
+        return lines
+
     def _word(self, pixels: int, start_high: str = "", start_low: str = "") -> list[str]:
-        """One word of every pixel, multiplied with that of the weights."""
+        """One word of every pixel, multiplied with that of the weights; loads in runs."""
         lines = ["ldr W, [w], #4", "ldr X0, [x, #16]!", "ldr X1, [x, #4]"]
         if pixels == 3:
             lines.append("ldr X2, [x, #8]")
@@ -149,9 +205,7 @@ class Block:
         for pixel in range(pixels):
             if pixel == 2 and pixels == 4:
                 lines += ["ldr X0, [x, #8]", "ldr X1, [x, #12]"]
-            data = f"X{pixel % 2 if pixels == 4 else pixel}"
-            lines.append(f"smlad H{pixel}, {data}, W, {start_high or f'H{pixel}'}")
-            lines.append(f"smlad L{pixel}, {data}, L, {start_low or f'L{pixel}'}")
+            lines += self._multiplied(pixel, f"X{pixel % 2 if pixels == 4 else pixel}", "L", start_high, start_low)
         return lines
 
     # *** results *****
