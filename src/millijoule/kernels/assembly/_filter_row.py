@@ -40,9 +40,9 @@ _REGISTERS = {
 _CONSTANTS = {
     # of the channel, in the order of mj_filter
     "bias": "s0", "multiplier": "s1", "addend": "s2", "shift": "s3",
-    "end": "s4",  # `source` after the last turn of the loop
+    "end": "s4",  # `source` after the last turn of the loop (Cortex-M7: before it)
     # of the call
-    "group": "s5", "plane": "s6", "filters": "s7", "filter_rest": "s8", "filters_end": "s9",
+    "group": "s5", "span": "s6", "filters": "s7", "filter_rest": "s8", "filters_end": "s9",
     "row_0": "s10", "row_1": "s11", "row_2": "s12",  # where the taps of each slot lie
     "out_back": "s13", "source_on": "s14", "tail": "s15",
 }  # fmt: skip
@@ -118,6 +118,15 @@ ON_STACK = {name: f"[sp, #{8 + 4 * number}]" for number, name in enumerate(list(
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+# Stride 2, by phase: the product with the single tap of each slot. Two of these taps share a word (`Row.taps`), so that
+# a register is left for the bias.
+_SINGLE = {
+    0: ("smlabb {0}, {1}, w12_0, {2}", "smlabt {0}, {1}, w12_0, {2}", "smlabt {0}, {1}, w12_2, {2}"),
+    1: ("smlatb {0}, {1}, w01_0, {2}", "smlatt {0}, {1}, w01_0, {2}", "smlatb {0}, {1}, w01_2, {2}"),
+}
+_KEPT_BIAS = {0: _REGISTERS["w12_1"], 1: _REGISTERS["w01_1"]}
+
+
 class Row:
     """Writes one function, for the Cortex-M4."""
 
@@ -125,7 +134,7 @@ class Row:
         self.stride, self.phase, self.rounding = stride, phase, rounding
         self.schedule = _SCHEDULES[stride, phase]
         self.turn = 2 * PAIR_BYTES * stride  # bytes of one turn of the loop
-        self.names = {**_REGISTERS, **_CONSTANTS}
+        self.names = {**_REGISTERS, **_CONSTANTS, "kept_bias": _KEPT_BIAS[phase]}
         self.writer = Writer(f"mj_filter_row_3x3_s{stride}_p{phase}", {})
         self.lines: list[str] = []
 
@@ -190,7 +199,6 @@ class Row:
             ldr x, [source, #{_PIXELS}]
             ldr out, [source, #{_GROUPS}]
             vmov group, w01_0
-            vmov plane, w12_0
             vmov filters, w01_1
             mla a, w12_1, w01_2, w01_1
             vmov filters_end, a
@@ -216,16 +224,17 @@ class Row:
             lsr y, y, #2
             sub b, x, #1
             and b, b, #3
-            subs b, b, #{schedule.tail_at}
-            it mi
-            movmi b, #-1
+            cmp b, #{schedule.tail_at}
+            ite ge
+            movge b, #1
+            movlt b, #0
             vmov tail, b
             ldr source, [source, #{_PLANES}]
             add source, source, #{first - schedule.loop[1].offset}
             mov a, #{self.turn}
-            mla b, y, a, source
-            vmov end, b
-            mls b, y, a, w12_0
+            mul b, y, a
+            vmov span, b
+            sub b, w12_0, b
             vmov source_on, b
             sub y, y, #1
             mul a, y, w01_0
@@ -239,11 +248,19 @@ class Row:
     def channels(self, full: bool) -> None:
         """The loop over channels; full: the bounds are those of int8."""
         label, schedule = self.writer.label, self.schedule
-        channel, turn, enter, skip = label("channel"), label("turn"), label("enter"), label("skip")
-        self.emit("vmov x, filters")
+        channel, turn, enter = label("channel"), label("turn"), label("enter")
+        self.before_first_channel()
         self.put(channel=channel)
-        self.emit("vldmia x!, {s0-s3}")
-        self.taps()
+        self.emit("""
+            vldmia x!, {s0-s3}
+            lsls y, out, #30
+            it mi
+            addmi out, out, #12
+            vmov a, out_back
+            add out, out, a
+        """)
+        self.begin_channel()
+        self.emit("vmov end, b")
         for step in schedule.start:
             self.step(step, full)
         self.put(f"b {enter}")
@@ -254,15 +271,45 @@ class Row:
         self.step(schedule.loop[1], full)
         self.emit("vmov x, end", "cmp source, x")
         self.put(f"bne {turn}")
-        self.emit("vmov x, tail", "cmp x, #0")
-        self.put(f"blt {skip}")
-        self.step(schedule.tail, full)
-        self.put(skip=skip)
-        self.emit("vmov x, plane", "add y, source, x", "vmov end, y")
-        self.next_channel(channel)
+        self.end_channel(channel, full)
+
+    def before_first_channel(self) -> None:
+        """Goes back by what `begin_channel` goes forward."""
+        self.emit("""
+            vmov x, source_on
+            sub source, source, x
+            vmov x, out_back
+            add x, x, #12
+            sub out, out, x
+            vmov x, filters
+        """)
+
+    def begin_channel(self) -> None:
+        """x: behind the head of the filter; leaves in b what `source` is at the end."""
+        self.taps()
+        self.emit("""
+            vmov a, source_on
+            add source, source, a
+            vmov b, span
+            add b, source, b
+        """)
+
+    def end_channel(self, channel: str, full: bool) -> None:
+        tail, skip = self.writer.label("tail"), self.writer.label("skip")
+        self.emit("vmov x, tail")
+        self.put(f"cbnz {self.names['x']}, {tail}", skip=skip)
+        self.emit("vmov x, filters", "vmov y, filters_end", "cmp x, y")
+        self.put(f"bne {channel}")
+        self.emit(f"add sp, sp, #{_FRAME}")
+        self.put("pop {r4-r11, pc}", tail=tail)
+        self.step(self.schedule.tail, full)
+        self.put(f"b {skip}")
 
     def taps(self) -> None:
-        """Taps of a channel; x: their address."""
+        """Taps of a channel; x: their address.
+
+        With stride 2 one half of three words is not needed: two of them share a register, and the bias gets theirs.
+        """
         self.emit("""
             vmov a, row_0
             vmov b, row_1
@@ -278,23 +325,9 @@ class Row:
             add x, x, a
             vmov filters, x
         """)
-
-    def next_channel(self, channel: str) -> None:
-        self.emit("""
-            vmov x, source_on
-            add source, source, x
-            lsls y, out, #30
-            it mi
-            addmi out, out, #12
-            vmov x, out_back
-            add out, out, x
-            vmov x, filters
-            vmov y, filters_end
-            cmp x, y
-        """)
-        self.put(f"bne {channel}")
-        self.emit(f"add sp, sp, #{_FRAME}", "pop {r4-r11, pc}")
-        self.put()
+        if self.stride == 2:
+            self.emit("pkhbt w01_0, w01_0, w01_1, lsl #16" if self.phase else "pkhtb w12_0, w12_1, w12_0, asr #16")
+            self.constant("kept_bias", "bias")
 
     def step(self, step: Step, full: bool) -> None:
         for number, (done, new) in enumerate(step.pairs):
@@ -342,19 +375,20 @@ class Row:
     def _pair_of_stride_2(self, offset: int, done: str | None, new: str | None, write_back: str) -> None:
         for slot, data in enumerate("xyz"):
             self.emit(f"ldr {data}, [source, #{offset + 4 * slot}]{write_back if slot == 2 else ''}")
-        if new:
-            self.constant(new, "bias")
         for slot, data in enumerate("xyz"):
             self.begin_sum(slot, data, new)
             self.end_sum(slot, data, done)
 
     def begin_sum(self, slot: int, data: str, new: str | None) -> None:
+        """The products of slot 0 come first."""
         if new:
-            self.emit(f"{'smlatb' if self.phase else 'smlad'} {new}, {data}, w01_{slot}, {new}")
+            multiply = _SINGLE[1][slot] if self.phase else f"smlad {{0}}, {{1}}, w01_{slot}, {{2}}"
+            self.emit(multiply.format(new, data, new if slot else "kept_bias"))
 
     def end_sum(self, slot: int, data: str, done: str | None) -> None:
         if done:
-            self.emit(f"{'smlad' if self.phase else 'smlabt'} {done}, {data}, w12_{slot}, {done}")
+            multiply = f"smlad {{0}}, {{1}}, w12_{slot}, {{2}}" if self.phase else _SINGLE[0][slot]
+            self.emit(multiply.format(done, data, done))
 
     def scale(self, sums: Iterable[str], multiplier: str, addend: str) -> None:
         multiply = "smmla" if self.rounding == "single" else "smmlar"

@@ -28,24 +28,30 @@ class M7Row(Row):
 
     def channels_full(self) -> None:
         label, schedule = self.writer.label, self.schedule
-        channel, turn, done, skip = label("channel"), label("turn"), label("done"), label("skip")
+        channel, turn, done = label("channel"), label("turn"), label("done")
         enter = schedule.loop[1]
         self.emit(f"""
-            vmov x, end
+            vmov x, span
             sub x, x, #{self.turn}
+            vmov span, x
             vmov y, group
-            strd x, y, {ON_STACK["end"]}
-            vmov x, filters
+            str y, {ON_STACK["group"]}
         """)
+        self.before_first_channel()
         self.put(channel=channel)
-        self.emit(f"""
-            ldmia x!, {{a, b, c, d}}
-            strd a, b, {ON_STACK["bias"]}
-            strd c, d, {ON_STACK["addend"]}
-        """)
-        self.put()
         self.full = True
-        self.taps()
+        for number, name in enumerate(("bias", "multiplier", "addend", "shift")):
+            self.emit(f"ldr {'abcd'[number]}, [x, #{4 * number}]", f"str {'abcd'[number]}, {ON_STACK[name]}")
+        self.emit("""
+            add x, x, #16
+            and a, out, #2
+            add a, a, a, lsl #1
+            add out, out, a, lsl #1
+            vmov a, out_back
+            add out, out, a
+        """)
+        self.begin_channel()
+        self.emit(f"str b, {ON_STACK['end']}")
         for step in schedule.start:
             self.step(step, True)
         self.held, self.data = (), ("x", "y")
@@ -56,14 +62,8 @@ class M7Row(Row):
             self._ahead(step)
         self.put(f"bne {turn}", done=done)
         self.store(self.held, "x")
-        self.emit("vmov x, tail", "cmp x, #0")
-        self.put(f"blt {skip}")
-        self.step(schedule.tail, True)
-        self.put(skip=skip)
-        self.emit("vmov x, plane", "add y, source, x", f"sub y, y, #{self.turn}", f"str y, {ON_STACK['end']}")
-        self.put()
+        self.end_channel(channel, True)
         self.full = False
-        self.next_channel(channel)
 
     def _ahead(self, step: Step) -> None:
         if self.stride == 1:
@@ -115,7 +115,6 @@ class M7Row(Row):
         if step.advance:
             self.constant(str(r), "end")
             self.emit(f"cmp source, {r}")
-        self.constant(str(q), "bias")
         for slot, data in enumerate("xyz"):
             self.begin_sum(slot, data, q)
         for slot, data in enumerate("xyz"):
@@ -123,7 +122,6 @@ class M7Row(Row):
             self.emit(f"ldr {data}, [source, #{offset + PAIR_BYTES + 4 * slot}]{write_back}")
         for slot, data in enumerate("xyz"):
             self.end_sum(slot, data, q)
-        self.constant(str(r), "bias")
         for slot, data in enumerate("xyz"):
             self.begin_sum(slot, data, r)
             if slot < 2:

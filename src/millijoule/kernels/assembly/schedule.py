@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 __all__ = ["scheduled"]
 
 _REGISTER = re.compile(r"\b(?:r\d+|s\d+|lr|sp)\b")
+_STACK = re.compile(r"\[sp.*\]")
 _MULTIPLIES = ("sml", "smm", "smu", "mul", "mla")
 
 
@@ -35,11 +36,12 @@ def _operation(text: str) -> _Operation:
     mnemonic, _, operands = text.strip().partition(" ")
     found = _REGISTER.findall(operands)
     first, rest = frozenset(found[:1]), frozenset(found[1:])
+    slot = frozenset(_STACK.findall(operands))  # a word of the stack is as good as a register
     if mnemonic.startswith("ldr"):
         back = rest if operands.rstrip().endswith("!") or "]," in operands else frozenset()
-        return _Operation(text, "load", rest, first | back, early=rest, back=back)
+        return _Operation(text, "load", rest | slot, first | back, early=rest, back=back)
     if mnemonic.startswith("str"):
-        return _Operation(text, "store", first | rest, frozenset(), early=rest, late=first, latency=0)
+        return _Operation(text, "store", first | rest, slot, early=rest, late=first)
     if mnemonic == "cmp":
         return _Operation(text, "alu", first | rest, frozenset(["flags"]))
     if mnemonic == "sel":
