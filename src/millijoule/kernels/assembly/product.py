@@ -6,8 +6,10 @@ registers of the floating point unit. A call takes one of these ways for all its
 
 straight  no rest of one to three pixels, one of a few depths: no loop over words. On Cortex-M4 the weights wait in the
           floating point unit, too, which leaves registers for all four pixels: one run of loads per word.
-wide      no rest: a loop over words, unrolled as far as the instruction cache allows (Cortex-M4).
-narrow    a rest, which has a block of its own; unrolled less, so that both blocks stay in the instruction cache.
+whole     no rest: a loop over words, unrolled as far as the instruction cache allows.
+two       a rest of one or two pixels, which has a block of its own; unrolled less, so that all stays in the cache.
+three     the same with a rest of three pixels.
+any       any rest and planes of any number of rows.
 careful   pairs for which the shortcut below is not proven, and what the other ways leave out.
 
 Shortcut for the odd channel: accH - accL is 256 times its sum, so scaled as it is, with addend and shift for 256 times
@@ -35,10 +37,14 @@ _FRAME = {
 }
 _FRAME_BYTES = 40
 _LARGEST_SHIFT = 15  # of the shortcut
-_SLOTS_OF_STRAIGHT = 3  # rows in a plane for which "straight" is written
+_SLOTS = 3  # rows in a plane; with another number, "any" is taken
 
 _STRAIGHT_DEPTHS = {"planes": (4, 8, 15), "pixels": (8,)}
-_UNROLL = {"cortex-m4": {"wide": 12, "narrow": 6, "rest": 3}, "cortex-m7": {"narrow": 16, "rest": 8}}
+# of groups and of rests; whether a rest shares the code that makes results of a group's sums
+_UNROLL = {
+    "cortex-m4": {"whole": (12, 0, False), "two": (6, 3, False), "three": (6, 4, True), "any": (4, 2, False)},
+    "cortex-m7": {"any": (16, 8, False)},
+}
 
 
 def product_source(name: str, core: str, rounding: str) -> str | None:
@@ -54,7 +60,7 @@ class _Product:
         self.core, self.rounding, self.form, self.clamped = core, rounding, form, clamped
         self.writer = Writer(name, {})
         self.block = Block(self.writer, core, rounding, form, clamped)
-        self.ways = {way: self.writer.label(way) for way in ("wide", "narrow", "careful", "end")}
+        self.ways = {way: self.writer.label(way) for way in ("whole", "two", "three", "any", "careful", "end")}
         self.straight = {depth: self.writer.label(f"straight{depth}") for depth in _STRAIGHT_DEPTHS[form]}
 
     def text(self) -> str:
@@ -64,16 +70,17 @@ class _Product:
             write.place(label)
             self._straight(depth)
         if self.core == "cortex-m4":
-            write.place(self.ways["wide"])
-            self._looped(False)
-        write.place(self.ways["narrow"])
-        self._looped(True)
+            for way, rests in (("whole", ()), ("two", (2,)), ("three", (3,))):
+                write.place(self.ways[way])
+                self._looped(way, rests=rests, constant=self.form == "planes")
+        if self.core == "cortex-m7" or self.form == "planes":
+            write.place(self.ways["any"])
+            self._looped("any", rests=(2, 3), constant=False)
         self._careful()
         write.place(self.ways["end"])
         write.emit(f"add sp, #{_FRAME_BYTES}")
         write.emit("vpop {d8, d9, d10, d11, d12, d13, d14, d15}")
         write.emit("pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}")
-        self.block.tables()
         return write.text()
 
     def _begin(self) -> None:
@@ -112,19 +119,22 @@ class _Product:
         if self.core == "cortex-m7":  # the loops load ahead of the second word
             write.emit("cmp r3, #1")
             write.emit(f"beq {self.ways['careful']}")
-        write.emit("cmp r2, #0")
-        write.emit(f"bne {self.ways['narrow']}")
-        other = write.label("other")
         if self.form == "planes":
-            write.emit(f"cmp r7, #{4 * _SLOTS_OF_STRAIGHT}")
-            write.emit(f"bne {other}")
+            write.emit(f"cmp r7, #{4 * _SLOTS}")
+            write.emit(f"bne {self.ways['any']}")
+        two = self.ways["two" if self.core == "cortex-m4" else "any"]
+        three, whole = (self.ways[way] if self.core == "cortex-m4" else two for way in ("three", "whole"))
+        write.block(f"""
+            cmp r2, #3
+            beq {three}
+            cmp r2, #0
+            bne {two}""")
         for depth, label in self.straight.items():
             write.emit(f"cmp r3, #{depth}")
             write.emit(f"beq {label}")
-        write.place(other)
-        write.emit(f"b {self.ways['wide' if self.core == 'cortex-m4' else 'narrow']}")
+        write.emit(f"b {whole}")
 
-    def _begin_pair(self, *, shortcut: bool = True, here: str = "") -> None:
+    def _begin_pair(self, *, shortcut: bool = True, here: str = "", odd_out: bool = False) -> None:
         """Constants of the next pair of channels; where its results go. Leaves x, weights, out in r0, r1, r3."""
         write, waiting = self.writer, self.block.waiting
         write.block("""
@@ -140,6 +150,9 @@ class _Product:
         write.emit(f"vmov {waiting['WEIGHTS']}, r1")
         write.emit(f"vmov {waiting['WEIGHTS_END']}, r6")
         write.emit(f"vmov {waiting['OUT']}, r3")
+        if odd_out:
+            write.emit("add r3, r3, r5")
+            write.emit(f"vmov {waiting['OUT_ODD']}, r3")
         if not shortcut:
             return
         write.emit(f"vmov r2, {waiting['ADDEND_ODD']}")
@@ -180,7 +193,7 @@ class _Product:
             add r2, r2, #16
             vmov {block.waiting["X_END"]}, r2""")
         write.place(pair)
-        self._begin_pair(here=again)
+        self._begin_pair(here=again, odd_out=self.form == "planes")
         block.begin_straight(depth)
         write.align(2)
         write.place(group)
@@ -188,49 +201,57 @@ class _Product:
         write.place(again)
         self._end_pair(pair)
 
-    def _looped(self, narrow: bool) -> None:
-        """Groups in a loop, then the rest of the row."""
+    def _looped(self, way: str, *, rests: tuple[int, ...], constant: bool) -> None:
+        """Groups in a loop over words, then the rest of the row.
+
+        Args:
+            way: gives the unrolling, and whether a rest of three pixels shares the code behind the words of a group.
+            rests: the numbers of pixels that a rest is taken as.
+            constant: whether planes have the usual number of rows.
+        """
         write, block = self.writer, self.block
-        unroll = _UNROLL[self.core]["narrow" if narrow else "wide"]
-        pair, again, group = write.label("pair"), write.label("again"), write.label("group")
+        unroll, unroll_rest, shares = _UNROLL[self.core][way]
+        pair, again, group, rest = (write.label(name) for name in ("pair", "again", "group", "rest"))
         block.name_registers(4)
         block.choose_entry(4, unroll, "ENTRY")
-        if narrow:
-            three, chosen = write.label("three"), write.label("chosen")
-            write.emit("cmp r2, #3")
-            write.emit(f"beq {three}")
-            block.choose_entry(2, _UNROLL[self.core]["rest"], "REST_ENTRY")
+        chosen = write.label("chosen")
+        for pixels in rests:
+            other = write.label("other")
+            if pixels != rests[-1]:
+                write.emit(f"cmp r2, #{pixels}")
+                write.emit(f"bhi {other}")
+            block.choose_entry(pixels, unroll_rest, "REST_ENTRY")
             write.emit(f"b {chosen}")
-            write.place(three)
-            block.choose_entry(3, _UNROLL[self.core]["rest"], "REST_ENTRY")
-            write.place(chosen)
+            write.place(other)
+        write.place(chosen)
         write.place(pair)
-        self._begin_pair(here=again)
-        rest = write.label("rest")
-        if narrow:
+        self._begin_pair(here=again, odd_out=constant)
+        if rests:
             write.emit(f"vmov r2, {block.waiting['X_END']}")
             write.emit("cmp r0, r2")
             write.emit(f"beq {rest}")
         write.align(2)
         write.place(group)
-        block.looped(4, unroll, "ENTRY", group)
-        if narrow:
-            write.place(rest)
-            three = write.label("three")
+        block.looped(4, unroll, "ENTRY", group=group, constant=constant, behind=again if shares else "")
+        write.place(rest)
+        if rests and not shares:
             write.emit(f"ldr r2, [sp, #{_FRAME['rest']}]")
-            write.emit("cmp r2, #3")
-            write.emit(f"beq {three}")
-            if self.core == "cortex-m7":
-                write.emit("cmp r2, #0")
-                write.emit(f"beq {again}")
-            block.name_registers(2)
-            block.looped(2, _UNROLL[self.core]["rest"], "REST_ENTRY", "")
-            write.emit(f"b {again}")
-            write.place(three)
-            block.name_registers(3)
-            block.looped(3, _UNROLL[self.core]["rest"], "REST_ENTRY", "")
+        if rests and not shares and way == "any":
+            write.emit("cmp r2, #0")
+            write.emit(f"beq {again}")
+        for pixels in rests:
+            other = write.label("other")
+            if pixels != rests[-1]:
+                write.emit(f"cmp r2, #{pixels}")
+                write.emit(f"bhi {other}")
+            block.name_registers(pixels)
+            block.looped(pixels, unroll_rest, "REST_ENTRY", constant=constant, shared=shares)
+            if pixels != rests[-1]:
+                write.emit(f"b {again}")
+            write.place(other)
         write.place(again)
         self._end_pair(pair)
+        block.tables()
 
     def _careful(self) -> None:
         """Whole groups only, and no shortcut; `_one`: a single pair for another way."""

@@ -23,10 +23,11 @@ _WAITING = {
     "START_LOW": "s0", "START_HIGH": "s1",
     "MULTIPLIER_EVEN": "s2", "ADDEND_EVEN": "s3", "SHIFT_EVEN": "s4",
     "MULTIPLIER_ODD": "s5", "ADDEND_ODD": "s6", "SHIFT_ODD": "s7",
-    "WEIGHTS": "s8", "WEIGHTS_END": "s9", "OUT_ODD": "s9", "X_END": "s10", "OUT": "s11", "STEP": "s12",
+    "WEIGHTS": "s8", "WEIGHTS_END": "s9", "X_END": "s10", "OUT": "s11", "STEP": "s12",
     "DISTANCE": "s13", "ENTRY": "s14", "REST_ENTRY": "s15", "LOW": "s16", "HIGH": "s17",
+    "OUT_ODD": "s18",
 }  # fmt: skip
-_STRAIGHT_WEIGHTS = (*(f"s{number}" for number in range(18, 32)), "s14", "s15")
+_STRAIGHT_WEIGHTS = (*(f"s{number}" for number in range(19, 32)), "s14", "s15")
 
 
 class Block:
@@ -60,6 +61,8 @@ class Block:
             self.writer.place(label)
             for target in targets:
                 self.writer.emit(f".short {target} - {label}")
+        self._tables.clear()
+        self.writer.align(2)
 
     def choose_entry(self, pixels: int, unroll: int, register: str) -> None:
         """Where the loop over words is entered behind the first one; r3: depth, r2 stays."""
@@ -81,8 +84,28 @@ class Block:
             orr r5, r5, #1
             vmov {register}, r5""")
 
-    def looped(self, pixels: int, unroll: int, entry: str, group: str) -> None:
-        """All words of so many pixels and two channels, and their results; then the next group."""
+    def looped(
+        self,
+        pixels: int,
+        unroll: int,
+        entry: str,
+        *,
+        group: str = "",
+        constant: bool = False,
+        behind: str = "",
+        shared: bool = False,
+    ) -> None:
+        """All words of so many pixels and two channels, and their results.
+
+        Args:
+            pixels: 4, 3 or 2.
+            unroll: words in a round of the loop.
+            entry: name of the register that says where the loop is entered.
+            group: where the next group begins, "" for a rest.
+            constant: whether planes have three rows.
+            behind: where to go after a rest that shares the code for results, "" when none does.
+            shared: this is such a rest.
+        """
         write = self.writer
         words = self._entries[pixels]
         top = write.label("top")
@@ -105,10 +128,15 @@ class Block:
         if not ahead:
             self._put(["vmov W, WEIGHTS_END", "cmp w, W", f"bne {top}"])
         write.place(words[unroll])
-        self._put(self._results(pixels, shortcut=True) + self._next_group(group))
+        if shared:
+            write.emit(f"b {self._entries[4][-1]}")
+            return
+        self._put(self._results(pixels, shortcut=True, constant=constant) + self._next_group(group))
+        if behind:
+            write.emit(f"bhi {behind}")
 
     def _next_group(self, group: str) -> list[str]:
-        return ["vmov W, X_END", "cmp x, W", f"bne {group}"] if group else []
+        return ["vmov W, X_END", "cmp x, W", f"blo {group}"] if group else []
 
     def careful(self) -> None:
         """As `looped` for four pixels, small and without the shortcut."""
@@ -124,15 +152,13 @@ class Block:
         self._put(self._results(4, shortcut=False))
 
     def begin_straight(self, depth: int) -> None:
-        """Behind the constants of a pair; r0: x, r1: its weights, r3: its results."""
+        """Behind the constants of a pair; r0: x, r1: its weights."""
         write = self.writer
         write.name(**(_LOOPED if self.core == "cortex-m7" else _STRAIGHT), **_WAITING)
-        for first in range(0, depth if self.core == "cortex-m4" else 0, 14):
-            group = _STRAIGHT_WEIGHTS[first : min(depth, first + 14)]
+        for first in range(0, depth if self.core == "cortex-m4" else 0, 13):
+            group = _STRAIGHT_WEIGHTS[first : min(depth, first + 13)]
             write.emit(f"vldmia r1!, {{{', '.join(group)}}}")
         write.emit("add r0, r0, #16")
-        if self.form == "planes":
-            self._put(["vmov r5, DISTANCE", "add r3, r3, r5", "vmov OUT_ODD, r3"])
 
     def straight(self, depth: int, group: str) -> None:
         """A group of four pixels, without a loop over its words."""
@@ -151,7 +177,7 @@ class Block:
             lines += [self._multiplied(pixel, f"X{pixel}", "W", *starts)[1] for pixel in range(4)]
         if self.core == "cortex-m7":
             lines = ["vmov w, WEIGHTS", *lines, f"add x, x, #{16 * depth}"]
-        self._put(lines + self._results(4, shortcut=True, straight=True) + self._next_group(group))
+        self._put(lines + self._results(4, shortcut=True, constant=True) + self._next_group(group))
 
     def _multiplied(self, pixel: int, data: str, low: str, start_high: str = "", start_low: str = "") -> list[str]:
         """One word of a pixel times the two weights of both channels; `low`: the register of the low bytes."""
@@ -210,7 +236,7 @@ class Block:
 
     # *** results *****
 
-    def _results(self, pixels: int, *, shortcut: bool, straight: bool = False) -> list[str]:
+    def _results(self, pixels: int, *, shortcut: bool, constant: bool = False) -> list[str]:
         """Sums -> stored results."""
         lines = [f"sub H{pixel}, H{pixel}, L{pixel}" for pixel in range(pixels)]
         if not shortcut:
@@ -219,7 +245,7 @@ class Block:
         lines += self._scale([f"H{pixel}" for pixel in range(pixels)], "ODD", exact=not shortcut)
         if self.form == "planes":
             lines += self._packed_planes(pixels, shortcut)
-            return lines + (self._to_planes_of_three(pixels) if straight else self._to_planes(pixels))
+            return lines + (self._to_planes_of_three(pixels) if constant else self._to_planes(pixels))
         if self.clamped or not shortcut:
             return lines + self._to_pixels(pixels, shortcut)
         return lines + self._to_pixels_short(pixels)
@@ -271,11 +297,12 @@ class Block:
 
     def _to_planes_of_three(self, pixels: int) -> list[str]:
         """Planes with three rows: constant distances."""
-        return [
-            "vmov T3, OUT", "vmov T4, OUT_ODD",
-            "str L0, [T3], #12", "str L2, [T3], #12", "vmov OUT, T3",
-            "str H0, [T4], #12", "str H2, [T4], #12", "vmov OUT_ODD, T4",
-        ]  # fmt: skip
+        lines = []
+        for side, pointer, place in (("L", "T3", "OUT"), ("H", "T4", "OUT_ODD")):
+            lines += [f"vmov {pointer}, {place}", f"str {side}0, [{pointer}], #12"]
+            lines += [f"str {side}2, [{pointer}], #12"] if pixels > 2 else []
+            lines += [f"vmov {place}, {pointer}"] if pixels == 4 else []
+        return lines
 
     def _to_pixels(self, pixels: int, shortcut: bool) -> list[str]:
         words = [f"L{pixel}" for pixel in range(pixels)]
