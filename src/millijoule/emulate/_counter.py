@@ -74,6 +74,9 @@ class BlockCounter(Protocol):
     def forget_predictions(self) -> None:
         """The branch predictor as after power-on."""
 
+    def forget_blocks(self) -> None:
+        """Forgets counts and block sizes: translated anew, with other hooks, long blocks may be cut elsewhere."""
+
     def edges(self) -> list[Edge]:
         """What was counted since `clear`."""
 

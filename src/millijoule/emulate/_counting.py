@@ -152,6 +152,11 @@ class NativeCounter(BaseCounter):
         """See `BlockCounter.forget_predictions`."""
         self._predictor.fill(1)
 
+    def forget_blocks(self) -> None:
+        """See `BlockCounter.forget_blocks`."""
+        self.clear()
+        self._size.fill(0)
+
     def begin(self, limit: int) -> None:
         """See `BlockCounter.begin`."""
         context = self._context

@@ -101,6 +101,11 @@ class PythonCounter(BaseCounter):
         """See `BlockCounter.forget_predictions`."""
         self._state.clear()
 
+    def forget_blocks(self) -> None:
+        """See `BlockCounter.forget_blocks`."""
+        self.clear()
+        self._block_sizes.clear()
+
     def begin(self, limit: int) -> None:
         """See `BlockCounter.begin`."""
         self._blocks, self._limit, self._stopped = 0, limit, False

@@ -103,8 +103,7 @@ def add_hook(
 
 
 def remove_hook(emulator: Any, handle: ctypes.c_size_t) -> None:
-    """Undoes `add_hook`; code that was translated with the hook is forgotten."""
+    """Undoes `add_hook`; code that was translated with the hook has to be forgotten (`Machine.translate_again`)."""
     from unicorn.unicorn_py3.unicorn import uclib
 
     uclib.uc_hook_del(emulator._uch, handle)
-    emulator.ctl_flush_tb()

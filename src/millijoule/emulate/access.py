@@ -136,7 +136,7 @@ class AccessCheck:
 
         emulator, function = self.machine.emulator, self._library.mj_access_code
         self._handle = add_hook(emulator, UC_HOOK_CODE, function, self._context, "Run without this check")
-        emulator.ctl_flush_tb()  # code translated before has no call of the hook
+        self.machine.translate_again()  # code translated before has no call of the hook
         if self._deliver:
             self._context.delivers = 1
             self.machine.runner.stop_reasons.append(self._reason)
@@ -155,6 +155,7 @@ class AccessCheck:
     ) -> None:
         if self._handle is not None:
             remove_hook(self.machine.emulator, self._handle)
+            self.machine.translate_again()
             self._handle = None
             if self._deliver:
                 self.machine.runner.stop_reasons.remove(self._reason)

@@ -381,6 +381,12 @@ class Machine:
         self._corrections.clear()
         self._spent = self.exceptions.cycles
 
+    def translate_again(self) -> None:
+        """Forgets translated code, so that hooks added since take part; counts start from zero."""
+        self.clear_counts()
+        self.counter.forget_blocks()
+        self.emulator.ctl_flush_tb()
+
     def totals(self) -> list[EdgeTotal]:
         """Instructions and cycles of every edge since the counts were cleared."""
         return self.costs.totals(self.counter.edges(), self.counter.sizes()) + self._corrections

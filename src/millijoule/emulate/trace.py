@@ -188,7 +188,7 @@ class FullTrace:
 
         emulator = self.machine.emulator
         self._handle = add_hook(emulator, UC_HOOK_CODE, self._library.mj_trace_code, self._context, "Use edge counts")
-        emulator.ctl_flush_tb()  # code translated before has no call of the hook
+        self.machine.translate_again()  # code translated before has no call of the hook
         return self
 
     def __exit__(
@@ -196,6 +196,7 @@ class FullTrace:
     ) -> None:
         if self._handle is not None:
             remove_hook(self.machine.emulator, self._handle)
+            self.machine.translate_again()
             self._handle = None
         if self._error is not None:
             raise self._error
