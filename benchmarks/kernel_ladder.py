@@ -169,6 +169,8 @@ SHAPES: tuple[Shape, ...] = (
     product("mj_product_planes", 56, 96, 96),
     product("mj_product_planes_clamped", 56, 96, 96),
     product("mj_product_planes_clamped", 56, 16, 96),
+    product("mj_product_planes_clamped", 14, 48, 288),
+    product("mj_product_planes_clamped", 7, 80, 480),
     product("mj_product_pixels", 112, 16, 8),
     product("mj_product_pixels", 56, 48, 16),
     product("mj_product_pixels", 56, 96, 16),
@@ -177,6 +179,8 @@ SHAPES: tuple[Shape, ...] = (
     product("mj_product_pixels", 7, 480, 80),
     product("mj_product_pixels", 49, 160, 128),
     product("mj_product_pixels_clamped", 56, 96, 16),
+    product("mj_product_pixels_clamped", 14, 288, 48),
+    product("mj_product_pixels_clamped", 7, 480, 80),
 )
 
 

@@ -40,10 +40,13 @@ _LARGEST_SHIFT = 15  # of the shortcut
 _SLOTS = 3  # rows in a plane; with another number, "any" is taken
 
 _STRAIGHT_DEPTHS = {"planes": (4, 8, 15), "pixels": (8,)}
-# of groups and of rests; whether a rest shares the code that makes results of a group's sums
+# of groups and of rests; whether a rest shares the code that makes results of a group's sums. On Cortex-M4 what stays
+# in 1 KB of instruction cache, measured; bounds need more code.
 _UNROLL = {
-    "cortex-m4": {"whole": (12, 0, False), "two": (6, 3, False), "three": (6, 4, True), "any": (4, 2, False)},
-    "cortex-m7": {"any": (16, 8, False)},
+    ("cortex-m4", False): {"whole": (12, 0, False), "two": (7, 4, False), "three": (6, 5, True), "any": (4, 2, False)},
+    ("cortex-m4", True): {"whole": (10, 0, False), "two": (6, 3, False), "three": (5, 4, True), "any": (4, 2, False)},
+    ("cortex-m7", False): {"any": (24, 12, False)},
+    ("cortex-m7", True): {"any": (24, 12, False)},
 }
 
 
@@ -210,7 +213,7 @@ class _Product:
             constant: whether planes have the usual number of rows.
         """
         write, block = self.writer, self.block
-        unroll, unroll_rest, shares = _UNROLL[self.core][way]
+        unroll, unroll_rest, shares = _UNROLL[self.core, self.clamped][way]
         pair, again, group, rest = (write.label(name) for name in ("pair", "again", "group", "rest"))
         block.name_registers(4)
         block.choose_entry(4, unroll, "ENTRY")
