@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from millijoule.kernels.assembly.depthwise import filter_row_3x3
+from millijoule.kernels.assembly.depthwise import filter_row_3x3, filter_row_window
 from millijoule.kernels.assembly.product import product_source
 
 __all__ = ["CORES", "assembly_names", "assembly_source"]
@@ -22,6 +22,11 @@ _GENERATORS: Mapping[str, Generator] = {
     for form in ("planes", "planes_clamped", "pixels", "pixels_clamped")
 } | {
     f"mj_filter_row_3x3_s{stride}_p{phase}": partial(filter_row_3x3, stride, phase)
+    for stride in (1, 2)
+    for phase in (0, 1)
+} | {
+    f"mj_filter_row_{size}x{size}_s{stride}_p{phase}": partial(filter_row_window, size, stride, phase)
+    for size in (5, 7)
     for stride in (1, 2)
     for phase in (0, 1)
 }

@@ -26,8 +26,8 @@ from millijoule.kernels.assembly.writer import Writer
 __all__ = ["ON_STACK", "PAIR_BYTES", "Row", "Step", "Sums"]
 
 # byte offsets in mj_filter_row
-_PLANES, _FILTERS, _GROUPS, _PIXELS, _CHANNELS, _PLANE, _GROUP, _TOP = range(0, 32, 4)
-_FILTER_BYTES, _LOW = 48, 52
+PLANES, FILTERS, GROUPS, PIXELS, CHANNELS, PLANE, GROUP, TOP = range(0, 32, 4)
+FILTER_BYTES, LOW = 48, 52
 
 # x, y, z: data; a .. d: sums. Taps in ascending order of slots. With stride 2 there are three sums, d is z.
 _REGISTERS = {
@@ -130,17 +130,20 @@ _KEPT_BIAS = {0: _REGISTERS["w12_1"], 1: _REGISTERS["w01_1"]}
 class Row:
     """Writes one function, for the Cortex-M4."""
 
-    def __init__(self, stride: int, phase: int, rounding: str) -> None:
+    frame = _FRAME
+
+    def __init__(self, stride: int, phase: int, rounding: str, symbol: str = "") -> None:
         self.stride, self.phase, self.rounding = stride, phase, rounding
         self.schedule = _SCHEDULES[stride, phase]
+        symbol = symbol or f"mj_filter_row_3x3_s{stride}_p{phase}"
         self.turn = 2 * PAIR_BYTES * stride  # bytes of one turn of the loop
         self.names = {**_REGISTERS, **_CONSTANTS, "kept_bias": _KEPT_BIAS[phase]}
-        self.writer = Writer(f"mj_filter_row_3x3_s{stride}_p{phase}", {})
+        self.writer = Writer(symbol, {})
         self.lines: list[str] = []
 
     def text(self) -> str:
         narrow = self.writer.label("narrow")
-        self._begin()
+        self.before_call()
         self.emit("""
             ldrd x, y, [sp]
             mvn w01_0, #0x7f
@@ -181,23 +184,23 @@ class Row:
         """Fetches a constant."""
         self.emit(f"vmov {register}, {name}")
 
-    def _begin(self) -> None:
+    def before_call(self) -> None:
         """Everything that one call needs only once."""
         schedule = self.schedule
         first = sum(len(step.pairs) for step in schedule.start) * PAIR_BYTES
         self.emit(f"""
             push {{r4-r11, lr}}
-            ldrd x, y, [source, #{_LOW}]
+            ldrd x, y, [source, #{LOW}]
             sub sp, sp, #{_FRAME}
             strd x, y, [sp]
-            ldr w01_0, [source, #{_GROUP}]
-            ldr w12_0, [source, #{_PLANE}]
-            ldr w01_1, [source, #{_FILTERS}]
-            ldr w12_1, [source, #{_FILTER_BYTES}]
-            ldr w01_2, [source, #{_CHANNELS}]
-            ldr w12_2, [source, #{_TOP}]
-            ldr x, [source, #{_PIXELS}]
-            ldr out, [source, #{_GROUPS}]
+            ldr w01_0, [source, #{GROUP}]
+            ldr w12_0, [source, #{PLANE}]
+            ldr w01_1, [source, #{FILTERS}]
+            ldr w12_1, [source, #{FILTER_BYTES}]
+            ldr w01_2, [source, #{CHANNELS}]
+            ldr w12_2, [source, #{TOP}]
+            ldr x, [source, #{PIXELS}]
+            ldr out, [source, #{GROUPS}]
             vmov group, w01_0
             vmov filters, w01_1
             mla a, w12_1, w01_2, w01_1
@@ -229,7 +232,7 @@ class Row:
             movge b, #1
             movlt b, #0
             vmov tail, b
-            ldr source, [source, #{_PLANES}]
+            ldr source, [source, #{PLANES}]
             add source, source, #{first - schedule.loop[1].offset}
             mov a, #{self.turn}
             mul b, y, a

@@ -94,5 +94,14 @@ void mj_filter_row_3x3_s1_p0(const mj_filter_row *f);
 void mj_filter_row_3x3_s1_p1(const mj_filter_row *f);
 void mj_filter_row_3x3_s2_p0(const mj_filter_row *f);
 void mj_filter_row_3x3_s2_p1(const mj_filter_row *f);
+/* 5 x 5 and 7 x 7, likewise */
+void mj_filter_row_5x5_s1_p0(const mj_filter_row *f);
+void mj_filter_row_5x5_s1_p1(const mj_filter_row *f);
+void mj_filter_row_5x5_s2_p0(const mj_filter_row *f);
+void mj_filter_row_5x5_s2_p1(const mj_filter_row *f);
+void mj_filter_row_7x7_s1_p0(const mj_filter_row *f);
+void mj_filter_row_7x7_s1_p1(const mj_filter_row *f);
+void mj_filter_row_7x7_s2_p0(const mj_filter_row *f);
+void mj_filter_row_7x7_s2_p1(const mj_filter_row *f);
 
 #endif

@@ -1,0 +1,247 @@
+"""A row of a depthwise convolution with a larger window (5 x 5, 7 x 7) from planes to groups.
+
+Four outputs at a time. The taps of a channel lie on the stack, slot by slot, so that every offset is constant: in pairs
+from an even column on, (w0, w1), (w2, w3), ..., (wn, 0), and from an odd one on, (w1, w2), ..., (wn-1, wn), whose first
+tap is the low half of the first pair. An output whose window begins at an even column needs the first form, one at an
+odd column the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from millijoule.kernels.assembly._filter_row import (
+    CHANNELS,
+    FILTER_BYTES,
+    FILTERS,
+    GROUP,
+    GROUPS,
+    LOW,
+    ON_STACK,
+    PIXELS,
+    PLANE,
+    PLANES,
+    TOP,
+    Row,
+)
+from millijoule.kernels.assembly.schedule import scheduled
+
+__all__ = ["M7Window", "Window"]
+
+_POOL = ("r1", "r2", "r4", "r5", "r6", "r7", "r8", "r9")
+_TABLE = 32  # where the taps begin on the stack, behind bounds and constants
+
+
+@dataclass
+class _Product:
+    """sum += data * taps; `data` and `taps` say where the words are loaded from."""
+
+    sum: str
+    multiply: str
+    data: str
+    taps: str
+
+
+class Window(Row):
+    """Writes one function, for the Cortex-M4.
+
+    Args:
+        size: height and width of the window, odd.
+        stride: 1 or 2.
+        phase: 0 or 1.
+        rounding: "single" or "mulhi".
+    """
+
+    def __init__(self, size: int, stride: int, phase: int, rounding: str) -> None:
+        super().__init__(stride, phase, rounding, symbol=f"mj_filter_row_{size}x{size}_s{stride}_p{phase}")
+        self.size = size
+        self.pairs = (size + 1) // 2
+        columns = {(phase + stride * output) % 2 for output in range(4)}
+        even = [f"r{4 + number}" for number in range(self.pairs)]
+        odd = [f"r{4 + self.pairs + number}" for number in range(self.pairs - 1)]
+        self.even, self.odd = even, odd
+        # registers that hold a row of the table while it is made, in the order of the table
+        self.kept = (even if 0 in columns else even[:1]) + (odd if 1 in columns else [])
+        self.frame = (_TABLE + 4 * len(self.kept) * size + 7) // 8 * 8
+        self.turn = 8 * stride * size  # bytes of four outputs
+
+    def before_call(self) -> None:
+        """Everything that one call needs only once."""
+        row, taps = 4 * len(self.kept), 4 * self.pairs * self.size
+        self.emit(f"""
+            push {{r4-r11, lr}}
+            ldrd x, y, [source, #{LOW}]
+            sub sp, sp, #{self.frame}
+            strd x, y, [sp]
+            ldr r4, [source, #{GROUP}]
+            ldr r5, [source, #{PLANE}]
+            ldr r6, [source, #{FILTERS}]
+            ldr r7, [source, #{FILTER_BYTES}]
+            ldr r8, [source, #{CHANNELS}]
+            ldr r9, [source, #{TOP}]
+            ldr x, [source, #{PIXELS}]
+            ldr out, [source, #{GROUPS}]
+            ldr source, [source, #{PLANES}]
+            vmov group, r4
+            str r4, {ON_STACK["group"]}
+            vmov filters, r6
+            mla a, r7, r8, r6
+            vmov filters_end, a
+            sub r7, r7, #{16 + taps}
+            vmov filter_rest, r7
+            add a, sp, #{_TABLE}
+            mov b, #{row}
+            mla a, r9, b, a
+            vmov row_0, a
+            add x, x, #3
+            lsr x, x, #2
+            mov b, #{self.turn}
+            mul b, x, b
+            vmov span, b
+            sub b, r5, b
+            vmov source_on, b
+            mul a, x, r4
+            rsb a, a, #2
+            vmov out_back, a
+        """)
+
+    def channels(self, full: bool) -> None:
+        channel, turn = self.writer.label("channel"), self.writer.label("turn")
+        self.before_first_channel()
+        self.put(channel=channel)
+        self.emit("""
+            vldmia x!, {s0-s3}
+            lsls y, out, #30
+            it mi
+            addmi out, out, #12
+            vmov a, out_back
+            add out, out, a
+        """)
+        self._table()
+        self.emit("""
+            vmov a, filter_rest
+            add x, x, a
+            vmov filters, x
+            vmov a, source_on
+            add source, source, a
+            vmov b, span
+            add b, source, b
+        """)
+        self.constants_of_channel()
+        self.put(turn=turn)
+        self._outputs(full)
+        self.put(f"bne {turn}")
+        self.emit("vmov x, filters", "vmov y, filters_end", "cmp x, y")
+        self.put(f"bne {channel}")
+        self.emit(f"add sp, sp, #{self.frame}")
+        self.put("pop {r4-r11, pc}")
+
+    def constants_of_channel(self) -> None:
+        """b: `source` at the end of the row."""
+        self.emit("vmov end, b")
+
+    def _table(self) -> None:
+        """Taps from the filter (x) to the table; y: the row of the slot that holds the top of the window."""
+        row = 4 * len(self.kept)
+        self.emit(
+            "vmov y, row_0",
+            f"add b, sp, #{_TABLE}",
+            f"add c, b, #{row * self.size}",
+        )
+        used = [register for register in self.odd if register in self.kept]
+        for _ in range(self.size):
+            self.emit(f"ldmia x!, {{{', '.join(self.even)}}}")
+            for number, register in enumerate(used):
+                self.emit(f"lsr {register}, {self.even[number]}, #16")
+                self.emit(f"pkhbt {register}, {register}, {self.even[number + 1]}, lsl #16")
+            self.emit(f"stmia y!, {{{', '.join(self.kept)}}}", "cmp y, c", "it eq", "moveq y, b")
+
+    def _products(self) -> list[_Product]:
+        """All products of four outputs, slot by slot."""
+        found = []
+        for slot in range(self.size):
+
+            def data(pair: int, slot: int = slot) -> str:
+                return f"[source, #{4 * (pair * self.size + slot)}]"
+
+            def taps(register: str, slot: int = slot) -> str:
+                return f"[sp, #{_TABLE + 4 * (slot * len(self.kept) + self.kept.index(register))}]"
+
+            for number in range(self.pairs):
+                for output, name in enumerate("abcd"):
+                    column = self.phase + self.stride * output
+                    word = data(column // 2 + number)
+                    if column % 2 == 0:
+                        found.append(_Product(name, "smlad", word, taps(self.even[number])))
+                    elif number == 0:
+                        found.append(_Product(name, "smlatb", word, taps(self.even[0])))
+                    else:
+                        found.append(_Product(name, "smlad", word, taps(self.odd[number - 1])))
+        return found
+
+    def _outputs(self, full: bool) -> None:
+        """Four outputs. Words are loaded in the order of their use, as many at once as there are registers."""
+        products, held, free = self._products(), {}, list(_POOL)
+        uses: dict[str, int] = {"bias": 4}
+        for product in products:
+            for word in (product.data, product.taps):
+                uses[word] = uses.get(word, 0) + 1
+        started: set[str] = set()
+
+        def words(product: _Product) -> tuple[str, ...]:
+            return (product.data, product.taps) + (() if product.sum in started else ("bias",))
+
+        for number, product in enumerate(products):
+            if any(word not in held for word in words(product)):
+                wanted = dict.fromkeys(word for later in products[number:] for word in words(later))
+                for word in [word for word in wanted if word not in held][: len(free)]:
+                    held[word] = free.pop(0)
+                    if word == "bias":
+                        self.constant(held[word], word)
+                    else:
+                        self.emit(f"ldr {held[word]}, {word}")
+            needed = words(product)
+            before = held["bias"] if "bias" in needed else product.sum
+            started.add(product.sum)
+            self.emit(f"{product.multiply} {product.sum}, {held[product.data]}, {held[product.taps]}, {before}")
+            for word in needed:
+                uses[word] -= 1
+                if uses[word] == 0:
+                    free.append(held.pop(word))
+        sums = "abcd"
+        self.constant("x", "multiplier")
+        self.constant("y", "addend")
+        self.scale(sums, "x", "y")
+        if self.rounding == "single":
+            self.constant("r4", "shift")
+            self.shift(sums, "r4")
+        self.saturate(sums, full)
+        self.emit(f"add source, source, #{self.turn}")
+        self.store([(name, 4 * number) for number, name in enumerate(sums)] + [("next", 0)], "r5")
+        self.constant("r6", "end")
+        self.emit("cmp source, r6")
+
+
+class M7Window(Window):
+    """The same for the Cortex-M7: `scheduled`, constants from the stack."""
+
+    paired = False
+
+    def ordered(self, lines: list[str]) -> Iterable[str]:
+        return scheduled(lines) if self.paired else lines
+
+    def constant(self, register: str, name: str) -> None:
+        self.emit(f"ldr {register}, {ON_STACK[name]}")
+
+    def constants_of_channel(self) -> None:
+        self.emit(f"str b, {ON_STACK['end']}")
+        for name, constant in zip("abcd", ("bias", "multiplier", "addend", "shift"), strict=True):
+            self.emit(f"vmov {name}, {constant}", f"str {name}, {ON_STACK[constant]}")
+
+    def _outputs(self, full: bool) -> None:
+        self.put()
+        self.paired = True
+        super()._outputs(full)
+        self.put()
+        self.paired = False

@@ -1,0 +1,7 @@
+#include "mj_filter_row.h"
+
+/* 5 x 5 taps, stride 1, the first column in the low half of its word. */
+void mj_filter_row_5x5_s1_p0(const mj_filter_row *f)
+{
+    mj_filter_row_blocks(f, 1, 0);
+}

@@ -1,0 +1,7 @@
+#include "mj_filter_row.h"
+
+/* 7 x 7 taps, stride 1, the first column in the low half of its word. */
+void mj_filter_row_7x7_s1_p0(const mj_filter_row *f)
+{
+    mj_filter_row_blocks(f, 1, 0);
+}
