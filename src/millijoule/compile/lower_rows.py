@@ -21,7 +21,7 @@ from millijoule.compile.rows import (
     widened_row,
 )
 from millijoule.graph import Node, arithmetic
-from millijoule.kernels import Dims, dims_of
+from millijoule.kernels import ROW_KERNELS, Dims, dims_of
 
 __all__ = ["filter_kernel", "lane_order", "lower_rows", "pack_lanes"]
 
@@ -57,9 +57,8 @@ def pack_lanes(weights: npt.NDArray[np.int8], order: npt.NDArray[np.int64]) -> n
 def filter_kernel(dims: Dims) -> str:
     """The C function for a depthwise convolution of these sizes."""
     phase = lead(dims) - dims.padding[2]
-    if dims.kernel == (3, 3):
-        return f"mj_filter_row_3x3_s{dims.stride[1]}_p{phase % 2}"
-    return "mj_filter_row_any"
+    name = f"mj_filter_row_{dims.kernel[0]}x{dims.kernel[1]}_s{dims.stride[1]}_p{phase % 2}"
+    return name if name in ROW_KERNELS else "mj_filter_row_any"
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,7 @@ ROWS = Kernel("mj_rows_s8", "rows", "integer", "dsp", _any_size, _no_scratch)
 ROW_KERNELS = (
     *(f"mj_product_{form}{bounds}" for form in ("planes", "pixels") for bounds in ("", "_clamped")),
     "mj_filter_row_any",
-    *(f"mj_filter_row_3x3_s{stride}_p{phase}" for stride in (1, 2) for phase in (0, 1)),
+    *(f"mj_filter_row_{k}x{k}_s{stride}_p{phase}" for k in (3, 5, 7) for stride in (1, 2) for phase in (0, 1)),
 )
 """The inner kernels of the row engine (`mj_rows.h`)."""
 
