@@ -65,18 +65,21 @@ class Case:
             data, weights = rng.choice([-128, 127], data.shape), rng.choice([-127, 127], weights.shape)
         elif kind == 1:
             data[...], weights[...] = -128, rng.choice([-127, 127])
+        elif kind == 2:  # small sums, which small shifts fit
+            weights = rng.integers(-1, 2, weights.shape)
         if rng.integers(3) == 0:  # an odd number of values per pixel: the second half of the last word is anything
             weights[:, -1] = 0
             data[:, -1, :, 1] = rng.integers(-32768, 32768, data[:, -1, :, 1].shape)
         if rng.integers(3) == 0:  # an odd number of channels
             weights[-1] = 0
         room = (1 << 23) - 1 - 128 * np.abs(weights).sum(axis=1)
-        bias = rng.integers(-9999, 9999, 2 * count)
+        bias = rng.integers(-9999, 9999, 2 * count) // int(rng.choice([1, 1000]))
         if rng.integers(3) == 0:  # sums at the bound
             bias = room * rng.choice([-1, 1], 2 * count)
         requant = np.zeros((count, 2, 3), dtype=np.int64)
         for channel in range(2 * count):
-            requant[channel // 2, channel % 2] = cls._requant(rng, rounding, int(abs(bias[channel])), k)
+            most = int(abs(bias[channel]) + 128 * np.abs(weights[channel]).sum())
+            requant[channel // 2, channel % 2] = cls._requant(rng, rounding, most)
         low, high = (-128, 127) if not clamped else sorted(int(v) for v in rng.integers(-128, 128, 2))
         step = 4 * int(rng.choice([3, 3, rng.integers(1, 6)])) if planes else 0
         distance = 2 * groups * step + 4 * int(rng.integers(3)) if planes else 2 * count + int(rng.integers(5))
@@ -87,9 +90,9 @@ class Case:
         )  # fmt: skip
 
     @staticmethod
-    def _requant(rng: np.random.Generator, rounding: str, bias: int, k: int) -> tuple[int, int, int]:
-        """Multiplier, addend and shift that keep results within int16."""
-        most = bias + k * 128 * 127
+    def _requant(rng: np.random.Generator, rounding: str, most: int) -> tuple[int, int, int]:
+        """Multiplier, addend and shift that keep results of sums up to `most` within int16."""
+        most += 1
         zero = int(rng.integers(-128, 128))
         if rounding == "mulhi":
             largest = min(2**31 - 1, 2**32 * 32000 // most)
@@ -126,7 +129,7 @@ class Case:
             high = (product + (1 << 30)) >> 31
             half = np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)
             value = np.where(high >= 0, (high + half) >> shift, -((-high + half) >> shift)) + addend
-        assert np.abs(value[: self.pixels]).max() <= 32768
+        assert value[: self.pixels].min() >= -32768 and value[: self.pixels].max() <= 32767
         value = np.clip(value, *self.bounds).astype(np.int16)
         out = np.full(self.out_bytes, GUARD, dtype=np.uint8)
         fixed = np.ones(self.out_bytes, dtype=bool)
@@ -256,7 +259,7 @@ def compare(machine: Any, host: Host, name: str, rounding: str, total: int, seed
         done += size
 
 
-MACHINES = [(board, rounding) for board in bench.BOARDS for rounding in ("single", "mulhi")]
+MACHINES = [(board, rounding) for board in bench.BOARDS for rounding in ROUNDINGS]
 
 
 def machine_for(board: str, rounding: str, name: str) -> Any:
@@ -270,15 +273,17 @@ def machine_for(board: str, rounding: str, name: str) -> Any:
 @pytest.mark.parametrize(("board", "rounding"), MACHINES)
 @pytest.mark.parametrize("name", NAMES)
 def test_assembly_gives_the_bytes_of_c(name: str, board: str, rounding: str, hosts: dict[str, Host]) -> None:
-    compare(machine_for(board, rounding, name), hosts[rounding], name, rounding, 130, 2)
+    compare(machine_for(board, rounding, name), hosts[rounding], name, rounding, 90, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("board", "rounding"), MACHINES)
 @pytest.mark.parametrize("name", NAMES)
 def test_assembly_gives_the_bytes_of_c_often(name: str, board: str, rounding: str, hosts: dict[str, Host]) -> None:
-    compare(machine_for(board, rounding, name), hosts[rounding], name, rounding, 6300, 3)
+    compare(machine_for(board, rounding, name), hosts[rounding], name, rounding, 4200, 3)
 
 
-def test_double_rounding_has_no_assembly() -> None:
-    assert all(assembly_source(name, "cortex-m4", "double") is None for name in NAMES)
+def test_other_names_and_cores_have_no_assembly() -> None:
+    assert assembly_source("mj_product_planes", "cortex-m3", "single") is None
+    assert assembly_source("mj_product_planes", "cortex-m4", "third") is None
+    assert assembly_source("mj_pointwise_s8", "cortex-m4", "single") is None

@@ -14,10 +14,13 @@ careful   pairs for which the shortcut below is not proven, and what the other w
 
 Shortcut for the odd channel: accH - accL is 256 times its sum, so scaled as it is, with addend and shift for 256 times
 the result, it saves a shift by eight: floor(floor(256 s m / 2^32) + 256 a) / 2^(shift + 8)) is the same number. Nothing
-overflows while shift <= 15: the product is below 2^30, 256 |a| below 2^(shift + 15).
+overflows while shift <= 15: the product is below 2^30, 256 |a| below 2^(shift + 15). Rule double rounds twice and has
+no such shortcut; it doubles sums, so they must be below 2^30.
 """
 
 from __future__ import annotations
+
+import functools
 
 from millijoule.kernels.assembly.product_block import Block
 from millijoule.kernels.assembly.writer import Writer
@@ -37,6 +40,7 @@ _FRAME = {
 }
 _FRAME_BYTES = 40
 _LARGEST_SHIFT = 15  # of the shortcut
+_LARGEST_SHIFT_OF_DOUBLE = 22  # for which half a unit and the zero point fit into one addend
 _SLOTS = 3  # rows in a plane; with another number, "any" is taken
 
 _STRAIGHT_DEPTHS = {"planes": (4, 8, 15), "pixels": (8,)}
@@ -50,9 +54,10 @@ _UNROLL = {
 }
 
 
+@functools.cache
 def product_source(name: str, core: str, rounding: str) -> str | None:
-    """The text of mj_product_planes, mj_product_pixels or their clamped forms; None for rounding "double"."""
-    if rounding not in ("single", "mulhi"):
+    """The text of mj_product_planes, mj_product_pixels or their clamped forms; None for an unknown rounding rule."""
+    if rounding not in ("single", "double", "mulhi"):
         return None
     _, _, form, *clamped = name.split("_")
     return _Product(name, core, rounding, form, bool(clamped)).text()
@@ -158,26 +163,63 @@ class _Product:
             write.emit(f"vmov {waiting['OUT_ODD']}, r3")
         if not shortcut:
             return
+        if self.rounding == "double":
+            self._prepare_double(here)
+        else:
+            self._prepare(here)
+
+    def _prepare(self, here: str) -> None:
+        """Constants of the odd channel for 256 times its sum."""
+        write, waiting = self.writer, self.block.waiting
         write.emit(f"vmov r2, {waiting['ADDEND_ODD']}")
+        write.emit("lsl r2, r2, #8")
         if self.rounding == "single":
             fits = write.label("fits")
             write.block(f"""
                 vmov r7, {waiting["SHIFT_ODD"]}
-                lsl r2, r2, #8
                 cmp r7, #{_LARGEST_SHIFT}
-                bls {fits}
-                adr.w r7, {here}
-                orr r7, r7, #1
-                str r7, [sp, #{_FRAME["back"]}]
-                b {self.ways["careful"]}_one""")
+                bls {fits}""")
+            self._leave(here)
             write.place(fits)
             if self.form == "planes" or self.clamped:
                 write.emit("add r7, r7, #8")
                 write.emit(f"vmov {waiting['SHIFT_ODD']}, r7")
         else:
-            write.emit("lsl r2, r2, #8")
             write.emit("add r2, r2, #128")
         write.emit(f"vmov {waiting['ADDEND_ODD']}, r2")
+
+    def _prepare_double(self, here: str) -> None:
+        """Half a unit and the zero point in one addend, for shifts from 1 to 22."""
+        write, waiting = self.writer, self.block.waiting
+        careful, fits = write.label("careful"), write.label("fits")
+        for side in ("EVEN", "ODD"):
+            write.block(f"""
+                vmov r7, {waiting["SHIFT_" + side]}
+                sub r6, r7, #1
+                cmp r6, #{_LARGEST_SHIFT_OF_DOUBLE - 1}
+                bhi {careful}""")
+        write.emit(f"b {fits}")
+        write.place(careful)
+        self._leave(here)
+        write.place(fits)
+        for side in ("EVEN", "ODD"):
+            write.block(f"""
+                vmov r7, {waiting["SHIFT_" + side]}
+                vmov r2, {waiting["ADDEND_" + side]}
+                sub r6, r7, #1
+                mov r4, #1
+                lsl r2, r2, r7
+                lsl r4, r4, r6
+                add r2, r2, r4
+                vmov {waiting["ADDEND_" + side]}, r2""")
+
+    def _leave(self, here: str) -> None:
+        """This pair goes the careful way and comes back."""
+        self.writer.block(f"""
+            adr.w r7, {here}
+            orr r7, r7, #1
+            str r7, [sp, #{_FRAME["back"]}]
+            b {self.ways["careful"]}_one""")
 
     def _end_pair(self, again: str) -> None:
         self.writer.block(f"""

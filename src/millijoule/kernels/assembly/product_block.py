@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from millijoule.kernels.assembly._dual_issue import ordered
+from millijoule.kernels.assembly.product_results import Results
 from millijoule.kernels.assembly.writer import Writer
 
 __all__ = ["Block"]
@@ -36,7 +37,7 @@ class Block:
     Args:
         writer: where the text goes.
         core: "cortex-m4" or "cortex-m7".
-        rounding: "single" or "mulhi".
+        rounding: "single", "double" or "mulhi".
         form: "planes" or "pixels".
         clamped: whether results have bounds narrower than int8.
     """
@@ -44,7 +45,8 @@ class Block:
     waiting = _WAITING
 
     def __init__(self, writer: Writer, core: str, rounding: str, form: str, clamped: bool) -> None:
-        self.writer, self.core, self.rounding, self.form, self.clamped = writer, core, rounding, form, clamped
+        self.writer, self.core = writer, core
+        self._results = Results(rounding, form, clamped)
         self._tables: list[tuple[str, list[str]]] = []
         self._entries: dict[int, list[str]] = {}
 
@@ -131,7 +133,7 @@ class Block:
         if shared:
             write.emit(f"b {self._entries[4][-1]}")
             return
-        self._put(self._results(pixels, shortcut=True, constant=constant) + self._next_group(group))
+        self._put(self._results.lines(pixels, shortcut=True, constant=constant) + self._next_group(group))
         if behind:
             write.emit(f"bhi {behind}")
 
@@ -149,7 +151,7 @@ class Block:
         self._put(self._word(4))
         write.emit(f"b {more}")
         write.place(done)
-        self._put(self._results(4, shortcut=False))
+        self._put(self._results.lines(4, shortcut=False))
 
     def begin_straight(self, depth: int) -> None:
         """Behind the constants of a pair; r0: x, r1: its weights."""
@@ -177,7 +179,7 @@ class Block:
             lines += [self._multiplied(pixel, f"X{pixel}", "W", *starts)[1] for pixel in range(4)]
         if self.core == "cortex-m7":
             lines = ["vmov w, WEIGHTS", *lines, f"add x, x, #{16 * depth}"]
-        self._put(lines + self._results(4, shortcut=True, constant=True) + self._next_group(group))
+        self._put(lines + self._results.lines(4, shortcut=True, constant=True) + self._next_group(group))
 
     def _multiplied(self, pixel: int, data: str, low: str, start_high: str = "", start_low: str = "") -> list[str]:
         """One word of a pixel times the two weights of both channels; `low`: the register of the low bytes."""
@@ -233,98 +235,3 @@ class Block:
                 lines += ["ldr X0, [x, #8]", "ldr X1, [x, #12]"]
             lines += self._multiplied(pixel, f"X{pixel % 2 if pixels == 4 else pixel}", "L", start_high, start_low)
         return lines
-
-    # *** results *****
-
-    def _results(self, pixels: int, *, shortcut: bool, constant: bool = False) -> list[str]:
-        """Sums -> stored results."""
-        lines = [f"sub H{pixel}, H{pixel}, L{pixel}" for pixel in range(pixels)]
-        if not shortcut:
-            lines += [f"asr H{pixel}, H{pixel}, #8" for pixel in range(pixels)]
-        lines += self._scale([f"L{pixel}" for pixel in range(pixels)], "EVEN", exact=True)
-        lines += self._scale([f"H{pixel}" for pixel in range(pixels)], "ODD", exact=not shortcut)
-        if self.form == "planes":
-            lines += self._packed_planes(pixels, shortcut)
-            return lines + (self._to_planes_of_three(pixels) if constant else self._to_planes(pixels))
-        if self.clamped or not shortcut:
-            return lines + self._to_pixels(pixels, shortcut)
-        return lines + self._to_pixels_short(pixels)
-
-    def _scale(self, sums: list[str], side: str, *, exact: bool) -> list[str]:
-        """Sums -> values before saturation, in place; with rule mulhi and not exact: 256 times the values."""
-        lines = [f"vmov T0, MULTIPLIER_{side}", f"vmov T1, ADDEND_{side}"]
-        if self.rounding == "mulhi":
-            name = "smmlar" if exact else "smmla"
-            return lines + [f"{name} {item}, {item}, T0, T1" for item in sums]
-        lines.append(f"vmov T2, SHIFT_{side}")
-        lines += [f"smmla {item}, {item}, T0, T1" for item in sums]
-        return lines + [f"asr {item}, {item}, T2" for item in sums]
-
-    def _packed_planes(self, pixels: int, shortcut: bool) -> list[str]:
-        """Two neighbouring pixels in one word, saturated: L0, L2, H0, H2."""
-        lines, words = [], []
-        for side in "LH":
-            high = side == "H" and shortcut and self.rounding == "mulhi"  # values lie in bits 8 to 23
-            for first in range(0, pixels, 2):
-                word, other = f"{side}{first}", f"{side}{first + 1}"
-                words.append(word)
-                if first + 1 == pixels:
-                    lines += [f"asr {word}, {word}, #8"] if high else []
-                elif high:
-                    lines += [f"lsl {other}, {other}, #8", f"pkhtb {word}, {other}, {word}, asr #8"]
-                else:
-                    lines.append(f"pkhbt {word}, {word}, {other}, lsl #16")
-        return lines + self._saturated(words)
-
-    def _saturated(self, words: list[str]) -> list[str]:
-        """Pairs of values -> within int8 or the layer's bounds."""
-        if not self.clamped:
-            return [f"ssat16 {name}, #8, {name}" for name in words]
-        lines = ["vmov T0, LOW", "vmov T1, HIGH"]
-        for name in words:
-            lines += [
-                f"ssub16 T2, {name}, T0", f"sel {name}, {name}, T0",
-                f"ssub16 T2, T1, {name}", f"sel {name}, {name}, T1",
-            ]  # fmt: skip
-        return lines
-
-    def _to_planes(self, pixels: int) -> list[str]:
-        lines = ["vmov T3, OUT", "vmov T0, DISTANCE", "vmov T4, STEP", "add T0, T0, T3"]
-        if pixels == 2:
-            return [lines[0], lines[1], lines[3], "str L0, [T3]", "str H0, [T0]"]
-        lines += ["str L0, [T3]", "str L2, [T3, T4]", "str H0, [T0]", "str H2, [T0, T4]"]
-        return lines + (["add T3, T3, T4, lsl #1", "vmov OUT, T3"] if pixels == 4 else [])
-
-    def _to_planes_of_three(self, pixels: int) -> list[str]:
-        """Planes with three rows: constant distances."""
-        lines = []
-        for side, pointer, place in (("L", "T3", "OUT"), ("H", "T4", "OUT_ODD")):
-            lines += [f"vmov {pointer}, {place}", f"str {side}0, [{pointer}], #12"]
-            lines += [f"str {side}2, [{pointer}], #12"] if pixels > 2 else []
-            lines += [f"vmov {place}, {pointer}"] if pixels == 4 else []
-        return lines
-
-    def _to_pixels(self, pixels: int, shortcut: bool) -> list[str]:
-        words = [f"L{pixel}" for pixel in range(pixels)]
-        shift = 8 if shortcut and self.rounding == "mulhi" else 16
-        lines = [f"pkhbt L{pixel}, L{pixel}, H{pixel}, lsl #{shift}" for pixel in range(pixels)]
-        lines += self._saturated(words)
-        lines += ["vmov T3, OUT", "vmov T0, DISTANCE"]
-        for name in words:
-            lines += [f"uxtb16 {name}, {name}", f"orr {name}, {name}, {name}, lsr #8"]
-        return lines + self._bytes_out(words)
-
-    def _to_pixels_short(self, pixels: int) -> list[str]:
-        """H: 256 times the odd channel's value. Saturated to int16, its upper byte is the value saturated to int8."""
-        lines = ["vmov T3, OUT", "vmov T0, DISTANCE"]
-        for pixel in range(pixels):
-            lines += [
-                f"ssat L{pixel}, #8, L{pixel}", f"ssat H{pixel}, #16, H{pixel}", f"bfi H{pixel}, L{pixel}, #0, #8",
-            ]  # fmt: skip
-        return lines + self._bytes_out([f"H{pixel}" for pixel in range(pixels)])
-
-    def _bytes_out(self, words: list[str]) -> list[str]:
-        lines = [f"strh {words[0]}, [T3]"]
-        for word in words[1:]:
-            lines += ["add T3, T3, T0", f"strh {word}, [T3]"]
-        return lines + (["add T3, T3, T0", "vmov OUT, T3"] if len(words) == 4 else [])
