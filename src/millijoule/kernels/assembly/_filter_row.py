@@ -113,8 +113,8 @@ for _phase in (0, 1):
 
 PAIR_BYTES = 12  # bytes of one column pair: three slots
 # bytes of stack: the bounds; Cortex-M7: further constants that are used in the loop
-_FRAME = 32
-ON_STACK = {name: f"[sp, #{8 + 4 * number}]" for number, name in enumerate(list(_CONSTANTS)[:6])}
+_FRAME = 40
+ON_STACK = {name: f"[sp, #{8 + 4 * number}]" for number, name in enumerate([*list(_CONSTANTS)[:6], "pairs"])}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -251,7 +251,7 @@ class Row:
     def channels(self, full: bool) -> None:
         """The loop over channels; full: the bounds are those of int8."""
         label, schedule = self.writer.label, self.schedule
-        channel, turn, enter = label("channel"), label("turn"), label("enter")
+        channel, turn, enter, last = label("channel"), label("turn"), label("enter"), label("last")
         self.before_first_channel()
         self.put(channel=channel)
         self.emit("""
@@ -263,14 +263,18 @@ class Row:
             add out, out, a
         """)
         self.begin_channel()
-        self.emit("vmov end, b")
+        self.emit(f"tst b, #{self.turn & -self.turn}", "add b, source, b", "vmov end, b")
         for step in schedule.start:
             self.step(step, full)
-        self.put(f"b {enter}")
-        self.writer.align(2)
-        self.put(turn=turn)
+        if full:  # the loop twice, entered in its middle when the number of groups is even
+            self.put(f"beq {enter}")
+        self.put(f"b {last}", turn=turn)
+        if full:
+            self.step(schedule.loop[0], full)
+            self.put(enter=enter)
+            self.step(schedule.loop[1], full)
         self.step(schedule.loop[0], full)
-        self.put(enter=enter)
+        self.put(last=last)
         self.step(schedule.loop[1], full)
         self.emit("vmov x, end", "cmp source, x")
         self.put(f"bne {turn}")
@@ -288,13 +292,12 @@ class Row:
         """)
 
     def begin_channel(self) -> None:
-        """x: behind the head of the filter; leaves in b what `source` is at the end."""
+        """x: behind the head of the filter; leaves in b how far `source` goes in the loop."""
         self.taps()
         self.emit("""
             vmov a, source_on
             add source, source, a
             vmov b, span
-            add b, source, b
         """)
 
     def end_channel(self, channel: str, full: bool) -> None:

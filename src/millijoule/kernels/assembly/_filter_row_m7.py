@@ -28,11 +28,15 @@ class M7Row(Row):
 
     def channels_full(self) -> None:
         label, schedule = self.writer.label, self.schedule
-        channel, turn, done = label("channel"), label("turn"), label("done")
+        channel, turn, done, even = label("channel"), label("turn"), label("done"), label("even")
         enter = schedule.loop[1]
         self.emit(f"""
             vmov x, span
-            sub x, x, #{self.turn}
+            mov y, #{self.turn}
+            udiv a, x, y
+            sub a, a, #1
+            str a, {ON_STACK["pairs"]}
+            sub x, x, y
             vmov span, x
             vmov y, group
             str y, {ON_STACK["group"]}
@@ -51,36 +55,47 @@ class M7Row(Row):
             add out, out, a
         """)
         self.begin_channel()
-        self.emit(f"str b, {ON_STACK['end']}")
+        self.emit("add b, source, b", f"str b, {ON_STACK['end']}")
         for step in schedule.start:
             self.step(step, True)
         self.held, self.data = (), ("x", "y")
         self.emit(*(f"ldr {'xy'[n]}, [source, #{enter.offset + 4 * n}]" for n in range(self.stride)))
-        self._ahead(enter)
+        self._ahead(enter, ("pairs", "lsrs {0}, {0}, #1"))
+        # two turns at once, behind a single one when their number is odd
+        self.put(f"bcc {even}")
+        test = ("end", "cmp source, {0}")
+        self._ahead(schedule.loop[0])
+        self._ahead(enter, test)
         self.put(f"beq {done}", turn=turn)
-        for step in schedule.loop:
-            self._ahead(step)
+        self._ahead(schedule.loop[0])
+        self._ahead(enter)
+        self._ahead(schedule.loop[0])
+        self._ahead(enter, test)
         self.put(f"bne {turn}", done=done)
         self.store(self.held, "x")
         self.end_channel(channel, True)
+        self.put(even=even)
+        self.put(f"bne.w {turn}")
+        self.put(f"b {done}")
         self.full = False
 
-    def _ahead(self, step: Step) -> None:
+    def _ahead(self, step: Step, test: tuple[str, str] | None = None) -> None:
+        """A step; test: a constant, and the instruction that sets the flags by it."""
         if self.stride == 1:
-            self._ahead_of_stride_1(step)
+            self._ahead_of_stride_1(step, test)
         else:
-            self._ahead_of_stride_2(step)
+            self._ahead_of_stride_2(step, test)
         self.held = step.stores
 
-    def _ahead_of_stride_1(self, step: Step) -> None:
+    def _ahead_of_stride_1(self, step: Step, test: tuple[str, str] | None) -> None:
         (done, new), offset = step.pairs[0], step.offset
         (p, q), (r, s), (x, y) = done, new, self.data
         self.emit(f"ldr {y}, [source, #{offset + 4}]")
         self.end_sums(0, x, done)
         self.store(self.held, str(r))
-        if step.advance:
-            self.constant(str(s), "end")
-            self.emit(f"cmp source, {s}")
+        if test:
+            self.constant(str(s), test[0])
+            self.emit(test[1].format(s))
         self.emit(f"ldr {x}, [source, #{offset + 8}]{'!' if step.advance else ''}")
         offset -= offset + 8 if step.advance else 0
         self.end_sums(1, y, done)
@@ -105,16 +120,16 @@ class M7Row(Row):
         self.data = (y, x)
         self.saturate((str(q), str(p)), True)
 
-    def _ahead_of_stride_2(self, step: Step) -> None:
+    def _ahead_of_stride_2(self, step: Step, test: tuple[str, str] | None) -> None:
         ((p,), (q,)), (_, (r,)) = step.pairs
         offset = step.offset
         self.emit(f"ldr z, [source, #{offset + 8}]")
         for slot, data in enumerate("xyz"):
             self.end_sum(slot, data, p)
         self.store(self.held, str(q))
-        if step.advance:
-            self.constant(str(r), "end")
-            self.emit(f"cmp source, {r}")
+        if test:
+            self.constant(str(r), test[0])
+            self.emit(test[1].format(r))
         for slot, data in enumerate("xyz"):
             self.begin_sum(slot, data, q)
         for slot, data in enumerate("xyz"):

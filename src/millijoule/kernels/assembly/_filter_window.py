@@ -30,7 +30,7 @@ from millijoule.kernels.assembly.schedule import scheduled
 __all__ = ["M7Window", "Window"]
 
 _POOL = ("r1", "r2", "r4", "r5", "r6", "r7", "r8", "r9")
-_TABLE = 32  # where the taps begin on the stack, behind bounds and constants
+_TABLE = 40  # where the taps begin on the stack, behind bounds and constants
 
 
 @dataclass

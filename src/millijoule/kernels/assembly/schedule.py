@@ -52,6 +52,8 @@ def _operation(text: str) -> _Operation:
         return _Operation(text, "simd", rest, first, early=rest, latency=2)
     if mnemonic == "ssub16":
         return _Operation(text, "simd", rest, first | {"ge"})
+    if mnemonic == "lsrs":
+        return _Operation(text, "shift", rest, first | {"flags"})
     return _Operation(text, "shift" if mnemonic in ("asr", "lsr", "lsl") else "alu", rest, first)
 
 
