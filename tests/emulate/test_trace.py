@@ -102,9 +102,25 @@ def test_every_sum_agrees(case: Case) -> None:
 
 
 def test_edges_and_trace_agree_where_memory_never_waits(case: Case) -> None:
-    """M4: what edges cannot see is unaligned accesses. M7: also which entry states follow each other."""
-    limit = 0.005 if case.firmware.board.core == "cortex-m4" else 0.01
+    """M4: what edges cannot see is unaligned accesses. M7: also which entry states follow each other, and that counts
+    in this network, whose odd sizes make loops of a few bytes."""
+    limit = 0.005 if case.firmware.board.core == "cortex-m4" else 0.025
     assert case.profile.cycles == pytest.approx(inside(case.trace(zero_wait(case))), rel=limit)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_edges_and_trace_agree_on_a_mobilenet(board: str) -> None:
+    pytest.importorskip("torch")
+    from millijoule.cli.bench import random_model
+    from millijoule.nets import specify
+
+    graph = random_model(specify("mobilenet_v2", alpha=0.35, resolution=32), "single")
+    program = compile_graph(graph, board, self_test=False)
+    firmware = EmulatedFirmware(build_board(program.files, board), board, program)
+    picture = random_pictures(graph, 1)[0]
+    firmware.run(picture)
+    case = Case(firmware, picture, firmware.profile(picture))
+    assert case.profile.cycles == pytest.approx(inside(case.trace(zero_wait(case))), rel=0.005)
 
 
 def test_flash_and_caches_make_it_slower(case: Case) -> None:
