@@ -46,12 +46,21 @@ _SLOTS = 3  # rows in a plane; with another number, "any" is taken
 _STRAIGHT_DEPTHS = {"planes": (4, 8, 15), "pixels": (8,)}
 # of groups and of rests; whether a rest shares the code that makes results of a group's sums. On Cortex-M4 what stays
 # in 1 KB of instruction cache, measured; bounds need more code.
-_UNROLL = {
-    ("cortex-m4", False): {"whole": (12, 0, False), "two": (7, 4, False), "three": (6, 5, True), "any": (4, 2, False)},
-    ("cortex-m4", True): {"whole": (10, 0, False), "two": (6, 3, False), "three": (5, 4, True), "any": (4, 2, False)},
-    ("cortex-m7", False): {"any": (24, 12, False)},
-    ("cortex-m7", True): {"any": (24, 12, False)},
+_Unroll = dict[str, tuple[int, int, bool]]
+_UNROLL: dict[tuple[str, bool], _Unroll] = {  # by form and whether results have bounds
+    ("planes", False): {"whole": (12, 0, False), "two": (7, 4, False), "three": (6, 5, True)},
+    ("planes", True): {"whole": (10, 0, False), "two": (6, 3, False), "three": (5, 4, True)},
+    ("pixels", False): {"whole": (12, 0, False), "two": (7, 4, False), "three": (6, 5, True)},
+    ("pixels", True): {"whole": (10, 0, False), "two": (7, 3, True), "three": (5, 4, True)},
 }
+_UNROLL_DOUBLE: dict[tuple[str, bool], _Unroll] = {
+    ("planes", False): {"whole": (9, 0, False), "two": (5, 3, False), "three": (5, 4, True)},
+    ("planes", True): {"whole": (8, 0, False), "two": (6, 3, True), "three": (4, 4, True)},
+    ("pixels", False): {"whole": (9, 0, False), "two": (6, 3, True), "three": (5, 4, True)},
+    ("pixels", True): {"whole": (8, 0, False), "two": (6, 3, True), "three": (4, 4, True)},
+}
+_UNROLL_ANY = (4, 2, False)
+_UNROLL_M7 = (24, 12, False)
 
 
 @functools.cache
@@ -68,6 +77,7 @@ class _Product:
         self.core, self.rounding, self.form, self.clamped = core, rounding, form, clamped
         self.writer = Writer(name, {})
         self.block = Block(self.writer, core, rounding, form, clamped)
+        self._left: list[tuple[str, str]] = []
         self.ways = {way: self.writer.label(way) for way in ("whole", "two", "three", "any", "careful", "end")}
         self.straight = {depth: self.writer.label(f"straight{depth}") for depth in _STRAIGHT_DEPTHS[form]}
 
@@ -174,13 +184,10 @@ class _Product:
         write.emit(f"vmov r2, {waiting['ADDEND_ODD']}")
         write.emit("lsl r2, r2, #8")
         if self.rounding == "single":
-            fits = write.label("fits")
             write.block(f"""
                 vmov r7, {waiting["SHIFT_ODD"]}
                 cmp r7, #{_LARGEST_SHIFT}
-                bls {fits}""")
-            self._leave(here)
-            write.place(fits)
+                bhi {self._leave(here)}""")
             if self.form == "planes" or self.clamped:
                 write.emit("add r7, r7, #8")
                 write.emit(f"vmov {waiting['SHIFT_ODD']}, r7")
@@ -191,17 +198,13 @@ class _Product:
     def _prepare_double(self, here: str) -> None:
         """Half a unit and the zero point in one addend, for shifts from 1 to 22."""
         write, waiting = self.writer, self.block.waiting
-        careful, fits = write.label("careful"), write.label("fits")
+        careful = self._leave(here)
         for side in ("EVEN", "ODD"):
             write.block(f"""
                 vmov r7, {waiting["SHIFT_" + side]}
                 sub r6, r7, #1
                 cmp r6, #{_LARGEST_SHIFT_OF_DOUBLE - 1}
                 bhi {careful}""")
-        write.emit(f"b {fits}")
-        write.place(careful)
-        self._leave(here)
-        write.place(fits)
         for side in ("EVEN", "ODD"):
             write.block(f"""
                 vmov r7, {waiting["SHIFT_" + side]}
@@ -213,21 +216,27 @@ class _Product:
                 add r2, r2, r4
                 vmov {waiting["ADDEND_" + side]}, r2""")
 
-    def _leave(self, here: str) -> None:
-        """This pair goes the careful way and comes back."""
-        self.writer.block(f"""
-            adr.w r7, {here}
-            orr r7, r7, #1
-            str r7, [sp, #{_FRAME["back"]}]
-            b {self.ways["careful"]}_one""")
+    def _leave(self, here: str) -> str:
+        """Where to jump with a pair that must go the careful way and come back."""
+        self._left.append((self.writer.label("leave"), here))
+        return self._left[-1][0]
 
     def _end_pair(self, again: str) -> None:
-        self.writer.block(f"""
+        write = self.writer
+        write.block(f"""
             ldr r2, [sp, #{_FRAME["count"]}]
             subs r2, r2, #1
             str r2, [sp, #{_FRAME["count"]}]
             bne {again}
             b {self.ways["end"]}""")
+        for label, here in self._left:
+            write.place(label)
+            write.block(f"""
+                adr.w r7, {here}
+                orr r7, r7, #1
+                str r7, [sp, #{_FRAME["back"]}]
+                b {self.ways["careful"]}_one""")
+        self._left.clear()
 
     def _straight(self, depth: int) -> None:
         write, block = self.writer, self.block
@@ -246,6 +255,12 @@ class _Product:
         write.place(again)
         self._end_pair(pair)
 
+    def _unrolled(self, way: str) -> tuple[int, int, bool]:
+        if self.core == "cortex-m7":
+            return _UNROLL_M7
+        table = _UNROLL_DOUBLE if self.rounding == "double" else _UNROLL
+        return table[self.form, self.clamped].get(way, _UNROLL_ANY)
+
     def _looped(self, way: str, *, rests: tuple[int, ...], constant: bool) -> None:
         """Groups in a loop over words, then the rest of the row.
 
@@ -255,7 +270,7 @@ class _Product:
             constant: whether planes have the usual number of rows.
         """
         write, block = self.writer, self.block
-        unroll, unroll_rest, shares = _UNROLL[self.core, self.clamped][way]
+        unroll, unroll_rest, shares = self._unrolled(way)
         pair, again, group, rest = (write.label(name) for name in ("pair", "again", "group", "rest"))
         block.name_registers(4)
         block.choose_entry(4, unroll, "ENTRY")
