@@ -158,7 +158,56 @@ def product(name: str, pixels: int, inner: int, channels: int) -> Shape:
     return Shape(name, title, "mj_product", pixels * inner * channels, pixels * channels, place)
 
 
+# *** rows of depthwise convolutions *****
+
+
+def filter_row(size: int, stride: int, phase: int, pixels: int, channels: int) -> Shape:
+    """A row of a depthwise convolution with a window of size x size."""
+    groups, depth = (pixels + 3) // 4, (channels + 1) // 2
+    pairs = (phase + stride * (4 * groups - 1) + size + 1) // 2
+    words = size * (2 if size == 3 else (size + 1) // 2)  # of taps
+
+    def place(machine: RowMachine, weights_in: str) -> int:
+        del weights_in  # the filters are made in RAM
+        rng = np.random.default_rng(0)
+        planes = rng.integers(-128, 128, (channels, pairs, size, 2)).astype(np.int16)
+        taps = np.zeros((channels, size, 2 * words // size), np.int16)
+        taps[:, :, :size] = rng.integers(-128, 128, (channels, size, size))
+        if size == 3:
+            taps = taps[:, :, [0, 1, 1, 2]]
+        head = np.tile(np.array([777, 1 << 30, 3 << 9, 10], dtype=np.int32), (channels, 1))
+        filters = np.concatenate([head, taps.reshape(channels, -1).view(np.int32)], axis=1)
+        addresses = [machine.ram + 64]
+        for data in (planes.tobytes(), filters.tobytes()):
+            machine.machine.write(addresses[-1], data)
+            addresses.append(addresses[-1] + len(data) + 31 & ~31)
+        numbers = (pixels, channels, planes[0].nbytes, 16 * depth, 1, size, size, stride, phase, filters[0].nbytes)
+        machine.machine.write(
+            machine.ram, struct.pack("<3I10i2I", *addresses, *numbers, -128 & 0xFFFF | 0xFF800000, 0x007F007F)
+        )
+        return machine.ram
+
+    name = f"mj_filter_row_{size}x{size}_s{stride}_p{phase}"
+    return Shape(
+        name, f"{pixels} pixels, {channels} channels", "mj_filter_row", pixels * channels * size * size,
+        pixels * channels, place,
+    )  # fmt: skip
+
+
 SHAPES: tuple[Shape, ...] = (
+    filter_row(3, 1, 1, 112, 16),
+    filter_row(3, 1, 1, 56, 96),
+    filter_row(3, 1, 1, 28, 96),
+    filter_row(3, 1, 1, 14, 192),
+    filter_row(3, 1, 1, 7, 480),
+    filter_row(3, 1, 0, 56, 96),
+    filter_row(3, 2, 0, 56, 48),
+    filter_row(3, 2, 0, 14, 192),
+    filter_row(3, 2, 1, 56, 48),
+    filter_row(5, 1, 0, 28, 96),
+    filter_row(5, 1, 0, 14, 192),
+    filter_row(5, 2, 1, 28, 96),
+    filter_row(7, 1, 1, 28, 96),
     product("mj_product_planes", 112, 8, 48),
     product("mj_product_planes", 56, 16, 96),
     product("mj_product_planes", 112, 30, 16),
