@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -281,6 +282,42 @@ def test_assembly_gives_the_bytes_of_c(name: str, board: str, rounding: str, hos
 @pytest.mark.parametrize("name", NAMES)
 def test_assembly_gives_the_bytes_of_c_often(name: str, board: str, rounding: str, hosts: dict[str, Host]) -> None:
     compare(machine_for(board, rounding, name), hosts[rounding], name, rounding, 4200, 3)
+
+
+@pytest.mark.parametrize("part", ["x", "weights", "pairs"])
+@pytest.mark.parametrize("name", ["mj_product_planes", "mj_product_pixels_clamped"])
+@pytest.mark.parametrize("board", bench.BOARDS)
+def test_assembly_reads_nothing_behind_its_buffers(board: str, name: str, part: str, hosts: dict[str, Host]) -> None:
+    machine = machine_for(board, "single", name)
+    end = machine.board.data_memory.end  # nothing answers behind it
+    rng = np.random.default_rng(4)
+    for number in range(40):
+        case = Case.random(rng, "planes" in name, "clamped" in name, "single", small=True)
+        where, free = {}, machine.ram + 64
+        for other, data in case.parts().items():
+            where[other] = end - len(data) if other == part else free
+            machine.machine.write(where[other], data)
+            free += -(-len(data) // 4) * 4 if other != part else 0
+        machine.machine.write(machine.ram, case.struct(where))
+        machine.call(machine.ram)
+        found = np.frombuffer(machine.machine.read(where["out"], case.out_bytes), dtype=np.uint8)
+        fixed = case.expected("single")[1]
+        assert np.array_equal(found[fixed], hosts["single"].result(name, case)[fixed]), f"case {number}"
+
+
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_gnu_assembler_reads_the_text(rounding: str, tmp_path: Path) -> None:
+    for core, unit in (("cortex-m4", "fpv4-sp-d16"), ("cortex-m7", "fpv5-d16")):
+        for name in NAMES:
+            text = assembly_source(name, core, rounding)
+            assert text is not None
+            path = tmp_path / f"{name}.S"
+            path.write_text(text)
+            flags = [f"-mcpu={core}", "-mthumb", "-mfloat-abi=hard", f"-mfpu={unit}", "-Wa,--fatal-warnings"]
+            command = ["arm-none-eabi-gcc", *flags, "-c", str(path), "-o", str(tmp_path / "product.o")]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
 
 
 def test_other_names_and_cores_have_no_assembly() -> None:
