@@ -8,10 +8,29 @@ from typing import Any
 
 import numpy as np
 
-from millijoule.graph import Graph, GraphBuilder, Quant
+from millijoule.graph import ROUNDINGS, Graph, GraphBuilder, Quant
 
 LAYERS = ("conv", "strided", "depthwise", "pointwise", "residual", "max_pool", "avg_pool", "pad", "clamp")
+BLOCKS = ("inverted", "separable", "shortcut", "downsample", "skip", "dead", "extreme", "saturated")
+"""Chains and odd numbers that the row engine of the compiler has to do with; the last three change a layer."""
 KINDS = ("integer", "dynamic", "float")
+KERNELS = (
+    (3, 3),
+    (3, 3),
+    (3, 3),
+    (5, 5),
+    (7, 7),
+    (1, 1),
+    (1, 3),
+    (3, 1),
+    (1, 5),
+    (4, 1),
+    (2, 2),
+    (3, 5),
+    (5, 3),
+    (6, 6),
+)
+POINTWISE: dict[str, Any] = {"stride": (1, 1), "padding": (0, 0, 0, 0)}
 
 
 class _Maker:
@@ -20,6 +39,8 @@ class _Maker:
     def __init__(self, seed: int, kind: str, size: tuple[int, int, int]) -> None:
         self.rng = np.random.default_rng(seed)
         self.kind = kind
+        self.style = "usual"
+        self.earlier: list[tuple[str, tuple[int, ...]]] = []
         self.builder = GraphBuilder("random")
         picture = self.builder.input("picture", (1, *size), "uint8")
         self.shape: tuple[int, ...] = (1, *size)
@@ -66,6 +87,9 @@ class _Maker:
         weight_quant = Quant.per_channel(weight_scale, axis) if per_channel else Quant.per_tensor(weight_scale[0])
         weights = self.rng.integers(-127, 128, weight_shape).astype(np.int8)
         stem = f"w{len(self.builder._nodes)}"
+        result = None
+        if self.style != "usual":
+            weights, weight_quant, result = self.odd(weights, axis, weight_quant)
         if self.kind == "float":
             real = weights.astype(np.float64) * weight_quant.broadcast_scale(len(weight_shape))
             inputs = [self.value, self.builder.constant(stem, real.astype(np.float32))]
@@ -73,12 +97,37 @@ class _Maker:
             inputs = [self.value, self.builder.constant(stem, weights, weight_quant)]
         if self.rng.random() < 0.8:
             bias = self.rng.integers(-3000, 3000, channels).astype(np.int32)
+            if self.style == "extreme" and self.rng.random() < 0.5:
+                bias = (bias * 10.0 ** self.rng.uniform(0, 5.5, channels)).astype(np.int32)
             if self.kind != "integer":
                 bias = (bias * 1e-4).astype(np.float32)
             inputs.append(self.builder.constant(f"{stem}.bias", bias))
-        result = self.quant(data.scalar_scale * 1.5)
+        result = result or self.quant(data.scalar_scale * 1.5)
         self.value = self.node(op, inputs, shape, result, {**attrs, **self.clamp()})
         self.shape = shape
+
+    def odd(self, weights: np.ndarray, axis: int, quant: Quant) -> tuple[np.ndarray, Quant, Quant | None]:
+        """Weights, their scales and the result's of a layer with dead filters, extreme numbers or saturated results."""
+        rng, scale = self.rng, self.current_quant().scalar_scale
+        if self.style == "saturated":
+            return weights, quant, Quant.per_tensor(scale * 10 ** rng.uniform(-3, -1), int(rng.integers(-128, 128)))
+        parts = np.moveaxis(weights, axis, 0)
+        if self.style == "dead":
+            parts[rng.random(len(parts)) < rng.choice([0.2, 0.6, 1.0])] = 0
+            if axis == 0:
+                weights[..., rng.random(weights.shape[-1]) < 0.2] = 0
+            return weights, quant, None
+        what = rng.choice(["lowest", "largest", "huge", "tiny", "any"])
+        if what == "lowest":
+            weights[rng.random(weights.shape) < 0.3] = -128
+        elif what == "largest":
+            parts[rng.random(len(parts)) < 0.5] = 127
+        else:
+            low, high = {"huge": (-1, 16), "tiny": (-40, -16), "any": (-36, 20)}[what]
+            exponents = rng.uniform(low, high, len(quant.scale))
+            scales = np.where(rng.random(len(quant.scale)) < 0.6, 2.0**exponents, quant.scale)
+            quant = Quant.per_tensor(scales[0]) if quant.axis is None else Quant.per_channel(scales, axis)
+        return weights, quant, None
 
     def window(self, kernel: tuple[int, int], stride: tuple[int, int], *, pool: bool = False) -> tuple | None:
         """Attributes and result size of a window layer; None when the window does not fit."""
@@ -94,6 +143,10 @@ class _Maker:
         return {**attrs, **({"kernel": kernel} if pool else {"dilation": dilation})}, (height, width)
 
     def add(self, name: str) -> None:
+        self.earlier.append((self.value, self.shape))
+        if name in BLOCKS:
+            self.add_block(name)
+            return
         rng, shape = self.rng, self.shape
         kernel = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
         if name in ("conv", "strided", "depthwise"):
@@ -130,6 +183,103 @@ class _Maker:
         elif name == "clamp":
             self.value = self.node("clamp", [self.value], shape, self.current_quant(), {"clamp": (-0.4, 0.9)})
 
+    # *** blocks *****
+
+    def channels(self, most: int = 40) -> int:
+        return int(self.rng.integers(1, most + 1))
+
+    def free_window(self, kernels: Sequence[tuple[int, int]], strides: Sequence[int]) -> tuple | None:
+        """Kernel, attributes and result size with "same", no or any padding; None when the window does not fit."""
+        rng = self.rng
+        kernel = kernels[int(rng.integers(len(kernels)))]
+        stride = (
+            (int(rng.choice(strides)),) * 2 if rng.random() < 0.7 else tuple(int(v) for v in rng.choice(strides, 2))
+        )
+        dilation = (1, 1) if rng.random() < 0.95 else (2, 1)
+        how = rng.choice(["same", "same", "same", "none", "any", "more"])
+        if how == "same":
+            total = [
+                max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in zip(self.shape[1:3], stride, kernel, strict=True)
+            ]
+            padding = (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
+        else:
+            add = {"none": -max(kernel), "any": 0, "more": 3}[str(how)]
+            padding = tuple(int(rng.integers(0, max(k + add, 1))) for k in (kernel[0], kernel[0], kernel[1], kernel[1]))
+        size = [
+            (n + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+            for i, n in enumerate(self.shape[1:3])
+        ]
+        attrs = {"stride": stride, "padding": padding, "dilation": dilation}
+        return (kernel, attrs, tuple(size)) if min(size) >= 1 else None
+
+    def pointwise(self, out: int) -> None:
+        self.layer("conv2d", (out, 1, 1, self.shape[3]), 0, (*self.shape[:3], out), dict(POINTWISE))
+
+    def convolve(self, kernels: Sequence[tuple[int, int]], strides: Sequence[int], out: int | None) -> bool:
+        """A convolution, depthwise when `out` is None; whether its window fitted."""
+        found = self.free_window(kernels, strides)
+        if found is None:
+            return False
+        kernel, attrs, size = found
+        channels = self.shape[3]
+        if out is None:
+            self.layer("depthwise_conv2d", (1, *kernel, channels), 3, (1, *size, channels), attrs)
+        else:
+            self.layer("conv2d", (out, *kernel, channels), 0, (1, *size, out), attrs)
+        return True
+
+    def sum(self, other: str) -> None:
+        order = [other, self.value] if self.rng.random() < 0.5 else [self.value, other]
+        self.value = self.node("add", order, self.shape, self.quant(self.current_quant().scalar_scale), self.clamp())
+
+    def add_block(self, name: str) -> None:
+        rng, before = self.rng, (self.value, self.shape)
+        if name == "inverted":
+            if rng.random() < 0.85:
+                self.pointwise(self.channels())
+            fitted = self.convolve(KERNELS, (1, 1, 2), None)
+            same = fitted and self.shape[1:3] == before[1][1:3] and rng.random() < 0.7
+            self.pointwise(before[1][3] if same else self.channels(24))
+            if same:
+                self.sum(before[0])
+        elif name == "separable":
+            self.convolve(KERNELS, (1, 1, 2), None)
+            self.pointwise(self.channels())
+        elif name == "downsample":
+            self.convolve(((3, 3), (3, 3), (5, 5), (3, 2)), (2,), self.channels(24))
+        elif name == "shortcut":
+            self.shortcut()
+        elif name == "skip":
+            others = [value for value, shape in self.earlier if shape == self.shape and value != self.value]
+            if others:
+                self.sum(others[int(rng.integers(len(others)))])
+        else:
+            self.style = name
+            self.add(str(rng.choice(["inverted", "separable", "downsample", "conv", "depthwise", "pointwise"])))
+            self.style = "usual"
+
+    def shortcut(self) -> None:
+        """A residual block: two convolutions beside one of 1x1 with the same stride, in either order."""
+        before = (self.value, self.shape)
+        if not self.convolve(((3, 3), (3, 3), (1, 3), (5, 5)), (1, 2), self.channels(16)):
+            return
+        self.convolve(((3, 3),), (1,), self.channels(16))
+        (main, shape) = self.value, self.shape
+        strides = [(n - 1) // max(m - 1, 1) for n, m in zip(before[1][1:3], shape[1:3], strict=True)]
+        strides = [max(stride, 1) for stride in strides]
+        room = [n - (m - 1) * s for n, m, s in zip(before[1][1:3], shape[1:3], strides, strict=True)]
+        if min(room) < 1:
+            return
+        self.value, self.shape = before
+        padding = (0, 0, 0, 0)
+        kernel = tuple(int(v) for v in room) if self.rng.random() < 0.1 else (1, 1)
+        size = [(n - k) // s + 1 for n, k, s in zip(before[1][1:3], kernel, strides, strict=True)]
+        if tuple(size) != shape[1:3]:
+            kernel = tuple(int(v) for v in room)
+        attrs = {"stride": tuple(strides), "padding": padding}
+        self.layer("conv2d", (shape[3], *kernel, before[1][3]), 0, shape, attrs)
+        self.sum(main)
+
     def finish(self, rounding: str, probabilities: bool) -> Graph:
         shape = self.shape
         if self.rng.random() < 0.7:
@@ -157,11 +307,32 @@ def random_network(
     rounding: str = "single",
     probabilities: bool = True,
 ) -> Graph:
-    """A classifier of the named layers (see `LAYERS`), its numbers drawn from `seed`."""
+    """A classifier of the named layers (see `LAYERS` and `BLOCKS`), its numbers drawn from `seed`."""
     maker = _Maker(seed, kind, size)
     for name in layers:
         maker.add(name)
     return maker.finish(rounding, probabilities)
+
+
+def any_network(seed: int, *, largest: int = 23, layers: int = 6) -> Graph:
+    """An integer network of which everything is drawn: size, depth, layers, numbers and rounding rule.
+
+    Args:
+        seed: the same seed gives the same network.
+        largest: of the picture's height and width.
+        layers: at most so many layers and blocks in front of the classifier.
+    """
+    rng = np.random.default_rng([seed, 4])
+    names = [
+        str(rng.choice(BLOCKS if rng.random() < 0.75 else LAYERS)) for _ in range(int(rng.integers(1, layers + 1)))
+    ]
+    size = (
+        int(rng.integers(1, largest + 1)),
+        int(rng.integers(1, largest + 1)),
+        int(rng.choice([1, 1, 2, 3, 3, 3, 4, 5])),
+    )
+    rounding = str(rng.choice(ROUNDINGS))
+    return random_network(names, seed, size=size, rounding=rounding, probabilities=bool(rng.random() < 0.3))
 
 
 def random_pictures(graph: Graph, count: int, seed: int = 0) -> np.ndarray:
