@@ -63,6 +63,8 @@ class Window(Row):
         self.even, self.odd = even, odd
         # registers that hold a row of the table while it is made, in the order of the table
         self.kept = (even if 0 in columns else even[:1]) + (odd if 1 in columns else [])
+        # the whole of a channel must stay within the 1 KB of instruction cache of the STM32L4+
+        self.table_in_loop = size > 5
         self.frame = (_TABLE + 4 * len(self.kept) * size + 7) // 8 * 8
         self.turn = 8 * stride * size  # bytes of four outputs
 
@@ -150,12 +152,19 @@ class Window(Row):
             f"add c, b, #{row * self.size}",
         )
         used = [register for register in self.odd if register in self.kept]
-        for _ in range(self.size):
+        again = self.writer.label("again")
+        if self.table_in_loop:
+            self.emit(f"add d, x, #{4 * self.pairs * self.size}")
+            self.put(again=again)
+        for _ in range(1 if self.table_in_loop else self.size):
             self.emit(f"ldmia x!, {{{', '.join(self.even)}}}")
             for number, register in enumerate(used):
                 self.emit(f"lsr {register}, {self.even[number]}, #16")
                 self.emit(f"pkhbt {register}, {register}, {self.even[number + 1]}, lsl #16")
             self.emit(f"stmia y!, {{{', '.join(self.kept)}}}", "cmp y, c", "it eq", "moveq y, b")
+        if self.table_in_loop:
+            self.emit("cmp x, d")
+            self.put(f"bne {again}")
 
     def _products(self) -> list[_Product]:
         """All products of four outputs, slot by slot."""
@@ -227,6 +236,10 @@ class M7Window(Window):
     """The same for the Cortex-M7: `scheduled`, constants from the stack."""
 
     paired = False
+
+    def __init__(self, size: int, stride: int, phase: int, rounding: str) -> None:
+        super().__init__(size, stride, phase, rounding)
+        self.table_in_loop = False
 
     def ordered(self, lines: list[str]) -> Iterable[str]:
         return scheduled(lines) if self.paired else lines
