@@ -351,16 +351,23 @@ class Row:
             if self.rounding == "single":
                 self.constant("x", "shift")
                 self.shift(sums, "x")
-            self.saturate(sums, full)
-            self.store(step.stores, "x")
+            if not full:
+                self.saturate(sums, full)
+            for item in step.stores:  # an address needs its register a cycle early
+                if full and item[0] != "next":
+                    self.saturate(item[:1], full)
+                self.store([item], "x")
 
     def _pair(self, offset: int, done: Sums, new: Sums, write_back: str) -> None:
-        """Two columns with stride 1."""
+        """Two columns with stride 1. Three words at once where a sum is still free."""
+        third = "x" if new[0] else "c"
         self.emit(f"ldr x, [source, #{offset}]", f"ldr y, [source, #{offset + 4}]")
+        if third != "x":
+            self.emit(f"ldr {third}, [source, #{offset + 8}]{write_back}")
         if new[1]:
             self.constant(new[1], "bias")
-        for slot, data in enumerate("xyx"):
-            if slot == 2:
+        for slot, data in enumerate(("x", "y", third)):
+            if slot == 2 and third == "x":
                 self.emit(f"ldr x, [source, #{offset + 8}]{write_back}")
             self.begin_sums(slot, data, new, first=slot == 0)
             self.end_sums(slot, data, done)
