@@ -290,9 +290,9 @@ def _layer(emission: Emission, step: Step, call: Call) -> str:
     if step.macs:
         text += f", {step.macs} MACs"
     body = "".join(f"    {_structure(item)}\n" for item in call.structures)
-    if call.staged is not None:
-        constants = f"mj_constants_{step.index:03d}"
-        body += f"    __builtin_memcpy(&mj_arena[{call.staged}], &{constants}, sizeof {constants});\n"
+    for name, offset in call.staged.items():
+        constant = f"mj_constants_{step.index:03d}.{name}"
+        body += f"    __builtin_memcpy(&mj_arena[{offset}], {constant}, sizeof {constant});\n"
     statement = f"    {call.kernel}({', '.join(call.arguments)});"
     return f"{comment(text)}\nMJ_LAYER {step.symbol}(void)\n{{\n{body}{_wrapped(statement)}\n}}\n"
 

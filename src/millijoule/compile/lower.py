@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from millijoule.compile._text import FLOAT_MAX, float_literal
+from millijoule.compile._text import C_TYPES, FLOAT_MAX, float_literal
 from millijoule.compile.schedule import Step
 from millijoule.errors import UnsupportedError
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, arithmetic
@@ -45,7 +45,7 @@ class Structure:
 class Call:
     """A kernel call. `arguments` are C expressions; `sources` are the C functions that it needs, itself included.
 
-    `staged` is where in the arena its constants are copied to before it, None where they are read from flash.
+    `staged` is where in the arena constants are copied to before it, by name.
     """
 
     kernel: str
@@ -53,7 +53,7 @@ class Call:
     arguments: tuple[str, ...]
     constants: tuple[Constant, ...] = ()
     structures: tuple[Structure, ...] = ()
-    staged: int | None = None
+    staged: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Layer:
         scratch: C expression of the scratch memory, "NULL" when the kernel needs none.
         node: the operation.
         kernel: the kernel that packs its weights.
-        staged: where in the arena a copy of its constants lies while it runs; None to read them from flash.
+        staged: where in the arena copies of constants lie while it runs, by name; the others are read from flash.
     """
 
     graph: Graph
@@ -76,7 +76,7 @@ class Layer:
     scratch: str
     node: Node
     kernel: Kernel
-    staged: int | None = None
+    staged: Mapping[str, int] = field(default_factory=dict)
     constants: list[Constant] = field(default_factory=list)
 
     @property
@@ -112,8 +112,8 @@ class Layer:
     def flash(self, name: str, value: Array) -> str:
         """Puts an array into the layer's block of constants and returns the C expression of its first element."""
         self.constants.append(Constant(name, np.ascontiguousarray(value).ravel()))
-        if self.staged is not None:
-            return f"MJ_AT(const mj_block_{self.step.index:03d}, {self.staged})->{name}"
+        if name in self.staged:
+            return f"MJ_AT(const {C_TYPES[value.dtype.name]}, {self.staged[name]})"
         return f"mj_constants_{self.step.index:03d}.{name}"
 
     def call(self, *arguments: str, structures: tuple[Structure, ...] = ()) -> Call:
@@ -122,7 +122,9 @@ class Layer:
         return Call(kernel.name, (kernel.name,), arguments, tuple(self.constants), structures, self.staged)
 
 
-def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str, staged: int | None = None) -> Call:
+def lower(
+    graph: Graph, step: Step, address: Callable[[str], str], scratch: str, staged: Mapping[str, int] | None = None
+) -> Call:
     """The kernel call of one layer.
 
     Args:
@@ -130,7 +132,7 @@ def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str,
         step: one of its scheduled layers.
         address: from a tensor name to the C expression of its place.
         scratch: C expression of the scratch memory.
-        staged: offset in the arena of a copy of its constants, None to read them from flash.
+        staged: offsets in the arena of copies of its constants, by name.
 
     Raises:
         UnsupportedError: no kernel computes this operator in this arithmetic.
@@ -140,7 +142,7 @@ def lower(graph: Graph, step: Step, address: Callable[[str], str], scratch: str,
         raise UnsupportedError(
             f"layer {step.name!r} ({step.node.op})", f"no kernel computes it in {step.mode} arithmetic", "Replace it"
         )
-    return lowering(Layer(graph, step, address, scratch, step.node, step.kernel, staged=staged))
+    return lowering(Layer(graph, step, address, scratch, step.node, step.kernel, staged=staged or {}))
 
 
 # *** shared parts *****

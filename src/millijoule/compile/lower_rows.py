@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,14 @@ from millijoule.compile.rows import (
     FILTER_BYTES,
     RowMemory,
     chunk_pixels,
+    filter_chunk,
     filter_words,
     lead,
     plane_bytes,
     row_distance,
     widened_row,
 )
+from millijoule.compile.staging import Copy
 from millijoule.graph import Node, arithmetic
 from millijoule.kernels import ROW_KERNELS, Dims, dims_of
 
@@ -70,6 +72,7 @@ class _Lowering:
     scratch: int
     structures: list[Structure]
     sources: list[str]
+    copies: Mapping[str, Copy]
 
     def part(self, name: str, kind: str) -> str:
         """The address of a part of the scratch memory, NULL when there is none."""
@@ -99,12 +102,16 @@ class _Lowering:
         weights = self.layer.graph.constant(node.inputs[1])
         fields = {
             **common,
-            "weights": self.layer.flash(f"{name}_weights", pack_lanes(weights.reshape(weights.shape[0], -1), order)),
             "pairs": self.part(f"{name}_pairs", "mj_pair"),
             "product": kernel,
             "channels": str(weights.shape[0]),
             "depth": str(len(order) // 2),
         }
+        words = pack_lanes(weights.reshape(weights.shape[0], -1), order)
+        fields["weights"] = self.layer.flash(f"{name}_weights", words)
+        copy = self.copies.get(f"{name}_weights")
+        if copy is not None and copy.tiles:
+            fields |= {"tile": str(copy.bytes // (2 * len(order))), "place": f"MJ_AT(uint32_t, {copy.offset})"}
         return self.structure("mj_products", name, fields, kernel)
 
     def filter(self, node: Node, dims: Dims) -> str:
@@ -134,7 +141,13 @@ class _Lowering:
         return f"&{name}"
 
 
-def lower_rows(layer: Layer, memory: RowMemory, scratch: int, add_kernel: Callable[[Node], str]) -> Call:
+def lower_rows(
+    layer: Layer,
+    memory: RowMemory,
+    scratch: int,
+    add_kernel: Callable[[Node], str],
+    copies: Mapping[str, Copy] | None = None,
+) -> Call:
     """The call of the row engine for a block.
 
     Args:
@@ -142,23 +155,27 @@ def lower_rows(layer: Layer, memory: RowMemory, scratch: int, add_kernel: Callab
         memory: what the scratch memory holds.
         scratch: where in the arena it begins.
         add_kernel: the kernel of an addition.
+        copies: places in the arena for constants; one that is smaller than its constant holds tiles of it.
     """
     graph, block = layer.graph, memory.block
-    parts = _Lowering(layer, memory, scratch, [], ["mj_rows_s8"])
-    data = graph.tensor(block.input).shape
+    parts = _Lowering(layer, memory, scratch, [], ["mj_rows_s8"], copies or {})
     first = block.conv or block.filter
     assert first is not None, "a block has a convolution"
+    sizes = memory.dims[first.output]
     fields = {
         "state": parts.part("state", "mj_rows_state"),
-        "in_height": str(data[1]),
-        "in_width": str(data[2]),
-        "in_channels": str(data[3]),
+        "in_height": str(sizes.in_height),
+        "in_width": str(sizes.in_width),
+        "in_channels": str(sizes.in_channels),
         "in_zero": str(graph.quant(first.inputs[0]).scalar_zero_point),
     }
     if block.normalize is not None:
         scale, offset = block.normalize.attrs["scale"], block.normalize.attrs["offset"]
         table = arithmetic.normalize_table(tuple(scale), tuple(offset), graph.quant(block.normalize.output))
-        fields |= {"table": layer.flash("table", table), "table_step": "0" if len(table) == 1 else "256"}
+        if (table == np.arange(-128, 128)).all():
+            fields["flip"] = "0x80"
+        else:
+            fields |= {"table": layer.flash("table", table), "table_step": "0" if len(table) == 1 else "256"}
     if memory.conv is not None and block.conv is not None:
         conv = memory.conv
         fields |= {
@@ -186,6 +203,7 @@ def lower_rows(layer: Layer, memory: RowMemory, scratch: int, add_kernel: Callab
             "lead": str(lead(filtered)),
             "filter": parts.filter(block.filter, filtered),
             "filter_groups": parts.part("groups", "uint32_t"),
+            "filter_chunk": str(filter_chunk(filtered)),
             "filter_depth": str(-(-filtered.out_channels // 2)),
         }
     if block.project is not None:

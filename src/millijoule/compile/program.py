@@ -18,7 +18,7 @@ from millijoule.compile.lower import Layer as LoweredLayer
 from millijoule.compile.lower_rows import lower_rows
 from millijoule.compile.plan import MemoryPlan, plan_memory
 from millijoule.compile.schedule import Schedule, Step, schedule
-from millijoule.compile.staging import stage, with_staging
+from millijoule.compile.staging import Copies, stage, with_staging
 from millijoule.errors import OptionError
 from millijoule.graph import Graph, simplify, verify
 from millijoule.kernels import assembly_source, choose, headers, source
@@ -165,12 +165,11 @@ def compile_graph(
     parts = schedule(graph, kernels, able)
     plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps)
     calls = _lower_all(graph, parts, plan, {}, kernels)
-    sizes = [block_bytes(call) for call in calls]
-    staged = stage(graph, parts.steps, plan, sizes, board)
+    staged = stage(graph, parts.steps, plan, calls, board)
     if board is not None:
         check_fit(graph, parts, plan, sum(block_bytes(call) for call in calls), board, kernels, able)
     if staged:
-        calls, plan = _lower_all(graph, parts, plan, staged, kernels), with_staging(plan, staged, sizes)
+        calls, plan = _lower_all(graph, parts, plan, staged, kernels), with_staging(plan, staged)
     golden = golden_vector(graph) if self_test else None
     files = emit(Emission(graph, parts, plan, calls, golden, trace))
     core = board.core if board is not None and kernels == "dsp" else None
@@ -196,9 +195,7 @@ def compile_graph(
     return Program(name, graph, board, kernels, files, plan, layers, trace)
 
 
-def _lower_all(
-    graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Mapping[int, int], kernels: str
-) -> tuple[Call, ...]:
+def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, kernels: str) -> tuple[Call, ...]:
     """The kernel call of every layer, with addresses from the plan; `staged` says whose constants are copied where."""
 
     def address(tensor: str) -> str:
@@ -207,11 +204,12 @@ def _lower_all(
     def call(step: Step) -> Call:
         offset = plan.buffer(parts.scratch[step.index]).offset if step.index in parts.scratch else None
         scratch = "NULL" if offset is None else f"&mj_arena[{offset}]"
-        where = staged.get(step.index)
+        copies = staged.get(step.index, {})
+        where = {name: copy.offset for name, copy in copies.items() if not copy.tiles}
         if step.rows is None or offset is None:
             return lower(graph, step, address, scratch, where)
         layer = LoweredLayer(graph, step, address, scratch, step.node, step.kernel, where)
-        return lower_rows(layer, step.rows, offset, lambda node: choose(graph, node, kernels).name)
+        return lower_rows(layer, step.rows, offset, lambda node: choose(graph, node, kernels).name, copies)
 
     return tuple(call(step) for step in parts.steps)
 

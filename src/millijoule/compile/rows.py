@@ -13,7 +13,7 @@ permits it is decided from its weights in `legal`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from millijoule.compile.plan import aligned
@@ -25,6 +25,10 @@ __all__ = ["Block", "RowMemory", "find_blocks", "geometry_allows", "memory_of", 
 CHUNK_BYTES = 8192
 """Groups of a convolution with a window are made for so many pixels at a time that they take at most this much."""
 CHUNK_PIXELS = 28
+FILTER_PIXELS = 64
+"""A depthwise convolution makes groups for so many pixels at a time."""
+FLAT_BYTES = 20480
+"""A pointwise convolution by itself takes its whole map for one row if its groups need at most this much."""
 STATE_BYTES = 24  # sizeof(mj_rows_state) where pointers have 64 bits
 PAIR_BYTES = 32  # sizeof(mj_pair)
 FILTER_BYTES = 16  # sizeof(mj_filter) without taps
@@ -174,11 +178,13 @@ class RowMemory:
         block: the layers.
         dims: sizes of each layer, by its result.
         parts: name -> (offset, bytes).
+        flat: the map is taken for a single row, which is read whole before anything is written.
     """
 
     block: Block
     dims: Mapping[str, Dims]
     parts: Mapping[str, tuple[int, int]]
+    flat: bool = False
 
     @property
     def bytes(self) -> int:
@@ -220,6 +226,11 @@ def chunk_pixels(dims: Dims, window: bool) -> int:
         return row
     fitting = CHUNK_BYTES // (4 * conv_depth(dims, window)) // 4 * 4
     return max(4, min(row, CHUNK_PIXELS, fitting))
+
+
+def filter_chunk(dims: Dims) -> int:
+    """How many output pixels of a depthwise convolution get their groups at a time; a multiple of four."""
+    return min(aligned(dims.out_width, 4), FILTER_PIXELS)
 
 
 def widened_row(dims: Dims) -> int:
@@ -267,7 +278,7 @@ def _sizes(block: Block, dims: Mapping[str, Dims]) -> Iterator[tuple[str, int]]:
             yield "widened", 2 * conv.kernel[0] * widened_row(conv)
     if block.filter is not None:
         filtered = dims[block.filter.output]
-        groups = max(groups, 4 * -(-filtered.out_channels // 2) * aligned(filtered.out_width, 4))
+        groups = max(groups, 4 * -(-filtered.out_channels // 2) * filter_chunk(filtered))
         yield "filters", (FILTER_BYTES + 4 * filter_words(filtered)) * filtered.out_channels
         yield "planes", plane_bytes(filtered) * aligned(filtered.in_channels, 2)
     if block.project is not None:
@@ -282,12 +293,29 @@ def _sizes(block: Block, dims: Mapping[str, Dims]) -> Iterator[tuple[str, int]]:
 def memory_of(graph: Graph, block: Block) -> RowMemory:
     """Lays out the scratch memory of a block."""
     dims = {node.output: dims_of(graph, node) for node in block.nodes if node.op.endswith("conv2d")}
+    flat = block.nodes == (block.conv,) and _fits_one_row(dims[block.output])
+    if flat:
+        dims = {name: _one_row(sizes) for name, sizes in dims.items()}
     parts: dict[str, tuple[int, int]] = {}
     offset = 0
     for name, size in _sizes(block, dims):
         parts[name] = (offset, size)
         offset += aligned(size)
-    return RowMemory(block, dims, parts)
+    return RowMemory(block, dims, parts, flat)
+
+
+def _fits_one_row(dims: Dims) -> bool:
+    """Whether a pointwise convolution's groups for the whole map are small: then no row has pixels left over, and each
+    weight is read once for many pixels.
+    """
+    pixels = aligned(dims.in_height * dims.in_width, 4)
+    pointwise = (dims.kernel, dims.stride, dims.padding) == POINTWISE
+    return pointwise and 4 * conv_depth(dims, False) * pixels <= FLAT_BYTES
+
+
+def _one_row(dims: Dims) -> Dims:
+    pixels = dims.in_height * dims.in_width
+    return replace(dims, in_height=1, in_width=pixels, out_height=1, out_width=pixels)
 
 
 # *** how far the result may overlap the input *****
@@ -307,9 +335,12 @@ def overlap_distance(graph: Graph, memory: RowMemory) -> int:
     """The largest offset of the result behind its input at which no row is overwritten before it is read, in bytes."""
     block = memory.block
     data, result = graph.tensor(block.input), graph.tensor(block.output)
-    in_row = data.bytes // data.shape[1]
-    out_row = result.bytes // result.shape[1]
-    distance = min(count * in_row - (row + 1) * out_row for row, count in enumerate(_rows_read(memory)))
+    read = _rows_read(memory)
+    rows = next(dims.in_height for dims in (memory.conv, memory.filter) if dims is not None)
+    in_row, out_row = data.bytes // rows, result.bytes // len(read)
+    # where everything has been read, anything may be overwritten
+    waiting = [count * in_row - (row + 1) * out_row for row, count in enumerate(read) if count < rows]
+    distance = min(waiting, default=data.bytes)
     if block.residual == block.input:
         # the row that is added is read while the row of the result is written, later ones afterwards
         distance = min(distance, 0)

@@ -3,70 +3,134 @@
 A convolution reads its weights again for every few pixels. Behind the STM32L4+ flash interface each of these reads
 waits (256 bytes of data cache hold no layer), so that an inference loses a tenth of its cycles; one copy per layer
 costs a percent of that. The copy goes where the plan leaves a hole during that layer: the arena never grows for it.
+Weights that fit no hole are copied a tile at a time where a layer reads each of them in one go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from millijoule.boards import Board
+from millijoule.compile.lower import Call
 from millijoule.compile.plan import ALIGNMENT, Buffer, MemoryPlan, aligned
 from millijoule.compile.schedule import Step
 from millijoule.graph import Graph
 
-__all__ = ["MINIMUM_PIXELS", "hole", "stage", "with_staging"]
+__all__ = ["MINIMUM_PIXELS", "Copy", "hole", "stage", "with_staging"]
 
 MINIMUM_PIXELS = 16
 """A layer with fewer output pixels reads its weights too seldom to gain from a copy: kernels take four at a time."""
+MINIMUM_TILE = 2048
+"""Fewer bytes than this are not worth being a tile."""
 _READ_AGAIN = ("conv2d", "depthwise_conv2d")
 
 
-def stage(
-    graph: Graph, steps: Sequence[Step], plan: MemoryPlan, sizes: Sequence[int], board: Board | None
-) -> Mapping[int, int]:
-    """Where the constants of which layers are copied to: layer number -> offset in the arena.
+@dataclass(frozen=True)
+class Copy:
+    """A place in the arena for constants of one layer.
+
+    Attributes:
+        offset: where it begins.
+        bytes: its size.
+        tiles: it is smaller than the constant, and the layer copies one tile after another itself.
+    """
+
+    offset: int
+    bytes: int
+    tiles: bool = False
+
+
+Copies = Mapping[int, Mapping[str, Copy]]
+"""Layer number -> name of a constant -> its place."""
+
+
+def stage(graph: Graph, steps: Sequence[Step], plan: MemoryPlan, calls: Sequence[Call], board: Board | None) -> Copies:
+    """Which constants of which layers are copied, and where to.
 
     Args:
         graph: the network.
         steps: its layers in the order of execution.
         plan: where the buffers lie.
-        sizes: bytes of constants of each layer.
+        calls: the layers' constants.
         board: copies are made where its flash asks for them (`Flash.staging`); None, this computer, never does.
     """
     if board is None or not board.flash.staging:
         return {}
-    found: dict[int, int] = {}
-    for step, size in zip(steps, sizes, strict=True):
-        shape = graph.tensor(step.node.output).shape
-        again = step.mode == "integer" and step.node.op in _READ_AGAIN and shape[1] * shape[2] >= MINIMUM_PIXELS
-        offset = hole(plan, step.index, size) if again and size else None
-        if offset is not None:
-            found[step.index] = offset
+    found: dict[int, dict[str, Copy]] = {}
+    for step, call in zip(steps, calls, strict=True):
+        sizes = {item.name: item.value.nbytes for item in call.constants}
+        taken: list[tuple[int, int]] = []
+        for name, whole, unit in _candidates(graph, step, sizes):
+            copy = _place(plan, step.index, whole, unit, taken)
+            if copy is not None:
+                taken.append((copy.offset, copy.offset + copy.bytes))
+                found.setdefault(step.index, {})[name] = copy
     return found
 
 
-def hole(plan: MemoryPlan, step: int, size: int) -> int | None:
-    """The lowest offset with `size` bytes of the arena that no buffer needs during a layer; None if there is none."""
-    size, position = aligned(size, ALIGNMENT), 0
-    alive = sorted((buffer.offset, buffer.end) for buffer in plan.buffers if buffer.first <= step <= buffer.last)
-    for start, end in [*alive, (plan.arena_bytes, plan.arena_bytes)]:
-        if start - position >= size:
-            return position
+def _candidates(graph: Graph, step: Step, sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """(name, bytes, bytes of the smallest tile, 0 for no tiles) of the constants that a layer reads again and again."""
+    if step.mode != "integer":
+        return []
+    if step.rows is None:
+        shape = graph.tensor(step.node.output).shape
+        again = step.node.op in _READ_AGAIN and shape[1] * shape[2] >= MINIMUM_PIXELS
+        return [(name, size, 0) for name, size in sizes.items()] if again else []
+    found = []
+    for name, node in (("project_weights", step.rows.block.project), ("conv_weights", step.rows.block.conv)):
+        if node is not None:
+            shape = graph.tensor(node.output).shape
+            if shape[1] * shape[2] >= MINIMUM_PIXELS:
+                unit = sizes[name] // -(-shape[3] // 2) if step.rows.flat else 0
+                found.append((name, sizes[name], unit))
+    return found
+
+
+def _place(plan: MemoryPlan, step: int, whole: int, unit: int, taken: Sequence[tuple[int, int]]) -> Copy | None:
+    """Room for a constant, or else, if it may be split, for as many units of it as the largest hole holds."""
+    offset = hole(plan, step, whole, taken)
+    if offset is not None:
+        return Copy(offset, whole)
+    if unit == 0:
+        return None
+    start, room = max(_holes(plan, step, taken), key=lambda item: item[1], default=(0, 0))
+    return Copy(start, room // unit * unit, tiles=True) if room >= max(unit, MINIMUM_TILE) else None
+
+
+def _holes(plan: MemoryPlan, step: int, taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(offset, bytes) of all parts of the arena that nothing needs during a layer."""
+    alive = [(buffer.offset, buffer.end) for buffer in plan.buffers if buffer.first <= step <= buffer.last]
+    found, position = [], 0
+    for start, end in [*sorted([*alive, *taken]), (plan.arena_bytes, plan.arena_bytes)]:
+        if start > position:
+            found.append((position, start - position))
         position = max(position, aligned(end, ALIGNMENT))
-    return None
+    return found
 
 
-def with_staging(plan: MemoryPlan, offsets: Mapping[int, int], sizes: Sequence[int]) -> MemoryPlan:
+def hole(plan: MemoryPlan, step: int, size: int, taken: Sequence[tuple[int, int]] = ()) -> int | None:
+    """The lowest offset with `size` bytes of the arena that no buffer needs during a layer; None if there is none.
+
+    Args:
+        plan: where the buffers lie.
+        step: the layer's number.
+        size: bytes, rounded up to the alignment.
+        taken: (start, end) of further parts of the arena that are in use.
+    """
+    return next((start for start, room in _holes(plan, step, taken) if room >= aligned(size, ALIGNMENT)), None)
+
+
+def with_staging(plan: MemoryPlan, copies: Copies) -> MemoryPlan:
     """The plan with the copies as further scratch buffers, so that reports and checks see them.
 
     What is alive in a layer, and the lower bound, still count only what it cannot do without.
     """
-    copies = tuple(
+    added = tuple(
         Buffer(
-            name=f"weights of layer {index}",
-            offset=offset,
-            bytes=sizes[index],
+            name=f"{name} of layer {index}",
+            offset=copy.offset,
+            bytes=copy.bytes,
             first=index,
             last=index,
             kind="scratch",
@@ -74,7 +138,8 @@ def with_staging(plan: MemoryPlan, offsets: Mapping[int, int], sizes: Sequence[i
             late=False,
             tail_bytes=None,
         )
-        for index, offset in offsets.items()
+        for index, constants in copies.items()
+        for name, copy in constants.items()
     )
-    buffers = sorted((*plan.buffers, *copies), key=lambda item: (item.first, item.offset))
+    buffers = sorted((*plan.buffers, *added), key=lambda item: (item.first, item.offset))
     return replace(plan, buffers=tuple(buffers))

@@ -126,28 +126,36 @@ MJ_SMALL gather(const int8_t *x, int32_t pixels, int32_t channels, uint32_t *gro
 }
 
 /* One row of the input as int16, behind its left padding. */
-MJ_SMALL widen(const void *x_row, const mj_rows *r, int16_t *out)
+MJ_SMALL widen(const uint8_t *x, const mj_rows *r, int16_t *out)
 {
     const int32_t count = r->in_width * r->in_channels;
+    int32_t i = 0;
     if (r->table == NULL) {
-        const int8_t *x = x_row;
-        for (int32_t i = 0; i < count; ++i) {
-            out[i] = x[i];
+        const uint32_t flip = (uint32_t)r->flip * 0x01010101u;
+        for (; i + 4 <= count; i += 4) {
+            const uint32_t word = mj_load_s8x4((const int8_t *)x + i) ^ flip;
+            const uint32_t even = mj_sxtb16(word), odd = mj_sxtb16_ror8(word);
+            const uint32_t first = (even & 0xFFFFu) | odd << 16, second = even >> 16 | (odd & 0xFFFF0000u);
+            __builtin_memcpy(out + i, &first, 4);
+            __builtin_memcpy(out + i + 2, &second, 4);
+        }
+        for (; i < count; ++i) {
+            out[i] = (int8_t)(x[i] ^ r->flip);
         }
         return;
     }
-    const uint8_t *x = x_row;
-    if (r->table_step == 0) {
-        for (int32_t i = 0; i < count; ++i) {
-            out[i] = r->table[x[i]];
-        }
-        return;
-    }
-    for (int32_t i = 0; i < count; i += r->in_channels) {
+    for (; i < count; i += r->in_channels) {
         for (int32_t c = 0; c < r->in_channels; ++c) {
             out[i + c] = r->table[c * r->table_step + x[i + c]];
         }
     }
+}
+
+/* two numbers, from any even address */
+static inline uint32_t pair_at(const int16_t *from)
+{
+    typedef uint32_t __attribute__((aligned(2), may_alias)) pair;
+    return *(const pair *)(const void *)from;
 }
 
 /* The windows of `pixels` outputs of row oy from column ox on, as groups: for each kernel row its numbers in order,
@@ -164,10 +172,18 @@ MJ_SMALL collect(const mj_rows *r, int32_t oy, int32_t ox, int32_t pixels)
         uint32_t *group = r->conv_groups + 4 * words * ky;
         for (int32_t p = 0; p < pixels; ++p, from += step) {
             uint32_t *to = group + 4 * depth * (p >> 2) + (p & 3);
-            for (int32_t i = 0; i < words; ++i) {
-                uint32_t word;
-                __builtin_memcpy(&word, from + 2 * i, 4);
-                to[4 * i] = word;
+            int32_t i = 0;
+            for (; i + 5 <= words; i += 5, to += 20) {
+                const uint32_t a = pair_at(from + 2 * i), b = pair_at(from + 2 * i + 2), c = pair_at(from + 2 * i + 4);
+                const uint32_t d = pair_at(from + 2 * i + 6), e = pair_at(from + 2 * i + 8);
+                to[0] = a;
+                to[4] = b;
+                to[8] = c;
+                to[12] = d;
+                to[16] = e;
+            }
+            for (; i < words; ++i, to += 4) {
+                *to = pair_at(from + 2 * i);
             }
         }
         slot = slot + 1 == w->kernel_height ? 0 : slot + 1;
@@ -203,11 +219,10 @@ MJ_SMALL scatter(const int8_t *x, const mj_rows *r, int32_t slot)
 /* The columns behind the picture that a product wrote as part of its last group are padding again. */
 MJ_SMALL mend(const mj_rows *r, int32_t slot, int32_t channels, int32_t zero)
 {
-    const int32_t end = (r->made_width + 3) / 4 * 4;
-    for (int32_t c = 0; c < channels; ++c) {
-        for (int32_t column = r->made_width; column < end; ++column) {
-            int16_t *word = (int16_t *)(void *)plane_word(r, c, r->lead + column, slot);
-            word[(r->lead + column) & 1] = (int16_t)zero;
+    for (int32_t column = r->lead + r->made_width; column < r->lead + (r->made_width + 3) / 4 * 4; ++column) {
+        uint8_t *place = (uint8_t *)plane_word(r, 0, column, slot) + 2 * (column & 1);
+        for (int32_t c = 0; c < channels; ++c, place += r->plane) {
+            *(int16_t *)(void *)place = (int16_t)zero;
         }
     }
 }
@@ -229,7 +244,20 @@ static void multiply(const mj_products *p, const uint32_t *groups, int32_t pixel
 {
     const mj_product product = {groups, p->weights, p->pairs, out, pixels, p->depth, (p->channels + 1) / 2, distance,
                                 step, twice(p->low), twice(p->high)};
-    p->product(&product);
+    if (p->tile == 0) {
+        p->product(&product);
+        return;
+    }
+    uint8_t *to = out; /* pixels only */
+    for (int32_t done = 0; done < product.count; done += p->tile) {
+        mj_product part = product;
+        part.count = product.count - done < p->tile ? product.count - done : p->tile;
+        part.weights = p->place;
+        part.pairs = product.pairs + done;
+        part.out = to + 2 * done;
+        __builtin_memcpy(p->place, product.weights + done * p->depth, 4u * (uint32_t)(part.count * p->depth));
+        p->product(&part);
+    }
 }
 
 static int8_t *result_row(const mj_rows *r)
@@ -258,11 +286,11 @@ static void deliver(const mj_rows *r)
 }
 
 /* groups of a depthwise convolution that nothing reads but the result */
-MJ_SMALL ungroup(const mj_rows *r, int8_t *out)
+MJ_SMALL ungroup(const mj_rows *r, int32_t pixels, int8_t *out)
 {
     const int32_t channels = r->out_channels;
     const int16_t *halves = (const int16_t *)(const void *)r->filter_groups;
-    for (int32_t p = 0; p < r->out_width; ++p, out += r->row_distance) {
+    for (int32_t p = 0; p < pixels; ++p, out += r->row_distance) {
         const int16_t *pixel = halves + (p >> 2) * 8 * r->filter_depth + 2 * (p & 3);
         for (int32_t c = 0; c < channels; ++c) {
             out[c] = (int8_t)pixel[(c >> 1) * 8 + (c & 1)];
@@ -276,16 +304,20 @@ static void filter_row(const mj_rows *r)
     const mj_filters *f = r->filter;
     const int32_t first = r->lead - f->pad_left;
     const int32_t top = r->state->delivered * f->stride_height - f->pad_top;
-    const mj_filter_row row = {
-        plane_word(r, 0, first, 0), f->filters, r->filter_groups, r->out_width, f->channels, r->plane,
-        16 * r->filter_depth, top < 0 ? top + f->height : top % f->height, f->height, f->width, f->stride_width,
-        first & 1, f->filter_bytes, twice(f->low), twice(f->high)};
-    f->filter_row(&row);
+    mj_filter_row row = {
+        NULL, f->filters, r->filter_groups, 0, f->channels, r->plane, 16 * r->filter_depth,
+        top < 0 ? top + f->height : top % f->height, f->height, f->width, f->stride_width, first & 1, f->filter_bytes,
+        twice(f->low), twice(f->high)};
     int8_t *out = r->row != NULL ? r->row : result_row(r);
-    if (r->project != NULL) {
-        multiply(r->project, r->filter_groups, r->out_width, out, r->row_distance, 0);
-    } else {
-        ungroup(r, out);
+    for (int32_t ox = 0; ox < r->out_width; ox += r->filter_chunk, out += r->filter_chunk * r->row_distance) {
+        row.pixels = r->out_width - ox < r->filter_chunk ? r->out_width - ox : r->filter_chunk;
+        row.planes = plane_word(r, 0, first + ox * f->stride_width, 0);
+        f->filter_row(&row);
+        if (r->project != NULL) {
+            multiply(r->project, r->filter_groups, row.pixels, out, r->row_distance, 0);
+        } else {
+            ungroup(r, row.pixels, out);
+        }
     }
     deliver(r);
 }
@@ -393,12 +425,10 @@ void mj_rows_end(const mj_rows *r)
         windows(r);
     }
     while (s->delivered < r->out_height) {
-        const int32_t slot = s->made % r->filter->height, channels = made_channels(r);
-        const int32_t pairs = r->plane / (4 * r->filter->height);
-        for (int32_t c = 0; c < channels; ++c) {
-            for (int32_t q = 0; q < pairs; ++q) {
-                *plane_word(r, c, 2 * q, slot) = twice(made_zero(r));
-            }
+        const int32_t rows = r->filter->height, words = made_channels(r) * (r->plane / 4);
+        const uint32_t zero = twice(made_zero(r));
+        for (int32_t i = s->made % rows; i < words; i += rows) { /* planes have no gaps: every such word is in the slot */
+            r->planes[i] = zero;
         }
         made_row(r);
     }

@@ -22,6 +22,8 @@ typedef struct {
     void (*product)(const mj_product *p);
     int32_t channels, depth;
     int32_t zero, low, high; /* of the result */
+    int32_t tile;            /* pairs whose weights are copied to `place` at a time; 0: they are read where they are */
+    uint32_t *place;         /* RAM */
 } mj_products;
 
 /* A depthwise convolution on planes. */
@@ -47,9 +49,11 @@ typedef struct {
     mj_rows_state *state; /* RAM */
     int32_t in_height, in_width, in_channels;
     int32_t in_zero; /* what taps outside the input read */
-    /* picture bytes become int8 through a table (NULL: the input is int8); table_step is 0 or 256, see mj_normalize_s8 */
+    /* Picture bytes become int8 through a table, see mj_normalize_s8; table_step is 0 or 256. NULL: the input is int8
+     * once each byte is combined with `flip` by exclusive or, 0 or 0x80: a table that takes 128 away. */
     const int8_t *table;
     int32_t table_step;
+    int32_t flip;
 
     const mj_products *conv; /* NULL: the depthwise convolution comes first */
     const mj_window *window; /* NULL: 1x1 with stride 1 and no padding */
@@ -63,7 +67,8 @@ typedef struct {
     int32_t plane;                   /* bytes of one channel's plane */
     int32_t lead;                    /* columns to the left of the picture in a plane, even */
     const mj_filters *filter;        /* NULL: conv gives the result */
-    uint32_t *filter_groups;         /* RAM: one row */
+    uint32_t *filter_groups;         /* RAM: `filter_chunk` pixels */
+    int32_t filter_chunk;            /* a multiple of four */
     int32_t filter_depth;            /* words per pixel there */
 
     const mj_products *project; /* NULL: filter or conv gives the result */
