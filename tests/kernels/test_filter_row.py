@@ -274,6 +274,14 @@ def test_cores_give_what_numpy_gives(core: str, rounding: str) -> None:
 
 
 @emulated
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs arm-none-eabi-gcc")
+@pytest.mark.parametrize("core", CORES)
+def test_gcc_takes_the_same_text(core: str) -> None:
+    rng = np.random.default_rng(4)
+    Emulated(core, "single", "gcc").run_all([random_case(rng, name, "single") for name in [*NAMES] * 5])
+
+
+@emulated
 @pytest.mark.slow
 @pytest.mark.parametrize("rounding", ("single", "mulhi"))
 @pytest.mark.parametrize("core", CORES)
