@@ -216,6 +216,8 @@ SHAPES: tuple[Shape, ...] = (
     product("mj_product_planes", 14, 48, 288),
     product("mj_product_planes", 7, 80, 480),
     product("mj_product_planes", 56, 96, 96),
+    product("mj_product_planes_clamped", 112, 8, 48),
+    product("mj_product_planes_clamped", 112, 30, 16),
     product("mj_product_planes_clamped", 56, 96, 96),
     product("mj_product_planes_clamped", 56, 16, 96),
     product("mj_product_planes_clamped", 14, 48, 288),

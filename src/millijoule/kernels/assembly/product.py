@@ -44,6 +44,7 @@ _LARGEST_SHIFT_OF_DOUBLE = 22  # for which half a unit and the zero point fit in
 _SLOTS = 3  # rows in a plane; with another number, "any" is taken
 
 _STRAIGHT_DEPTHS = {"planes": (4, 8, 15), "pixels": (8,)}
+_DEPTH_APART = 4  # so few words that there is room for two groups and for the weights of both channels by themselves
 # of groups and of rests; whether a rest shares the code that makes results of a group's sums. On Cortex-M4 what stays
 # in 1 KB of instruction cache, measured; bounds need more code.
 _Unroll = dict[str, tuple[int, int, bool]]
@@ -240,18 +241,41 @@ class _Product:
 
     def _straight(self, depth: int) -> None:
         write, block = self.writer, self.block
-        pair, again, group = write.label("pair"), write.label("again"), write.label("group")
+        pair, again, group, second = (write.label(name) for name in ("pair", "again", "group", "second"))
+        apart = self.core == "cortex-m4" and depth == _DEPTH_APART
+        twice = apart and not self.clamped and self.rounding != "double"  # these need more code behind each group
+        block.name_registers(4)
         # here x points to the next word to load
-        write.block(f"""
-            vmov r2, {block.waiting["X_END"]}
+        write.block("""
+            vmov r2, X_END
             add r2, r2, #16
-            vmov {block.waiting["X_END"]}, r2""")
+            vmov X_END, r2""")
+        if twice:
+            # an odd number of groups begins with the second one of the loop
+            entry = write.label("entry")
+            write.block(f"""
+                ldr r1, [sp, #{_FRAME["x"]}]
+                sub r2, r2, #16
+                sub r2, r2, r1
+                adr.w r4, {group}
+                tst r2, #{16 * depth}
+                beq {entry}
+                adr.w r4, {second}""")
+            write.place(entry)
+            write.emit("orr r4, r4, #1")
+            write.emit("vmov ENTRY, r4")
         write.place(pair)
         self._begin_pair(here=again, odd_out=self.form == "planes")
-        block.begin_straight(depth)
+        block.begin_straight(depth, apart=apart)
+        if twice:
+            write.emit("vmov r2, ENTRY")
+            write.emit("bx r2")
         write.align(2)
         write.place(group)
-        block.straight(depth, group)
+        if twice:
+            block.straight(depth, "", apart=True)
+            write.place(second)
+        block.straight(depth, group, apart=apart)
         write.place(again)
         self._end_pair(pair)
 

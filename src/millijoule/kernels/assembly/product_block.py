@@ -153,17 +153,37 @@ class Block:
         write.place(done)
         self._put(self._results.lines(4, shortcut=False))
 
-    def begin_straight(self, depth: int) -> None:
-        """Behind the constants of a pair; r0: x, r1: its weights."""
+    def begin_straight(self, depth: int, *, apart: bool = False) -> None:
+        """Behind the constants of a pair; r0: x, r1: its weights. `apart`: for four words whose channels come apart."""
         write = self.writer
         write.name(**(_LOOPED if self.core == "cortex-m7" else _STRAIGHT), **_WAITING)
-        for first in range(0, depth if self.core == "cortex-m4" else 0, 13):
-            group = _STRAIGHT_WEIGHTS[first : min(depth, first + 13)]
-            write.emit(f"vldmia r1!, {{{', '.join(group)}}}")
+        if apart:
+            self._begin_apart()
+        else:
+            for first in range(0, depth if self.core == "cortex-m4" else 0, 13):
+                group = _STRAIGHT_WEIGHTS[first : min(depth, first + 13)]
+                write.emit(f"vldmia r1!, {{{', '.join(group)}}}")
         write.emit("add r0, r0, #16")
 
-    def straight(self, depth: int, group: str) -> None:
-        """A group of four pixels, without a loop over its words."""
+    def _begin_apart(self) -> None:
+        """Weights of the even channel and 256 times those of the odd one; biases likewise."""
+        write = self.writer
+        write.emit("ldm r1, {r2, r3, r4, r5}")
+        for number, word in enumerate(("r2", "r3", "r4", "r5")):
+            even, odd = _STRAIGHT_WEIGHTS[2 * number : 2 * number + 2]
+            write.block(f"""
+                sxtb16 r6, {word}
+                ssub16 r7, {word}, r6
+                vmov {even}, r6
+                vmov {odd}, r7""")
+        write.block("""
+            vmov r6, START_LOW
+            vmov r7, START_HIGH
+            sub r7, r7, r6
+            vmov START_HIGH, r7""")
+
+    def straight(self, depth: int, group: str, *, apart: bool = False) -> None:
+        """A group of four pixels, without a loop over its words; `group`: where the next one is, "" right behind."""
         lines = ["vmov H3, START_HIGH", "vmov L3, START_LOW"]
         for number in range(depth):
             starts = ("H3", "L3") if number == 0 else ("", "")
@@ -173,13 +193,16 @@ class Block:
                     lines.append(f"ldr X{pixel % 2}, [x, #{16 * number + 4 * pixel}]")
                     lines += self._multiplied(pixel, f"X{pixel % 2}", "L", *starts)
                 continue
-            lines += [f"vmov W, {_STRAIGHT_WEIGHTS[number]}", "ldmia x!, {X0, X1, X2, X3}"]
-            lines += [self._multiplied(pixel, f"X{pixel}", "W", *starts)[0] for pixel in range(4)]
-            lines.append("sxtb16 W, W")
-            lines += [self._multiplied(pixel, f"X{pixel}", "W", *starts)[1] for pixel in range(4)]
+            products = [self._multiplied(pixel, f"X{pixel}", "W", *starts) for pixel in range(4)]
+            first = _STRAIGHT_WEIGHTS[2 * number + 1 if apart else number]
+            lines += [f"vmov W, {first}", "ldmia x!, {X0, X1, X2, X3}"]
+            lines += [product[0] for product in products]
+            lines.append(f"vmov W, {_STRAIGHT_WEIGHTS[2 * number]}" if apart else "sxtb16 W, W")
+            lines += [product[1] for product in products]
         if self.core == "cortex-m7":
             lines = ["vmov w, WEIGHTS", *lines, f"add x, x, #{16 * depth}"]
-        self._put(lines + self._results.lines(4, shortcut=True, constant=True) + self._next_group(group))
+        results = self._results.lines(4, shortcut=True, constant=True, apart=apart)
+        self._put(lines + results + self._next_group(group))
 
     def _multiplied(self, pixel: int, data: str, low: str, start_high: str = "", start_low: str = "") -> list[str]:
         """One word of a pixel times the two weights of both channels; `low`: the register of the low bytes."""

@@ -25,16 +25,17 @@ class Results:
     form: str
     clamped: bool
 
-    def lines(self, pixels: int, *, shortcut: bool, constant: bool = False) -> list[str]:
+    def lines(self, pixels: int, *, shortcut: bool, constant: bool = False, apart: bool = False) -> list[str]:
         """From sums to stored results.
 
         Args:
             pixels: 2, 3 or 4.
             shortcut: whether the constants of the pair are prepared as `product` describes.
             constant: whether planes have three rows.
+            apart: whether H is 256 times the odd channel's sum already.
         """
         back = 7 if self.rounding == "double" else 8  # the rule's first step doubles sums
-        lines = [f"sub H{pixel}, H{pixel}, L{pixel}" for pixel in range(pixels)]
+        lines = [] if apart else [f"sub H{pixel}, H{pixel}, L{pixel}" for pixel in range(pixels)]
         if not shortcut or self.rounding == "double":
             lines += [f"asr H{pixel}, H{pixel}, #{back}" for pixel in range(pixels)]
         for side, name in (("L", "EVEN"), ("H", "ODD")):
