@@ -265,3 +265,14 @@ def test_vectorised_requantisation_is_the_definition(reals: list[float], roundin
     finish = Requantizer(np.array(reals), offset, bound, zero, (-128, 127), rounding)
     exact = arithmetic.requantize(sums + offset, *arithmetic.multipliers(reals, rounding), rounding)
     np.testing.assert_array_equal(finish(sums.astype(np.float32)), np.clip(exact + zero, -128, 127))
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_results_beyond_32_bits_lose_their_upper_bits_as_in_the_kernels(rounding: str) -> None:
+    rng = np.random.default_rng(3)
+    reals = 2.0 ** rng.uniform(-4, 28, 40)
+    sums, offset = rng.integers(-(2**23), 2**23, (64, 40)), rng.integers(-(2**28), 2**28, 40)
+    finish = Requantizer(reals, offset, np.abs(offset) + 2**23, -98, (-128, 127), rounding)
+    exact = arithmetic.requantize(sums + offset, *arithmetic.multipliers(reals, rounding), rounding).astype(np.int64)
+    assert (np.abs((sums + offset) * reals) > 2.0**31).any()
+    np.testing.assert_array_equal(finish(sums.astype(np.float32)), np.clip(exact - 98, -128, 127))

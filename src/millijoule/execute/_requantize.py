@@ -3,7 +3,8 @@
 Let ``real = multiplier * 2**(shift - 31)``. A product ``sum * real`` is a multiple of 2**(shift - 31). While the shift
 is at least -12 every such product below 2**9 in magnitude, half and zero point added, fits the 53 bits of a float64:
 it is computed without any rounding. Products above 2**9 may round, but monotonically, and the int8 clamp cuts them
-anyway. Channels with smaller shifts (dead ones) go through the definition itself, in 64-bit integers.
+anyway. Channels with smaller shifts (dead ones), and those with results beyond 32 bits, which lose their upper bits, go
+through the definition itself, in 64-bit integers.
 
 Rounding "mulhi" has products that are multiples of 2**-32, so that this holds for all of its multipliers.
 
@@ -55,7 +56,10 @@ class Requantizer:
         shift = self.shift.astype(np.int64)
         multiplier = self.multiplier.astype(np.float64)
         overflow = bound.astype(object) * (1 << np.maximum(shift, 0).astype(object)) >= 2**31
-        slow = (shift < SMALLEST_SHIFT) | ((rounding != "single") & overflow.astype(bool))
+        # what leaves 32 bits loses its upper ones: before the product, or ("single") in the result
+        if rounding == "single":
+            overflow = bound.astype(np.float64) * reals >= 2.0**30
+        slow = (shift < SMALLEST_SHIFT) | overflow.astype(bool)
         self.slow = np.flatnonzero(slow & (self.multiplier > 0))
         self.offset = np.tile(offset.astype(np.float64), tile)
         if rounding == "single":
@@ -88,5 +92,5 @@ class Requantizer:
         result = stored.view(np.int8)
         if exact is not None:
             columns = arithmetic.requantize(exact, self.multiplier[self.slow], self.shift[self.slow], self.rounding)
-            result.reshape(-1, self.channels)[:, self.slow] = np.clip(columns + self.zero, low, high)
+            result.reshape(-1, self.channels)[:, self.slow] = np.clip(columns.astype(np.int64) + self.zero, low, high)
         return result
