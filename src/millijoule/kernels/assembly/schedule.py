@@ -1,6 +1,6 @@
 """Order of instructions for the Cortex-M7: two a cycle, one of them a multiplication.
 
-A list scheduler for straight code: in every cycle the ready instruction with the longest path behind it goes first.
+A list scheduler for straight code: in every cycle goes what is ready and has the longest path behind it.
 The pipeline is that of `millijoule.emulate.cortex_m7` (sources there), as far as the kernels need it.
 """
 
@@ -80,42 +80,93 @@ def _link(operations: Sequence[_Operation]) -> None:
             operations[earlier].length = max(operations[earlier].length, operation.length - operation.latency + delay)
 
 
-def _fits(issued: Sequence[_Operation], operation: _Operation) -> bool:
-    if not issued:
-        return True
-    units = {issued[0].unit, operation.unit}
-    if operation.unit == "simd" or issued[0].unit == operation.unit != "alu":
+def _fits(first: _Operation, second: _Operation) -> bool:
+    """Whether the second one can issue in the cycle of the first."""
+    units = {first.unit, second.unit}
+    if second.unit == "simd" or first.unit == second.unit != "alu":
         return False
-    return not (units == {"load", "store"} or units == {"simd", "shift"})
+    return units != {"load", "store"} and units != {"simd", "shift"}
+
+
+def _order(operations: Sequence[_Operation], by_pairs: bool) -> list[int]:
+    """Cycle by cycle what is ready and has the longest path behind it: the first one first, or the best two."""
+    cycle_of: dict[int, int] = {}
+    left = list(range(len(operations)))
+    result: list[int] = []
+    cycle = 0
+
+    def ready(number: int, beside: int = -1) -> bool:
+        return all(
+            (cycle if other == beside else cycle_of.get(other, 1 << 30)) + delay <= cycle
+            for other, delay in operations[number].before
+        )
+
+    def best_beside(first: int) -> int | None:
+        fitting = [
+            number
+            for number in left
+            if number != first and _fits(operations[first], operations[number]) and ready(number, first)
+        ]
+        return max(fitting, key=lambda number: (operations[number].length, -number), default=None)
+
+    while left:
+        firsts = [number for number in left if ready(number)]
+        if firsts and not by_pairs:
+            longest = max(firsts, key=lambda number: (operations[number].length, -number))
+            # what fits only into the first slot goes there while a multiplication can still join it
+            alone = [number for number in firsts if operations[number].unit == "simd"]
+            firsts = alone[:1] if alone and operations[longest].unit == "mac" else [longest]
+        choices = [(first, best_beside(first)) for first in firsts]
+        if choices:
+            first, second = max(
+                choices,
+                key=lambda two: (
+                    two[1] is not None,
+                    operations[two[0]].length + (operations[two[1]].length if two[1] is not None else 0),
+                    -two[0],
+                ),
+            )
+            for number in (first,) if second is None else (first, second):
+                cycle_of[number] = cycle
+                left.remove(number)
+                result.append(number)
+        cycle += 1
+    return result
+
+
+def _cycles(operations: Sequence[_Operation]) -> int:
+    """Cycles of the operations in this order."""
+    ready: dict[str, int] = {}
+    cycle, issued = 0, None
+    full = False
+    for operation in operations:
+        start = max(
+            (
+                ready.get(register, 0)
+                + (register in operation.early)
+                - (register in operation.late and register not in operation.early)
+                for register in operation.reads
+            ),
+            default=0,
+        )
+        if start > cycle:
+            cycle, issued, full = start, None, False
+        if full or (issued is not None and not _fits(issued, operation)):
+            cycle, issued, full = cycle + 1, None, False
+        full = issued is not None
+        issued = operation
+        for register in operation.writes:
+            ready[register] = cycle + (0 if register in operation.back else operation.latency)
+    return cycle
 
 
 def scheduled(lines: Sequence[str]) -> list[str]:
-    """The same instructions (registers, not names, as operands) in an order that keeps both pipelines busy."""
+    """The same instructions (registers, not names, as operands) in an order that keeps both pipelines busy.
+
+    Of two orders the one that is faster the second time, as in a loop.
+    """
     operations = [_operation(line) for line in lines]
     _link(operations)
-    cycle_of: dict[int, int] = {}
-    left = list(range(len(operations)))
-    result: list[str] = []
-    cycle = 0
-    while left:
-        issued: list[_Operation] = []
-        while len(issued) < 2:
-            ready = [
-                number
-                for number in left
-                if _fits(issued, operations[number])
-                and all(cycle_of.get(other, 1 << 30) + delay <= cycle for other, delay in operations[number].before)
-            ]
-            if not ready:
-                break
-            best = max(ready, key=lambda number: (operations[number].length, -number))
-            # what fits only into the first slot goes there while a multiplication can still join it
-            if not issued:
-                firsts = [number for number in ready if operations[number].unit == "simd"]
-                best = firsts[0] if firsts and operations[best].unit == "mac" else best
-            cycle_of[best] = cycle
-            left.remove(best)
-            issued.append(operations[best])
-            result.append(operations[best].text)
-        cycle += 1
-    return result
+    orders = [[operations[number] for number in _order(operations, by_pairs)] for by_pairs in (False, True)]
+    best = min(orders, key=lambda order: _cycles([*order, *order]) - _cycles(order))
+    return [operation.text for operation in best]
