@@ -212,6 +212,7 @@ SHAPES: tuple[Shape, ...] = (
     product("mj_product_planes", 56, 16, 96),
     product("mj_product_planes", 112, 30, 16),
     product("mj_product_planes", 28, 16, 96),
+    product("mj_product_planes", 28, 32, 192),
     product("mj_product_planes", 14, 32, 192),
     product("mj_product_planes", 14, 48, 288),
     product("mj_product_planes", 7, 80, 480),

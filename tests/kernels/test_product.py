@@ -57,7 +57,8 @@ class Case:
         if small:
             pixels, depth, count = int(rng.integers(1, 14)), int(rng.integers(1, 20)), int(rng.integers(1, 4))
         if rng.integers(3) == 0:  # sizes with code of their own
-            pixels, depth = 4 * int(rng.integers(1, 5)), int(rng.choice([4, 8, 15]))
+            pixels, depth = 4 * int(rng.integers(1, 5)), int(rng.choice([4, 8, 15, 16]))
+            pixels += int(rng.choice([0, 0, 1, 2]))
         groups, k = -(-pixels // 4), 2 * depth
         data = rng.integers(-128, 128, (groups, depth, 4, 2))
         weights = rng.integers(-127, 128, (2 * count, k))

@@ -36,14 +36,16 @@ _FIELDS = {
 # words of the frame; the first five are loaded together
 _FRAME = {
     name: 4 * number
-    for number, name in enumerate(("x", "weights", "pairs", "out", "depth", "count", "rest", "back", "all"))
+    for number, name in enumerate(
+        ("x", "weights", "pairs", "out", "depth", "count", "rest", "back", "all", "call", "later", "full")
+    )
 }
-_FRAME_BYTES = 40
+_FRAME_BYTES = 52
 _LARGEST_SHIFT = 15  # of the shortcut
 _LARGEST_SHIFT_OF_DOUBLE = 22  # for which half a unit and the zero point fit into one addend
 _SLOTS = 3  # rows in a plane; with another number, "any" is taken
 
-_STRAIGHT_DEPTHS = {"planes": (4, 8, 15), "pixels": (8,)}
+_STRAIGHT_DEPTHS = {"planes": (4, 8, 15, 16), "pixels": (8,)}
 _DEPTH_APART = 4  # so few words that there is room for two groups and for the weights of both channels by themselves
 # of groups and of rests; whether a rest shares the code that makes results of a group's sums. On Cortex-M4 what stays
 # in 1 KB of instruction cache, measured; bounds need more code.
@@ -61,6 +63,12 @@ _UNROLL_DOUBLE: dict[tuple[str, bool], _Unroll] = {
     ("pixels", True): {"whole": (8, 0, False), "two": (6, 3, True), "three": (4, 4, True)},
 }
 _UNROLL_ANY = (4, 2, False)
+_UNROLL_LATER = 12
+# When a rest of one or two pixels is done in a second pass over all pairs: the first pass then has the quicker code for
+# whole groups. Weights must not come from flash twice, and the second pass has costs of its own.
+_RAM = 0x20000000
+_DEPTH_OF_SPLIT = 16
+_WORDS_OF_SPLIT = 160
 _UNROLL_M7 = (24, 12, False)
 
 
@@ -79,7 +87,7 @@ class _Product:
         self.writer = Writer(name, {})
         self.block = Block(self.writer, core, rounding, form, clamped)
         self._left: list[tuple[str, str]] = []
-        self.ways = {way: self.writer.label(way) for way in ("whole", "two", "three", "any", "careful", "end")}
+        self.ways = {way: self.writer.label(way) for way in ("whole", "two", "three", "any", "split", "careful", "end")}
         self.straight = {depth: self.writer.label(f"straight{depth}") for depth in _STRAIGHT_DEPTHS[form]}
 
     def text(self) -> str:
@@ -97,6 +105,8 @@ class _Product:
             self._looped("any", rests=(2, 3), constant=False)
         self._careful()
         write.place(self.ways["end"])
+        if self.core == "cortex-m4":
+            self._later()
         write.emit(f"add sp, #{_FRAME_BYTES}")
         write.emit("vpop {d8, d9, d10, d11, d12, d13, d14, d15}")
         write.emit("pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}")
@@ -130,6 +140,10 @@ class _Product:
             mul r5, r5, r3
             add r5, r1, r5, lsl #4
             str r5, [sp, #{_FRAME["all"]}]
+            str r0, [sp, #{_FRAME["call"]}]
+            str r4, [sp, #{_FRAME["full"]}]
+            mov r5, #0
+            str r5, [sp, #{_FRAME["later"]}]
             and r2, r2, #3
             str r2, [sp, #{_FRAME["rest"]}]
             lsl r4, r3, #2
@@ -141,7 +155,7 @@ class _Product:
         if self.form == "planes":
             write.emit(f"cmp r7, #{4 * _SLOTS}")
             write.emit(f"bne {self.ways['any']}")
-        two = self.ways["two" if self.core == "cortex-m4" else "any"]
+        two = self.ways["split" if self.core == "cortex-m4" else "any"]
         three, whole = (self.ways[way] if self.core == "cortex-m4" else two for way in ("three", "whole"))
         write.block(f"""
             cmp r2, #3
@@ -152,6 +166,73 @@ class _Product:
             write.emit(f"cmp r3, #{depth}")
             write.emit(f"beq {label}")
         write.emit(f"b {whole}")
+        if self.core == "cortex-m4":
+            self._split()
+
+    def _split(self) -> None:
+        """Whole groups first and the rest of one or two pixels later, where this pays, or both together; r3: depth."""
+        write = self.writer
+        write.place(self.ways["split"])
+        write.block(f"""
+            ldr r6, [r0, #{_FIELDS["weights"]}]
+            cmp r6, #{_RAM:#x}
+            blo {self.ways["two"]}
+            cmp r4, #0
+            beq {self.ways["two"]}
+            mov r5, #1
+            str r5, [sp, #{_FRAME["later"]}]""")
+        if _DEPTH_OF_SPLIT in self.straight:
+            write.emit(f"cmp r3, #{_DEPTH_OF_SPLIT}")
+            write.emit(f"beq {self.straight[_DEPTH_OF_SPLIT]}")
+        write.block(f"""
+            ldr r6, [r0, #{_FIELDS["pixels"]}]
+            lsr r6, r6, #2
+            mul r6, r6, r3
+            cmp r6, #{_WORDS_OF_SPLIT}
+            bhs {self.ways["whole"]}
+            mov r5, #0
+            str r5, [sp, #{_FRAME["later"]}]
+            b {self.ways["two"]}""")
+
+    def _later(self) -> None:
+        """Behind the last pair: the rest of the row, if it was left for later."""
+        write, block = self.writer, self.block
+        done, pair, again = write.label("done"), write.label("pair"), write.label("again")
+        write.block(f"""
+            ldr r2, [sp, #{_FRAME["later"]}]
+            cmp r2, #0
+            beq {done}
+            mov r2, #0
+            str r2, [sp, #{_FRAME["later"]}]
+            ldr r0, [sp, #{_FRAME["call"]}]
+            ldr r1, [sp, #{_FRAME["full"]}]
+            str r1, [sp, #{_FRAME["x"]}]
+            ldr r3, [r0, #{_FIELDS["depth"]}]
+            ldr r4, [r0, #{_FIELDS["pixels"]}]
+            lsr r4, r4, #2
+            ldr r5, [r0, #{_FIELDS["step" if self.form == "planes" else "distance"]}]
+            mul r4, r4, r5
+            ldr r6, [r0, #{_FIELDS["out"]}]
+            add r6, r6, r4, lsl #{1 if self.form == "planes" else 2}
+            str r6, [sp, #{_FRAME["out"]}]""")
+        for name in ("weights", "pairs", "count"):
+            write.emit(f"ldr r1, [r0, #{_FIELDS[name]}]")
+            write.emit(f"str r1, [sp, #{_FRAME[name]}]")
+        block.name_registers(2)
+        block.choose_entry(2, _UNROLL_LATER, "REST_ENTRY")
+        write.place(pair)
+        self._begin_pair(here=again, odd_out=self.form == "planes")
+        block.looped(2, _UNROLL_LATER, "REST_ENTRY", constant=self.form == "planes")
+        write.place(again)
+        write.block(f"""
+            ldr r2, [sp, #{_FRAME["count"]}]
+            subs r2, r2, #1
+            str r2, [sp, #{_FRAME["count"]}]
+            bne {pair}
+            b {done}""")
+        self._leave_pairs()
+        block.tables()
+        write.place(done)
 
     def _begin_pair(self, *, shortcut: bool = True, here: str = "", odd_out: bool = False) -> None:
         """Constants of the next pair of channels; where its results go. Leaves x, weights, out in r0, r1, r3."""
@@ -230,6 +311,10 @@ class _Product:
             str r2, [sp, #{_FRAME["count"]}]
             bne {again}
             b {self.ways["end"]}""")
+        self._leave_pairs()
+
+    def _leave_pairs(self) -> None:
+        write = self.writer
         for label, here in self._left:
             write.place(label)
             write.block(f"""

@@ -28,7 +28,8 @@ _WAITING = {
     "DISTANCE": "s13", "ENTRY": "s14", "REST_ENTRY": "s15", "LOW": "s16", "HIGH": "s17",
     "OUT_ODD": "s18",
 }  # fmt: skip
-_STRAIGHT_WEIGHTS = (*(f"s{number}" for number in range(19, 32)), "s14", "s15")
+_STRAIGHT_WEIGHTS = (*(f"s{number}" for number in range(19, 32)), "s14", "s15", "s8")
+_STRAIGHT_RUNS = (slice(0, 13), slice(13, 15), slice(15, 16))  # with ascending numbers
 
 
 class Block:
@@ -159,10 +160,10 @@ class Block:
         write.name(**(_LOOPED if self.core == "cortex-m7" else _STRAIGHT), **_WAITING)
         if apart:
             self._begin_apart()
-        else:
-            for first in range(0, depth if self.core == "cortex-m4" else 0, 13):
-                group = _STRAIGHT_WEIGHTS[first : min(depth, first + 13)]
-                write.emit(f"vldmia r1!, {{{', '.join(group)}}}")
+        elif self.core == "cortex-m4":
+            for run in _STRAIGHT_RUNS:
+                if group := _STRAIGHT_WEIGHTS[:depth][run]:
+                    write.emit(f"vldmia r1!, {{{', '.join(group)}}}")
         write.emit("add r0, r0, #16")
 
     def _begin_apart(self) -> None:
