@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,10 @@ from millijoule.compile.rows import (
     chunk_pixels,
     filter_chunk,
     filter_words,
+    kept_rows,
     lead,
     plane_bytes,
+    prefix,
     row_distance,
     widened_row,
 )
@@ -73,6 +76,7 @@ class _Lowering:
     structures: list[Structure]
     sources: list[str]
     copies: Mapping[str, Copy]
+    prefix: str
 
     def part(self, name: str, kind: str) -> str:
         """The address of a part of the scratch memory, NULL when there is none."""
@@ -80,15 +84,15 @@ class _Lowering:
             return "NULL"
         return f"MJ_AT({kind}, {self.scratch + self.memory.parts[name][0]})"
 
-    def common(self, node: Node, prefix: str) -> dict[str, str]:
+    def common(self, node: Node, name: str) -> dict[str, str]:
         """Constants and bounds that products and filters have alike."""
-        graph, layer = self.layer.graph, self.layer
+        graph = self.layer.graph
         numbers = row_numbers(graph, node)
         low, high = arithmetic.clamp_bounds(node.attrs.get("clamp"), graph.quant(node.output))
         return {
-            "bias": layer.flash(f"{prefix}_bias", numbers.bias.astype(np.int32)),
-            "multiplier": layer.flash(f"{prefix}_multiplier", numbers.multiplier),
-            "shift": layer.flash(f"{prefix}_shift", numbers.shift),
+            "bias": self.flash(f"{name}_bias", numbers.bias.astype(np.int32)),
+            "multiplier": self.flash(f"{name}_multiplier", numbers.multiplier),
+            "shift": self.flash(f"{name}_shift", numbers.shift),
             "zero": str(graph.quant(node.output).scalar_zero_point),
             "low": str(low),
             "high": str(high),
@@ -108,8 +112,8 @@ class _Lowering:
             "depth": str(len(order) // 2),
         }
         words = pack_lanes(weights.reshape(weights.shape[0], -1), order)
-        fields["weights"] = self.layer.flash(f"{name}_weights", words)
-        copy = self.copies.get(f"{name}_weights")
+        fields["weights"] = self.flash(f"{name}_weights", words)
+        copy = self.copies.get(f"{self.prefix}{name}_weights")
         if copy is not None and copy.tiles:
             fields |= {"tile": str(copy.bytes // (2 * len(order))), "place": f"MJ_AT(uint32_t, {copy.offset})"}
         return self.structure("mj_products", name, fields, kernel)
@@ -120,7 +124,7 @@ class _Lowering:
         taps = np.moveaxis(self.layer.graph.constant(node.inputs[1])[0], -1, 0)
         fields = {
             **self.common(node, "filter"),
-            "taps": self.layer.flash("filter_taps", taps),
+            "taps": self.flash("filter_taps", taps),
             "filters": self.part("filters", "uint32_t"),
             "filter_row": kernel,
             "channels": str(dims.out_channels),
@@ -134,7 +138,12 @@ class _Lowering:
         }
         return self.structure("mj_filters", "filter", fields, kernel)
 
+    def flash(self, name: str, value: npt.NDArray[Any]) -> str:
+        """Puts an array into the layer's constants and returns the C expression of its first element."""
+        return self.layer.flash(self.prefix + name, value)
+
     def structure(self, kind: str, name: str, fields: dict[str, str], source: str | None = None) -> str:
+        name = self.prefix + name
         self.structures.append(Structure(kind, name, fields))
         if source is not None and source not in self.sources:
             self.sources.append(source)
@@ -143,22 +152,43 @@ class _Lowering:
 
 def lower_rows(
     layer: Layer,
-    memory: RowMemory,
+    memories: Sequence[RowMemory],
     scratch: int,
     add_kernel: Callable[[Node], str],
     copies: Mapping[str, Copy] | None = None,
 ) -> Call:
-    """The call of the row engine for a block.
+    """The call of the row engine for a block, or for several that hand their rows on.
 
     Args:
-        layer: the block's step; its constants go into one block.
-        memory: what the scratch memory holds.
+        layer: the blocks' step; their constants go into one block of constants.
+        memories: what the scratch memory holds.
         scratch: where in the arena it begins.
         add_kernel: the kernel of an addition.
         copies: places in the arena for constants; one that is smaller than its constant holds tiles of it.
     """
+    sources: list[str] = ["mj_rows_s8"]
+    structures: list[Structure] = []
+    for index, memory in reversed(list(enumerate(memories))):
+        parts = _Lowering(layer, memory, scratch, structures, sources, copies or {}, prefix(index))
+        fields = _fields(parts, add_kernel)
+        if memory.feeds:
+            fields["next"] = f"&{prefix(index + 1)}rows"
+        parts.structure("mj_rows", "rows", fields)
+    first, last = memories[0].block, memories[-1].block
+    return Call(
+        "mj_rows_s8",
+        tuple(dict.fromkeys(sources)),
+        (layer.address(first.input), layer.address(last.output), "&rows"),
+        tuple(layer.constants),
+        tuple(structures),
+        layer.staged,
+    )
+
+
+def _fields(parts: _Lowering, add_kernel: Callable[[Node], str]) -> dict[str, str]:
+    """The mj_rows of one block."""
+    layer, memory = parts.layer, parts.memory
     graph, block = layer.graph, memory.block
-    parts = _Lowering(layer, memory, scratch, [], ["mj_rows_s8"], copies or {})
     first = block.conv or block.filter
     assert first is not None, "a block has a convolution"
     sizes = memory.dims[first.output]
@@ -175,7 +205,7 @@ def lower_rows(
         if (table == np.arange(-128, 128)).all():
             fields["flip"] = "0x80"
         else:
-            fields |= {"table": layer.flash("table", table), "table_step": "0" if len(table) == 1 else "256"}
+            fields |= {"table": parts.flash("table", table), "table_step": "0" if len(table) == 1 else "256"}
     if memory.conv is not None and block.conv is not None:
         conv = memory.conv
         fields |= {
@@ -223,17 +253,12 @@ def lower_rows(
         parts.sources.append(kernel)
         sums = add_structure(graph, block.add)
         fields |= {
-            "residual": layer.address(block.residual),
             "sum": kernel,
             "add": parts.structure(sums.type, sums.name, dict(sums.fields)),
             "result_left": str(int(block.add.inputs[0] == block.last_product.output)),
         }
-    parts.structures.append(Structure("mj_rows", "rows", fields))
-    return Call(
-        "mj_rows_s8",
-        tuple(parts.sources),
-        (layer.address(block.input), layer.address(block.output), "&rows"),
-        tuple(layer.constants),
-        tuple(parts.structures),
-        layer.staged,
-    )
+        if "kept" in memory.parts:
+            fields |= {"kept": parts.part("kept", "int8_t"), "kept_rows": str(kept_rows(block, memory.dims))}
+        else:
+            fields["residual"] = layer.address(block.residual)
+    return fields

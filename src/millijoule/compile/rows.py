@@ -12,7 +12,7 @@ permits it is decided from its weights in `legal`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,7 +20,18 @@ from millijoule.compile.plan import aligned
 from millijoule.graph import Graph, Node, mode
 from millijoule.kernels import Dims, dims_of
 
-__all__ = ["Block", "RowMemory", "find_blocks", "geometry_allows", "memory_of", "overlap_distance"]
+__all__ = [
+    "Block",
+    "RowMemory",
+    "can_feed",
+    "cascade_of",
+    "chains",
+    "find_blocks",
+    "geometry_allows",
+    "memory_of",
+    "overlap_distance",
+    "prefix",
+]
 
 CHUNK_BYTES = 8192
 """Groups of a convolution with a window are made for so many pixels at a time that they take at most this much."""
@@ -179,16 +190,20 @@ class RowMemory:
         dims: sizes of each layer, by its result.
         parts: name -> (offset, bytes).
         flat: the map is taken for a single row, which is read whole before anything is written.
+        fed: its input comes row by row from the block before, and is stored nowhere.
+        feeds: its result goes row by row to the next block, and is stored nowhere.
     """
 
     block: Block
     dims: Mapping[str, Dims]
     parts: Mapping[str, tuple[int, int]]
     flat: bool = False
+    fed: bool = False
+    feeds: bool = False
 
     @property
     def bytes(self) -> int:
-        """All of it."""
+        """Where its last part ends, from the start of the scratch buffer."""
         return max(offset + size for offset, size in self.parts.values())
 
     @cached_property
@@ -265,7 +280,7 @@ def row_distance(memory_last: Dims) -> int:
     return aligned(memory_last.out_channels, 2)
 
 
-def _sizes(block: Block, dims: Mapping[str, Dims]) -> Iterator[tuple[str, int]]:
+def _sizes(block: Block, dims: Mapping[str, Dims], fed: bool, feeds: bool) -> Iterator[tuple[str, int]]:
     yield "state", STATE_BYTES
     groups = 0
     window = False
@@ -286,22 +301,43 @@ def _sizes(block: Block, dims: Mapping[str, Dims]) -> Iterator[tuple[str, int]]:
     # A row's groups for the first convolution are used up before those for the last one are made.
     yield "groups", groups
     last = dims[block.last_product.output]
-    if block.add is not None or last.out_width % 4 or last.out_channels % 2:
+    if feeds or block.add is not None or last.out_width % 4 or last.out_channels % 2:
         yield "row", row_distance(last) * aligned(last.out_width, 4)
+    if fed and block.residual == block.input:
+        yield "kept", kept_rows(block, dims) * last.out_width * last.out_channels
 
 
-def memory_of(graph: Graph, block: Block) -> RowMemory:
-    """Lays out the scratch memory of a block."""
+def prefix(index: int) -> str:
+    """What names of constants and structures of a block begin with, by its place in a cascade."""
+    return f"part{index}_" if index else ""
+
+
+def kept_rows(block: Block, dims: Mapping[str, Dims]) -> int:
+    """How many rows of an input that is stored nowhere are kept until the result is added to them."""
+    return max(count - row for row, count in enumerate(_rows_read(_sizes_of(block, dims))))
+
+
+def cascade_of(graph: Graph, blocks: Sequence[Block]) -> tuple[RowMemory, ...]:
+    """Lays out the scratch memory of blocks each of which hands its rows to the next one."""
+    found: list[RowMemory] = []
+    for index, block in enumerate(blocks):
+        base = aligned(found[-1].bytes) if found else 0
+        found.append(memory_of(graph, block, base, fed=index > 0, feeds=index + 1 < len(blocks)))
+    return tuple(found)
+
+
+def memory_of(graph: Graph, block: Block, base: int = 0, *, fed: bool = False, feeds: bool = False) -> RowMemory:
+    """Lays out the scratch memory of a block, `base` bytes behind the start of the scratch buffer."""
     dims = {node.output: dims_of(graph, node) for node in block.nodes if node.op.endswith("conv2d")}
-    flat = block.nodes == (block.conv,) and _fits_one_row(dims[block.output])
+    flat = not (fed or feeds) and block.nodes == (block.conv,) and _fits_one_row(dims[block.output])
     if flat:
         dims = {name: _one_row(sizes) for name, sizes in dims.items()}
     parts: dict[str, tuple[int, int]] = {}
-    offset = 0
-    for name, size in _sizes(block, dims):
+    offset = base
+    for name, size in _sizes(block, dims, fed, feeds):
         parts[name] = (offset, size)
         offset += aligned(size)
-    return RowMemory(block, dims, parts, flat)
+    return RowMemory(block, dims, parts, flat, fed, feeds)
 
 
 def _fits_one_row(dims: Dims) -> bool:
@@ -321,9 +357,13 @@ def _one_row(dims: Dims) -> Dims:
 # *** how far the result may overlap the input *****
 
 
-def _rows_read(memory: RowMemory) -> list[int]:
-    """For each row of the result: how many rows of the input have been read when it is written."""
-    layers = [dims for dims in (memory.conv, memory.filter) if dims is not None]
+def _sizes_of(block: Block, dims: Mapping[str, Dims]) -> list[Dims]:
+    """Sizes of the layers of a block whose rows depend on several rows."""
+    return [dims[node.output] for node in (block.conv, block.filter) if node is not None]
+
+
+def _rows_read(layers: Sequence[Dims]) -> list[int]:
+    """For each row of the last layer's result: how many rows of the first one's input have been read by then."""
     read = list(range(1, layers[0].in_height + 1))
     for dims in layers:
         needed = (out * dims.stride[0] - dims.padding[0] + dims.kernel[0] for out in range(dims.out_height))
@@ -331,17 +371,52 @@ def _rows_read(memory: RowMemory) -> list[int]:
     return read
 
 
-def overlap_distance(graph: Graph, memory: RowMemory) -> int:
-    """The largest offset of the result behind its input at which no row is overwritten before it is read, in bytes."""
-    block = memory.block
-    data, result = graph.tensor(block.input), graph.tensor(block.output)
-    read = _rows_read(memory)
-    rows = next(dims.in_height for dims in (memory.conv, memory.filter) if dims is not None)
+def overlap_distance(graph: Graph, *memories: RowMemory) -> int:
+    """The largest offset of the result behind its input at which no row is overwritten before it is read, in bytes.
+
+    Args:
+        graph: the network.
+        memories: a block, or several that hand rows to each other.
+    """
+    first, last = memories[0].block, memories[-1].block
+    data, result = graph.tensor(first.input), graph.tensor(last.output)
+    layers = [dims for memory in memories for dims in _sizes_of(memory.block, memory.dims)]
+    read = _rows_read(layers)
+    rows = layers[0].in_height
     in_row, out_row = data.bytes // rows, result.bytes // len(read)
     # where everything has been read, anything may be overwritten
     waiting = [count * in_row - (row + 1) * out_row for row, count in enumerate(read) if count < rows]
     distance = min(waiting, default=data.bytes)
-    if block.residual == block.input:
+    if first.residual == first.input and len(memories) == 1:
         # the row that is added is read while the row of the result is written, later ones afterwards
         distance = min(distance, 0)
+    elif first.residual == first.input:
+        added = _rows_read([dims for memory in memories[1:] for dims in _sizes_of(memory.block, memory.dims)])
+        waiting = [count * in_row - (row + 1) * out_row for row, count in enumerate(added) if count < rows]
+        distance = min(distance, *waiting, data.bytes)
     return distance
+
+
+# *** blocks that hand their rows to the next one *****
+
+
+def can_feed(graph: Graph, first: Block, second: Block) -> bool:
+    """Whether the rows of one block may go straight into another, so that the map between them is never stored."""
+    name = first.output
+    if second.input != name or second.normalize is not None or name in graph.outputs:
+        return False
+    inside = {id(node) for node in second.nodes}
+    readers = [node for node in graph.nodes if name in node.inputs]
+    return all(id(node) in inside for node in readers) and second.residual in (None, name)
+
+
+def chains(graph: Graph, blocks: Sequence[Block], unstored: Collection[str]) -> tuple[tuple[Block, ...], ...]:
+    """The blocks, those joined whose map in between is among `unstored`."""
+    found: list[list[Block]] = []
+    for block in blocks:
+        before = next((chain for chain in found if chain[-1].output == block.input), None)
+        if before is not None and block.input in unstored and can_feed(graph, before[-1], block):
+            before.append(block)
+        else:
+            found.append([block])
+    return tuple(tuple(chain) for chain in found)

@@ -7,11 +7,11 @@ a graph whose shapes were rewritten (see `fit`).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from millijoule.compile.plan import Lifetime, Overlap
-from millijoule.compile.rows import Block, RowMemory, find_blocks, memory_of, overlap_distance
+from millijoule.compile.plan import Lifetime, Overlap, live_bytes
+from millijoule.compile.rows import Block, RowMemory, can_feed, cascade_of, chains, find_blocks, overlap_distance
 from millijoule.errors import GraphError, UnsupportedError
 from millijoule.graph import Graph, Node, macs, mode
 from millijoule.kernels import ROWS, Kernel, choose, dims_of
@@ -35,7 +35,8 @@ class Step:
         index: its number, the same in symbols, names and profiles.
         name: the layer name that the user knows.
         node: the operation, the last one of a block.
-        rows: the block that this layer computes row by row, with its memory; None for a layer of one operation.
+        rows: the blocks that this layer computes row by row, with their memory, each fed by the one before; none for a
+            layer of one operation.
         mode: "integer", "dynamic" or "float".
         kernel: the registry's row of the C function that does the work.
         symbol: the C function of this layer.
@@ -51,20 +52,25 @@ class Step:
     symbol: str
     macs: int
     scratch_bytes: int
-    rows: RowMemory | None = None
+    rows: tuple[RowMemory, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Its operations in order."""
+        return tuple(node for memory in self.rows for node in memory.block.nodes) or (self.node,)
 
     @property
     def operands(self) -> tuple[str, ...]:
         """The tensors that the layer reads, data first."""
-        if self.rows is None:
+        if not self.rows:
             return self.node.inputs
-        residual = self.rows.block.residual
-        return (self.rows.block.input,) if residual is None else (self.rows.block.input, residual)
+        first = self.rows[0].block
+        return (first.input,) if first.residual is None else (first.input, first.residual)
 
     @property
     def operator(self) -> str:
-        """The operator, or all of a block."""
-        return self.node.op if self.rows is None else " + ".join(node.op for node in self.rows.block.nodes)
+        """The operator, or all of them."""
+        return " + ".join(node.op for node in self.nodes)
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,8 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = ()) -> Schedule
     """The layers of `graph` and the lifetimes of their buffers.
 
     Chains of layers that the row engine can compute become one layer (see `rows`); a result of such a layer may lie
-    over the part of its input that has been read.
+    over the part of its input that has been read. Where the map between two such layers is there at the peak and memory
+    is saved by never storing it, they become one layer, too.
 
     Reshapes cost nothing: their result is their input. A layer of `IN_PLACE` writes over an input that nobody reads
     later, the picture included.
@@ -110,13 +117,45 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = ()) -> Schedule
         GraphError: an output that no layer writes.
     """
     _check_ends(graph)
+    blocks = find_blocks(graph, able)
+    unstored: frozenset[str] = frozenset()
+    best = _schedule(graph, kernels, blocks, unstored)
+    bound, peak = _peak(best)
+    while True:
+        # joining two blocks only helps if the map between them is there at the peak
+        joints = [
+            second.input
+            for first in blocks
+            for second in blocks
+            if second.input not in unstored and can_feed(graph, first, second) and best.home[second.input] in peak
+        ]
+        trials = [(unstored | {name}, _schedule(graph, kernels, blocks, unstored | {name})) for name in joints]
+        found = min(
+            ((_peak(trial), names, trial) for names, trial in trials), key=lambda item: item[0][0], default=None
+        )
+        if found is None or found[0][0] >= bound:
+            return best
+        (bound, peak), unstored, best = found
+
+
+def _peak(parts: Schedule) -> tuple[int, frozenset[str]]:
+    """The least bytes of the arena, and the buffers that live when they are needed."""
+    live = live_bytes(parts.lifetimes, len(parts.steps), overlaps=parts.overlaps)
+    most = max(live, default=0)
+    steps = [index for index, size in enumerate(live) if size == most]
+    names = (item.name for item in parts.lifetimes if any(item.first <= step <= item.last for step in steps))
+    return most, frozenset(names)
+
+
+def _schedule(graph: Graph, kernels: str, blocks: Sequence[Block], unstored: Collection[str]) -> Schedule:
+    """The schedule in which just these maps are handed over row by row and never stored."""
     value = _values(graph)
-    blocks = {block.output: block for block in find_blocks(graph, able)}
-    inside = {node.output for block in blocks.values() for node in block.nodes} - set(blocks)
+    joined = {chain[-1].output: chain for chain in chains(graph, blocks, unstored)}
+    inside = {node.output for chain in joined.values() for block in chain for node in block.nodes} - set(joined)
     steps: list[Step] = []
     for node in graph.nodes:
         if node.op != "reshape" and node.output not in inside:
-            steps.append(_step(graph, node, blocks.get(node.output), len(steps), kernels))
+            steps.append(_step(graph, node, joined.get(node.output, ()), len(steps), kernels))
     last = _last_uses(graph, steps, value)
     home: dict[str, str] = {}
     born: dict[str, int] = {}
@@ -177,13 +216,13 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = ()) -> Schedule
 
 def _overlaps(graph: Graph, step: Step, places: Mapping[str, str]) -> Iterator[Overlap]:
     """How the result of a layer may share bytes with its inputs while they are read row by row."""
-    if step.rows is None:
+    if not step.rows:
         return
-    block = step.rows.block
-    result, data = places[block.output], places[block.input]
-    yield Overlap(result, data, overlap_distance(graph, step.rows))
-    if block.residual is not None and places[block.residual] != data:
-        yield Overlap(result, places[block.residual], 0)
+    first = step.rows[0].block
+    result, data = places[step.node.output], places[first.input]
+    yield Overlap(result, data, overlap_distance(graph, *step.rows))
+    if first.residual is not None and places[first.residual] != data and len(step.rows) == 1:
+        yield Overlap(result, places[first.residual], 0)
 
 
 def _check_ends(graph: Graph) -> None:
@@ -229,7 +268,7 @@ def _last_uses(graph: Graph, steps: list[Step], value: Mapping[str, str]) -> dic
 
 def _overwritten(graph: Graph, step: Step, value: Mapping[str, str], last: Mapping[str, int]) -> str | None:
     """The input (as a value) whose memory the result of `step` may take, if any."""
-    if step.rows is not None or (step.node.op, step.mode) not in IN_PLACE:
+    if step.rows or (step.node.op, step.mode) not in IN_PLACE:
         return None
     for name in step.node.inputs:
         source = value.get(name)
@@ -243,7 +282,7 @@ def _overwritten(graph: Graph, step: Step, value: Mapping[str, str], last: Mappi
     return None
 
 
-def _step(graph: Graph, node: Node, block: Block | None, index: int, kernels: str) -> Step:
+def _step(graph: Graph, node: Node, blocks: Sequence[Block], index: int, kernels: str) -> Step:
     name = layer_name(node)
     if node.op == "batch_norm":
         raise UnsupportedError(
@@ -252,13 +291,14 @@ def _step(graph: Graph, node: Node, block: Block | None, index: int, kernels: st
     for operand in node.inputs[1:] if node.op == "add" else node.inputs[:1]:
         if operand in graph.constants:
             raise UnsupportedError(f"layer {name!r} ({node.op})", "its data is a constant", "Fold it before compiling")
-    rows = None if block is None else memory_of(graph, block)
-    if rows is None:
+    rows = cascade_of(graph, blocks)
+    if not rows:
         kernel, work = choose(graph, node, kernels), macs(graph, node)
         scratch_bytes = kernel.scratch_bytes(dims_of(graph, node))
     else:
-        kernel, work, scratch_bytes = ROWS, sum(macs(graph, item) for item in rows.block.nodes), rows.bytes
-        name = " + ".join(layer_name(item) for item in rows.block.nodes if item.op != "normalize")
+        nodes = [item for block in blocks for item in block.nodes]
+        kernel, work, scratch_bytes = ROWS, sum(macs(graph, item) for item in nodes), rows[-1].bytes
+        name = " + ".join(layer_name(item) for item in nodes if item.op != "normalize")
     identifier = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")[:48] or node.op
     symbol = f"mj_layer_{index:03d}_{identifier}"
     return Step(index, name, node, mode(graph, node), kernel, symbol, work, scratch_bytes, rows)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from millijoule.boards import Board
 from millijoule.compile.lower import Call
 from millijoule.compile.plan import ALIGNMENT, Buffer, MemoryPlan, aligned
+from millijoule.compile.rows import prefix
 from millijoule.compile.schedule import Step
 from millijoule.graph import Graph
 
@@ -73,17 +74,18 @@ def _candidates(graph: Graph, step: Step, sizes: Mapping[str, int]) -> list[tupl
     """(name, bytes, bytes of the smallest tile, 0 for no tiles) of the constants that a layer reads again and again."""
     if step.mode != "integer":
         return []
-    if step.rows is None:
+    if not step.rows:
         shape = graph.tensor(step.node.output).shape
         again = step.node.op in _READ_AGAIN and shape[1] * shape[2] >= MINIMUM_PIXELS
         return [(name, size, 0) for name, size in sizes.items()] if again else []
     found = []
-    for name, node in (("project_weights", step.rows.block.project), ("conv_weights", step.rows.block.conv)):
-        if node is not None:
-            shape = graph.tensor(node.output).shape
+    for index, memory in enumerate(step.rows):
+        for name, node in (("project_weights", memory.block.project), ("conv_weights", memory.block.conv)):
+            if node is None:
+                continue
+            shape, name = graph.tensor(node.output).shape, f"{prefix(index)}{name}"
             if shape[1] * shape[2] >= MINIMUM_PIXELS:
-                unit = sizes[name] // -(-shape[3] // 2) if step.rows.flat else 0
-                found.append((name, sizes[name], unit))
+                found.append((name, sizes[name], sizes[name] // -(-shape[3] // 2) if memory.flat else 0))
     return found
 
 

@@ -265,24 +265,30 @@ static int8_t *result_row(const mj_rows *r)
     return r->state->y + r->state->delivered * r->out_width * r->out_channels;
 }
 
+/* A row of the result lies in `row`, or at its place already. */
 static void deliver(const mj_rows *r)
 {
-    int8_t *y = result_row(r);
-    const int32_t channels = r->out_channels, count = r->out_width * channels;
-    if (r->row != NULL && r->row_distance != channels) { /* an odd number of channels: close the gaps */
+    const int32_t channels = r->out_channels, count = r->out_width * channels, number = r->state->delivered++;
+    if (r->row == NULL) {
+        return;
+    }
+    if (r->row_distance != channels) { /* an odd number of channels: close the gaps */
         for (int32_t p = 1; p < r->out_width; ++p) {
             for (int32_t c = 0; c < channels; ++c) {
                 r->row[p * channels + c] = r->row[p * r->row_distance + c];
             }
         }
     }
-    if (r->residual != NULL) {
-        const int8_t *other = r->residual + r->state->delivered * count;
+    int8_t *y = r->next != NULL ? r->row : r->state->y + number * count;
+    if (r->add != NULL) {
+        const int8_t *other = r->kept != NULL ? r->kept + number % r->kept_rows * count : r->residual + number * count;
         r->sum(r->result_left ? r->row : other, r->result_left ? other : r->row, y, count, r->add);
-    } else if (r->row != NULL) {
+    } else if (r->next == NULL) {
         __builtin_memcpy(y, r->row, (uint32_t)count);
     }
-    ++r->state->delivered;
+    if (r->next != NULL) {
+        mj_rows_push(y, r->next);
+    }
 }
 
 /* groups of a depthwise convolution that nothing reads but the result */
@@ -384,6 +390,9 @@ void mj_rows_begin(int8_t *y, const mj_rows *r)
 {
     const mj_rows_state fresh = {0, 0, 0, y};
     *r->state = fresh;
+    if (r->next != NULL) {
+        mj_rows_begin(y, r->next);
+    }
     if (r->conv != NULL) {
         prepare_pairs(r->conv);
     }
@@ -402,6 +411,10 @@ void mj_rows_begin(int8_t *y, const mj_rows *r)
 void mj_rows_push(const void *x_row, const mj_rows *r)
 {
     mj_rows_state *s = r->state;
+    if (r->kept != NULL) {
+        const int32_t count = r->in_width * r->in_channels;
+        __builtin_memcpy(r->kept + s->received % r->kept_rows * count, x_row, (uint32_t)count);
+    }
     if (r->window != NULL) {
         widen(x_row, r, widened_slot(r) + r->window->pad_left * r->in_channels);
         ++s->received;
@@ -411,6 +424,7 @@ void mj_rows_push(const void *x_row, const mj_rows *r)
         convolve(r, s->received++);
     } else {
         scatter(x_row, r, s->made % r->filter->height);
+        ++s->received;
         made_row(r);
     }
 }
@@ -431,6 +445,9 @@ void mj_rows_end(const mj_rows *r)
             r->planes[i] = zero;
         }
         made_row(r);
+    }
+    if (r->next != NULL) {
+        mj_rows_end(r->next);
     }
 }
 

@@ -4,7 +4,8 @@
  * windows are high. An output row is written as soon as its last input row has been read, so input and result may share
  * memory where the planner has proven that no row is overwritten before it is read. Bit for bit as layer by layer.
  *
- * A step has a convolution, a depthwise convolution or both; a pointwise convolution follows a depthwise one only.
+ * A block has a convolution, a depthwise convolution or both; a pointwise convolution follows a depthwise one only. Blocks
+ * may be chained: each row of one is handed to the next as soon as it is there, and the map between them stored nowhere.
  * All memory marked RAM is scratch that the compiler lays out (compile/rows.py); nothing survives an inference.
  */
 #ifndef MJ_ROW_ENGINE_H
@@ -45,7 +46,7 @@ typedef struct {
     int8_t *y;
 } mj_rows_state;
 
-typedef struct {
+typedef struct mj_rows {
     mj_rows_state *state; /* RAM */
     int32_t in_height, in_width, in_channels;
     int32_t in_zero; /* what taps outside the input read */
@@ -76,16 +77,19 @@ typedef struct {
     int32_t out_height, out_width, out_channels;
     int8_t *row;            /* RAM: where a row is made before it is copied or added; NULL: in place */
     int32_t row_distance;   /* bytes from a pixel to the next while a row is made: channels, rounded up to even */
-    const int8_t *residual; /* what is added to the result, in pixels; NULL: nothing */
+    const int8_t *residual; /* what is added to the result, in pixels; NULL: nothing, or `kept` */
+    int8_t *kept;           /* RAM: the last rows of an input that is stored nowhere and is added to the result */
+    int32_t kept_rows;
     void (*sum)(const int8_t *left, const int8_t *right, int8_t *y, int32_t count, const mj_add_params *params);
     const mj_add_params *add; /* its left operand is the result if `result_left`, else the residual */
     int32_t result_left;
+    const struct mj_rows *next; /* where rows of the result go instead of y; NULL: to y */
 } mj_rows;
 
 /* x (in_height, in_width, in_channels), picture bytes or int8; y (out_height, out_width, out_channels) */
 void mj_rows_s8(const void *x, int8_t *y, const mj_rows *rows);
 
-/* The same in parts: begin, then every row of the input in order, then end. */
+/* The same in parts: begin, then every row of the input in order, then end. Of several blocks the first one is given. */
 void mj_rows_begin(int8_t *y, const mj_rows *rows);
 void mj_rows_push(const void *x_row, const mj_rows *rows);
 void mj_rows_end(const mj_rows *rows);
