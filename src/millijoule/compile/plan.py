@@ -40,6 +40,7 @@ __all__ = [
     "Overlap",
     "StepMemory",
     "aligned",
+    "live_bytes",
     "lower_bound",
     "plan_memory",
 ]
@@ -156,6 +157,7 @@ class MemoryPlan:
         alignment: every offset is a multiple of it.
         buffers: in order of their first layer.
         steps: what is alive in each layer, in the order of execution.
+        fast_offset: what lies from here on is in the board's fastest memory, see `placement`; None: nothing is.
     """
 
     arena_bytes: int
@@ -164,6 +166,17 @@ class MemoryPlan:
     alignment: int
     buffers: tuple[Buffer, ...]
     steps: tuple[StepMemory, ...]
+    fast_offset: int | None = None
+
+    @property
+    def slow_bytes(self) -> int:
+        """Bytes of the arena without its fast part."""
+        return self.arena_bytes if self.fast_offset is None else self.fast_offset
+
+    @property
+    def fast_bytes(self) -> int:
+        """Bytes of the arena that lie in the board's fastest memory by themselves."""
+        return self.arena_bytes - self.slow_bytes
 
     def buffer(self, name: str) -> Buffer:
         """The buffer called `name`. Raises KeyError when there is none."""
@@ -193,6 +206,18 @@ def lower_bound(
     return max(_live_bytes(lifetimes, steps, alignment, _distances(lifetimes, alignment, overlaps)), default=0)
 
 
+def live_bytes(
+    lifetimes: Sequence[Lifetime], steps: int, alignment: int = ALIGNMENT, overlaps: Sequence[Overlap] = ()
+) -> list[int]:
+    """The bytes that each layer needs at least; the largest is `lower_bound`.
+
+    Raises:
+        PlacementError: as for `lower_bound`.
+    """
+    halves = _live_bytes(lifetimes, steps, alignment, _distances(lifetimes, alignment, overlaps))
+    return [max(pair) for pair in zip(halves[0::2], halves[1::2], strict=True)]
+
+
 def plan_memory(
     lifetimes: Sequence[Lifetime],
     step_names: Sequence[str],
@@ -211,8 +236,7 @@ def plan_memory(
         PlacementError: an overlap of buffers that do not exist, or not of a dying and a new one.
     """
     distances = _distances(lifetimes, alignment, overlaps)
-    halves = _live_bytes(lifetimes, len(step_names), alignment, distances)
-    live = [max(pair) for pair in zip(halves[0::2], halves[1::2], strict=True)]
+    live = live_bytes(lifetimes, len(step_names), alignment, overlaps)
     bound = max(live, default=0)
     walls = _walls(lifetimes, alignment, distances)
     best, strategy = _search(lifetimes, bound, alignment, walls)

@@ -203,10 +203,10 @@ def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, 
 
     def call(step: Step) -> Call:
         offset = plan.buffer(parts.scratch[step.index]).offset if step.index in parts.scratch else None
-        scratch = "NULL" if offset is None else f"&mj_arena[{offset}]"
+        scratch = "NULL" if offset is None else f"MJ_AT(uint8_t, {offset})"
         copies = staged.get(step.index, {})
         where = {name: copy.offset for name, copy in copies.items() if not copy.tiles}
-        if step.rows is None or offset is None:
+        if not step.rows or offset is None:
             return lower(graph, step, address, scratch, where)
         layer = LoweredLayer(graph, step, address, scratch, step.node, step.kernel, where)
         return lower_rows(layer, step.rows, offset, lambda node: choose(graph, node, kernels).name, copies)
