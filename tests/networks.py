@@ -229,6 +229,9 @@ class _Maker:
         return True
 
     def sum(self, other: str) -> None:
+        quant = self.builder._tensors[other].quant
+        if quant is not None and quant.scalar_scale > 2.0**18 * self.current_quant().scalar_scale:
+            return  # no sum has a multiplier for that
         order = [other, self.value] if self.rng.random() < 0.5 else [self.value, other]
         self.value = self.node("add", order, self.shape, self.quant(self.current_quant().scalar_scale), self.clamp())
 

@@ -1,0 +1,436 @@
+"""Chains of layers that run row by row: which they are, how far a result may overlap its input, how weights are packed.
+
+The schedule of `mj_rows_s8.c` is followed here a second time, row by row, to check what `rows` computes in closed form.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arenas import writes_outside
+from millijoule.build.host import build_host
+from millijoule.compile import compile_graph
+from millijoule.compile.legal import row_layers
+from millijoule.compile.lower_rows import lane_order, pack_lanes
+from millijoule.compile.rows import (
+    Block,
+    RowMemory,
+    find_blocks,
+    geometry_allows,
+    memory_of,
+    overlap_distance,
+)
+from millijoule.graph import Graph, GraphBuilder, Quant
+from millijoule.kernels import Dims, dims_of
+from networks import BLOCKS, LAYERS, any_network, random_network
+
+QUANT = Quant.per_tensor(0.05, 3)
+
+
+class Net:
+    """Integer layers by hand; every method returns the name of its result."""
+
+    def __init__(self, size: tuple[int, int, int] = (8, 8, 3)) -> None:
+        self.builder = GraphBuilder("net")
+        self.rng = np.random.default_rng(0)
+        self.shapes: dict[str, tuple[int, ...]] = {"picture": (1, *size)}
+        self.builder.input("picture", (1, *size), "uint8")
+        self.x = self.node("normalize", ["picture"], (1, *size), {"scale": (0.02,), "offset": (-1.0,)})
+
+    def node(self, op: str, inputs: Sequence[str], shape: tuple[int, ...], attrs: dict[str, Any]) -> str:
+        count = sum(node.op == op for node in self.builder._nodes)
+        name = f"{op}{count}"
+        self.builder.node(op, inputs, shape, attrs=attrs, dtype="int8", quant=QUANT, source=name, output=name)
+        self.shapes[name] = shape
+        return name
+
+    def conv(
+        self,
+        x: str,
+        out: int | None,
+        kernel: tuple[int, int] = (1, 1),
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+        dilation: tuple[int, int] = (1, 1),
+    ) -> str:
+        """A convolution; depthwise when `out` is None."""
+        _, *size, channels = self.shapes[x]
+        result = [
+            (size[i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+            for i in (0, 1)
+        ]
+        shape = (1, *kernel, channels) if out is None else (out, *kernel, channels)
+        scale = 1 / (60 * math.sqrt(math.prod(shape[1:3]) * (1 if out is None else channels)))
+        weights = self.rng.integers(-127, 128, shape).astype(np.int8)
+        name = self.builder.constant("w", weights, Quant.per_tensor(scale))
+        attrs = {"stride": stride, "padding": padding, "dilation": dilation}
+        op = "depthwise_conv2d" if out is None else "conv2d"
+        return self.node(op, [x, name], (1, *result, channels if out is None else out), attrs)
+
+    def same(self, x: str, out: int | None, size: int = 3, stride: int = 1) -> str:
+        return self.conv(x, out, (size, size), (stride, stride), (size // 2,) * 4)
+
+    def add(self, a: str, b: str) -> str:
+        return self.node("add", [a, b], self.shapes[a], {})
+
+    def build(self, *last: str) -> Graph:
+        """The classifier behind the last map; further names become readers that keep other maps alive."""
+        value = last[0]
+        for other in last[1:]:
+            value = self.add(value, other)
+        self.node("mean", [value], (1, self.shapes[value][-1]), {})
+        weights = self.builder.constant(
+            "w", self.rng.integers(-127, 128, (4, self.shapes[value][-1])).astype(np.int8), Quant.per_tensor(0.002)
+        )
+        return self.builder.build([self.node("dense", ["mean0", weights], (1, 4), {})])
+
+
+def blocks(graph: Graph) -> list[tuple[str, ...]]:
+    found = find_blocks(graph, row_layers(graph))
+    return [tuple(node.output for node in block.nodes) for block in found]
+
+
+# *** which layers are a chain *****
+
+
+def test_a_mobilenet_is_cut_into_its_blocks() -> None:
+    net = Net()
+    x = net.same(net.x, 8, stride=2)
+    x = net.conv(net.same(x, None), 4)
+    wide = net.same(net.conv(x, 24), None)
+    x = net.add(x, net.conv(wide, 4))
+    x = net.conv(net.same(net.conv(x, 12), None, 5, 2), 6)
+    x = net.conv(x, 20)
+    assert blocks(net.build(x)) == [
+        ("normalize0", "conv2d0", "depthwise_conv2d0", "conv2d1"),
+        ("conv2d2", "depthwise_conv2d1", "conv2d3", "add0"),
+        ("conv2d4", "depthwise_conv2d2", "conv2d5"),
+        ("conv2d6",),
+    ]
+
+
+def test_a_residual_network_keeps_the_shortcut_that_comes_first() -> None:
+    net = Net()
+    shortcut = net.conv(net.x, 6, stride=(2, 2))
+    main = net.same(net.same(net.x, 5, stride=2), 6)
+    graph = net.build(net.add(main, shortcut))
+    assert blocks(graph) == [("conv2d0",), ("conv2d1",), ("conv2d2", "add0")]
+    (block,) = (block for block in find_blocks(graph, row_layers(graph)) if block.add)
+    assert block.residual == "conv2d0" and block.input == "conv2d1" and block.last_product.output == "conv2d2"
+    net = Net()
+    main = net.same(net.same(net.x, 5, stride=2), 6)
+    graph = net.build(net.add(main, net.conv(net.x, 6, stride=(2, 2))))
+    assert blocks(graph) == [("conv2d0",), ("conv2d1",), ("conv2d2", "add0")]  # the later one takes the sum
+
+
+def test_a_map_with_two_readers_ends_a_chain() -> None:
+    net = Net()
+    wide = net.conv(net.x, 6)
+    graph = net.build(net.conv(net.same(wide, None), 6), wide)
+    assert blocks(graph) == [("conv2d0",), ("depthwise_conv2d0", "conv2d1", "add0")]
+    net = Net()
+    wide = net.conv(net.x, 6)
+    filtered = net.same(wide, None)
+    graph = net.build(net.conv(filtered, 6), filtered)
+    assert blocks(graph) == [("conv2d0", "depthwise_conv2d0"), ("conv2d1", "add0")]
+
+
+def test_a_sum_of_a_map_with_itself_and_a_sum_with_a_later_map_stay_layers() -> None:
+    net = Net()
+    x = net.conv(net.x, 6)
+    assert blocks(net.build(net.add(x, x))) == [("conv2d0",)]
+    net = Net()
+    first, second = net.conv(net.x, 6), net.conv(net.x, 6)
+    later = net.node("clamp", [second], net.shapes[second], {"clamp": (0.0, 1.0)})
+    assert blocks(net.build(net.add(first, later))) == [("conv2d0",), ("conv2d1",)]
+
+
+def test_a_normalised_picture_belongs_to_a_windowed_convolution_alone() -> None:
+    net = Net()
+    assert blocks(net.build(net.conv(net.x, 4)))[0] == ("conv2d0",)
+    net = Net()
+    assert blocks(net.build(net.conv(net.x, 4, (1, 1), (2, 2))))[0] == ("normalize0", "conv2d0")
+    net = Net()
+    assert blocks(net.build(net.same(net.x, None)))[0] == ("depthwise_conv2d0",)
+    net = Net()
+    graph = net.build(net.add(net.same(net.x, 3), net.x))
+    assert blocks(graph)[0] == ("conv2d0", "add0")  # another reader of the normalised picture
+
+
+@pytest.mark.parametrize(
+    ("out", "kernel", "stride", "padding", "dilation", "allowed"),
+    [
+        (4, (3, 3), (1, 1), (2, 9, 2, 9), (1, 1), True),
+        (4, (3, 3), (1, 1), (3, 0, 0, 0), (1, 1), False),
+        (4, (3, 3), (1, 1), (0, 0, 3, 0), (1, 1), False),
+        (4, (3, 3), (1, 1), (0, 0, 0, 0), (2, 1), False),
+        (4, (3, 3), (5, 7), (0, 0, 0, 0), (1, 1), True),
+        (None, (3, 3), (7, 2), (0, 0, 0, 0), (1, 1), True),
+        (None, (3, 3), (1, 3), (0, 0, 0, 0), (1, 1), False),
+    ],
+)
+def test_geometry(
+    out: int | None, kernel: Any, stride: Any, padding: Any, dilation: tuple[int, int], allowed: bool
+) -> None:
+    net = Net()
+    x = net.conv(net.x, out, kernel, stride, padding, dilation)
+    graph = net.build(x)
+    assert geometry_allows(graph, next(node for node in graph.nodes if node.output == x)) is allowed
+
+
+names = st.lists(st.sampled_from((*LAYERS, *BLOCKS, *BLOCKS)), min_size=1, max_size=6)
+networks = st.builds(
+    random_network,
+    names,
+    st.integers(0, 2**31),
+    size=st.tuples(st.integers(1, 20), st.integers(1, 23), st.integers(1, 4)),
+    rounding=st.sampled_from(("single", "double", "mulhi")),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(networks)
+def test_blocks_share_no_layer_and_leave_no_reader_outside(graph: Graph) -> None:
+    able, readers = row_layers(graph), graph.consumers()
+    found = find_blocks(graph, able)
+    inside = [node.output for block in found for node in block.nodes]
+    assert len(inside) == len(set(inside))
+    for block in found:
+        assert block.conv or block.filter
+        for node, following in itertools.pairwise(block.nodes):
+            assert readers[node.output] == [following] and node.output not in graph.outputs
+        assert all(node.output in able for node in (block.conv, block.filter, block.project) if node)
+
+
+# *** memory and overlap *****
+
+
+@dataclass
+class Schedule:
+    """What `mj_rows_begin`, `_push` and `_end` do with rows, nothing else.
+
+    `read[r]` is how many input rows have been read before row r of the result is written.
+    """
+
+    memory: RowMemory
+    received: int = 0
+    made: int = 0
+    pushed: int = 0
+    read: list[int] = field(default_factory=list)
+
+    def run(self) -> list[int]:
+        first = self.memory.conv or self.memory.filter
+        assert first is not None
+        for _ in range(first.in_height):
+            self.pushed += 1
+            self.push()
+        self.end()
+        return self.read
+
+    def out_height(self) -> int:
+        return (self.memory.filter or self.memory.last).out_height
+
+    def push(self) -> None:
+        if self.memory.window:
+            self.received += 1
+            self.windows()
+        elif self.memory.conv:
+            self.convolve()
+        else:
+            self.made_row()
+
+    def windows(self) -> None:
+        conv = self.memory.conv
+        assert conv is not None
+        while True:
+            done = self.made if self.memory.filter else len(self.read)
+            if done >= conv.out_height or done * conv.stride[0] - conv.padding[0] + conv.kernel[0] > self.received:
+                return
+            self.convolve()
+
+    def convolve(self) -> None:
+        if self.memory.filter is None:
+            self.read.append(self.pushed)
+        else:
+            self.made_row()
+
+    def made_row(self) -> None:
+        dims = self.memory.filter
+        assert dims is not None
+        self.made += 1
+        while len(self.read) < dims.out_height:
+            if len(self.read) * dims.stride[0] - dims.padding[0] + dims.kernel[0] > self.made:
+                return
+            self.read.append(self.pushed)
+
+    def end(self) -> None:
+        conv, dims = self.memory.conv, self.memory.filter
+        while conv is not None and self.memory.window:
+            if (self.made if dims else len(self.read)) >= conv.out_height:
+                break
+            self.received += 1
+            self.windows()
+        while len(self.read) < self.out_height():
+            self.made_row()
+
+
+def harmless(graph: Graph, memory: RowMemory, distance: int) -> bool:
+    """Whether no byte of the input is overwritten before it is read, the result `distance` bytes behind it."""
+    block = memory.block
+    total, size = graph.tensor(block.input).bytes, graph.tensor(block.output).bytes
+    first = memory.conv or memory.filter
+    assert first is not None
+    read = Schedule(memory).run()
+    in_row, out_row = total // first.in_height, size // len(read)
+    for row, count in enumerate(read):
+        begin, end = distance + row * out_row, distance + (row + 1) * out_row
+        unread = (count * in_row, total)
+        if begin < unread[1] and unread[0] < min(end, total):
+            return False
+        if block.residual == block.input:
+            waiting = ((row + 1) * out_row, total)  # rows that are added later
+            if begin < waiting[1] and waiting[0] < min(end, total):
+                return False
+            if row * out_row < begin < (row + 1) * out_row:  # the row's own elements, from front to back
+                return False
+    return True
+
+
+@settings(deadline=None, max_examples=100)
+@given(networks)
+def test_the_overlap_is_the_largest_that_harms_nobody(graph: Graph) -> None:
+    for block in find_blocks(graph, row_layers(graph)):
+        memory = memory_of(graph, block)
+        distance = overlap_distance(graph, memory)
+        assert distance <= graph.tensor(block.input).bytes
+        step = max(1, graph.tensor(block.output).bytes // 7)
+        for smaller in (0, 1, 2, 7, *range(8, graph.tensor(block.output).bytes + 8, step)):
+            assert harmless(graph, memory, distance - smaller), (block, distance, smaller)
+        if block.residual != block.input and distance < graph.tensor(block.input).bytes:
+            assert not harmless(graph, memory, distance + 1), (block, distance)
+
+
+@pytest.mark.parametrize(
+    ("build", "distance"),
+    [
+        (lambda net: net.conv(net.conv(net.x, None, (3, 3), (1, 1), (1, 1, 1, 1)), 3), 24),
+        (lambda net: net.conv(net.same(net.conv(net.x, 12), None), 3), 24),
+        (lambda net: net.conv(net.same(net.conv(net.x, 12), None), 6), -120),
+        (lambda net: net.add(net.x, net.conv(net.same(net.conv(net.x, 12), None), 3)), 0),
+        (lambda net: net.same(net.x, None, 5), 48),
+        (lambda net: net.same(net.x, None, 3, 2), 36),
+    ],
+    ids=["separable", "inverted", "widening", "residual", "5x5", "stride 2"],
+)
+def test_overlaps_by_hand(build: Any, distance: int) -> None:
+    """Maps of 8 rows of 24 bytes: the result may begin a row late for each row below the window's middle."""
+    net = Net()
+    net.x = net.node("clamp", [net.x], net.shapes[net.x], {"clamp": (-9.0, 9.0)})
+    graph = net.build(build(net))
+    block = next(block for block in find_blocks(graph, row_layers(graph)) if block.filter)
+    assert overlap_distance(graph, memory_of(graph, block)) == distance
+
+
+@settings(deadline=None, max_examples=60)
+@given(networks)
+def test_parts_of_the_scratch_memory_lie_side_by_side(graph: Graph) -> None:
+    for block in find_blocks(graph, row_layers(graph)):
+        memory = memory_of(graph, block)
+        spans = sorted((offset, offset + size) for offset, size in memory.parts.values())
+        assert spans[0][0] == 0 and spans[-1][1] == memory.bytes
+        assert all(end <= start < end + 8 and start % 8 == 0 for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_layer_writes_nothing_but_its_result_and_its_scratch(seed: int) -> None:
+    """Every byte of the arena is compared before and after each layer, on this computer."""
+    graph = any_network(seed + 500, largest=13, layers=4)
+    for kernels in ("dsp", "plain"):
+        assert writes_outside(build_host(compile_graph(graph, kernels=kernels)), seed) == []
+
+
+# *** lanes *****
+
+
+def gathered(pixel: np.ndarray) -> list[int]:
+    """The numbers of one pixel in the order of `gather` in mj_rows_s8.c, two to a word."""
+    numbers, c = [], 0
+    while c + 4 <= len(pixel):
+        even, odd = (pixel[c], pixel[c + 2]), (pixel[c + 1], pixel[c + 3])  # SXTB16, SXTB16 with ROR 8
+        numbers += [*even, *odd]
+        c += 4
+    while c < len(pixel):
+        numbers += [pixel[c], pixel[c + 1] if c + 1 < len(pixel) else 77]  # the second half may hold anything
+        c += 2
+    return [int(n) for n in numbers]
+
+
+def collected(window: np.ndarray) -> list[int]:
+    """The numbers of one window (rows, columns, channels) in the order of `collect`."""
+    numbers = []
+    for row in window.reshape(len(window), -1):
+        numbers += [int(n) for n in row]
+        if len(row) % 2:
+            numbers.append(-55)  # the number behind the window
+    return numbers
+
+
+def product(words: np.ndarray, numbers: Sequence[int], pair: int) -> tuple[int, int]:
+    """Both sums of a pair of channels as `mj_rows.h` says: from 256 * high + low and from the signed low bytes."""
+    depth = len(numbers) // 2
+    high = low = 0
+    for k, number in enumerate(numbers):
+        word = int(words[pair * depth + k // 2])
+        lane = (word >> 16 if k % 2 else word) & 0xFFFF
+        lane = lane - 0x10000 if lane >= 0x8000 else lane
+        byte = lane & 0xFF
+        high += number * lane
+        low += number * (byte - 256 if byte >= 128 else byte)
+    assert (high - low) % 256 == 0
+    return low, (high - low) // 256
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 7),
+    st.integers(1, 13),
+    st.none() | st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.integers(0, 2**32 - 1),
+)
+def test_packed_weights_give_the_sums(out: int, channels: int, kernel: tuple[int, int] | None, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    window = kernel or (1, 1)
+    weights = rng.choice([-127, 127, 1, 0, -1, 100], (out, *window, channels)).astype(np.int8)
+    weights[0::2][rng.random(weights[0::2].shape) < 0.2] = -128  # the low half of a lane may hold it
+    data = rng.integers(-128, 128, (*window, channels)).astype(np.int8)
+    dims = Dims(in_channels=channels, out_channels=out, kernel=window)
+    order = lane_order(dims, kernel is not None)
+    words = pack_lanes(weights.reshape(out, -1), order)
+    numbers = collected(data) if kernel else gathered(data.ravel())
+    assert len(numbers) == len(order) and len(words) == -(-out // 2) * len(order) // 2
+    assert sorted(order[order >= 0]) == list(range(math.prod(window) * channels))
+    expected = [int((w.astype(np.int64) * data).sum()) for w in weights] + [0] * (out % 2)
+    assert [s for pair in range(-(-out // 2)) for s in product(words, numbers, pair)] == expected
+
+
+def test_memory_names_its_sizes() -> None:
+    net = Net((9, 7, 3))
+    graph = net.build(net.conv(net.same(net.conv(net.x, 5), None), 3))
+    (block,) = find_blocks(graph, row_layers(graph))
+    assert isinstance(block, Block)
+    memory = memory_of(graph, block)
+    assert set(memory.parts) == {"state", "conv_pairs", "filters", "planes", "project_pairs", "groups", "row"}
+    assert memory.parts["conv_pairs"][1] == 3 * 32 and memory.parts["project_pairs"][1] == 2 * 32
+    assert memory.parts["filters"][1] == 5 * (16 + 3 * 8)
+    assert memory.conv == dims_of(graph, block.nodes[0]) and memory.last.out_channels == 3
+    assert memory.parts["groups"][1] == 4 * 3 * 8  # five channels, seven pixels rounded up
+    assert memory.parts["row"][1] == 4 * 8
