@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 
+from millijoule.kernels.assembly import product_sizes as sizes
 from millijoule.kernels.assembly.product_block import Block
 from millijoule.kernels.assembly.writer import Writer
 
@@ -34,42 +35,26 @@ _FIELDS = {
     )
 }
 # words of the frame; the first five are loaded together
-_FRAME = {
-    name: 4 * number
-    for number, name in enumerate(
-        ("x", "weights", "pairs", "out", "depth", "count", "rest", "back", "all", "call", "later", "full")
-    )
-}
-_FRAME_BYTES = 52
+_FRAME_NAMES = (
+    "x",
+    "weights",
+    "pairs",
+    "out",
+    "depth",
+    "count",
+    "rest",
+    "back",
+    "all",
+    "call",
+    "later",
+    "full",
+    "behind",
+)
+_FRAME = {name: 4 * number for number, name in enumerate(_FRAME_NAMES)}
+_FRAME_BYTES = 60
 _LARGEST_SHIFT = 15  # of the shortcut
 _LARGEST_SHIFT_OF_DOUBLE = 22  # for which half a unit and the zero point fit into one addend
 _SLOTS = 3  # rows in a plane; with another number, "any" is taken
-
-_STRAIGHT_DEPTHS = {"planes": (4, 8, 15, 16), "pixels": (8,)}
-_DEPTH_APART = 4  # so few words that there is room for two groups and for the weights of both channels by themselves
-# of groups and of rests; whether a rest shares the code that makes results of a group's sums. On Cortex-M4 what stays
-# in 1 KB of instruction cache, measured; bounds need more code.
-_Unroll = dict[str, tuple[int, int, bool]]
-_UNROLL: dict[tuple[str, bool], _Unroll] = {  # by form and whether results have bounds
-    ("planes", False): {"whole": (12, 0, False), "two": (7, 4, False), "three": (6, 5, True)},
-    ("planes", True): {"whole": (10, 0, False), "two": (6, 3, False), "three": (5, 4, True)},
-    ("pixels", False): {"whole": (12, 0, False), "two": (7, 4, False), "three": (6, 5, True)},
-    ("pixels", True): {"whole": (10, 0, False), "two": (7, 3, True), "three": (5, 4, True)},
-}
-_UNROLL_DOUBLE: dict[tuple[str, bool], _Unroll] = {
-    ("planes", False): {"whole": (9, 0, False), "two": (5, 3, False), "three": (5, 4, True)},
-    ("planes", True): {"whole": (8, 0, False), "two": (6, 3, True), "three": (4, 4, True)},
-    ("pixels", False): {"whole": (9, 0, False), "two": (6, 3, True), "three": (5, 4, True)},
-    ("pixels", True): {"whole": (8, 0, False), "two": (6, 3, True), "three": (4, 4, True)},
-}
-_UNROLL_ANY = (4, 2, False)
-_UNROLL_LATER = 12
-# When a rest of one or two pixels is done in a second pass over all pairs: the first pass then has the quicker code for
-# whole groups. Weights must not come from flash twice, and the second pass has costs of its own.
-_RAM = 0x20000000
-_DEPTH_OF_SPLIT = 16
-_WORDS_OF_SPLIT = 160
-_UNROLL_M7 = (24, 12, False)
 
 
 @functools.cache
@@ -88,7 +73,7 @@ class _Product:
         self.block = Block(self.writer, core, rounding, form, clamped)
         self._left: list[tuple[str, str]] = []
         self.ways = {way: self.writer.label(way) for way in ("whole", "two", "three", "any", "split", "careful", "end")}
-        self.straight = {depth: self.writer.label(f"straight{depth}") for depth in _STRAIGHT_DEPTHS[form]}
+        self.straight = {depth: self.writer.label(f"straight{depth}") for depth in sizes.STRAIGHT_DEPTHS[core, form]}
 
     def text(self) -> str:
         write = self.writer
@@ -155,40 +140,43 @@ class _Product:
         if self.form == "planes":
             write.emit(f"cmp r7, #{4 * _SLOTS}")
             write.emit(f"bne {self.ways['any']}")
-        two = self.ways["split" if self.core == "cortex-m4" else "any"]
-        three, whole = (self.ways[way] if self.core == "cortex-m4" else two for way in ("three", "whole"))
-        write.block(f"""
-            cmp r2, #3
-            beq {three}
-            cmp r2, #0
-            bne {two}""")
+        if self.core == "cortex-m4":
+            write.block(f"""
+                cmp r2, #3
+                beq {self.ways["three"]}
+                cmp r2, #0
+                bne {self.ways["split"]}""")
+        else:
+            self.block.name_registers(4)
+            self._choose_rest((2, 3), sizes.UNROLL_M7[1])
         for depth, label in self.straight.items():
             write.emit(f"cmp r3, #{depth}")
             write.emit(f"beq {label}")
-        write.emit(f"b {whole}")
+        write.emit(f"b {self.ways['whole' if self.core == 'cortex-m4' else 'any']}")
         if self.core == "cortex-m4":
             self._split()
+        else:
+            self._rest_of_straight()
 
     def _split(self) -> None:
         """Whole groups first and the rest of one or two pixels later, where this pays, or both together; r3: depth."""
         write = self.writer
         write.place(self.ways["split"])
         write.block(f"""
-            ldr r6, [r0, #{_FIELDS["weights"]}]
-            cmp r6, #{_RAM:#x}
-            blo {self.ways["two"]}
-            cmp r4, #0
+            ldr r6, [r0, #{_FIELDS["pixels"]}]
+            lsrs r6, r6, #2
             beq {self.ways["two"]}
+            ldr r4, [r0, #{_FIELDS["weights"]}]
+            cmp r4, #{sizes.RAM:#x}
+            blo {self.ways["two"]}
             mov r5, #1
             str r5, [sp, #{_FRAME["later"]}]""")
-        if _DEPTH_OF_SPLIT in self.straight:
-            write.emit(f"cmp r3, #{_DEPTH_OF_SPLIT}")
-            write.emit(f"beq {self.straight[_DEPTH_OF_SPLIT]}")
+        if sizes.DEPTH_OF_SPLIT in self.straight:
+            write.emit(f"cmp r3, #{sizes.DEPTH_OF_SPLIT}")
+            write.emit(f"beq {self.straight[sizes.DEPTH_OF_SPLIT]}")
         write.block(f"""
-            ldr r6, [r0, #{_FIELDS["pixels"]}]
-            lsr r6, r6, #2
             mul r6, r6, r3
-            cmp r6, #{_WORDS_OF_SPLIT}
+            cmp r6, #{sizes.WORDS_OF_SPLIT}
             bhs {self.ways["whole"]}
             mov r5, #0
             str r5, [sp, #{_FRAME["later"]}]
@@ -219,10 +207,10 @@ class _Product:
             write.emit(f"ldr r1, [r0, #{_FIELDS[name]}]")
             write.emit(f"str r1, [sp, #{_FRAME[name]}]")
         block.name_registers(2)
-        block.choose_entry(2, _UNROLL_LATER, "REST_ENTRY")
+        block.choose_entry(2, sizes.UNROLL_LATER, "REST_ENTRY")
         write.place(pair)
         self._begin_pair(here=again, odd_out=self.form == "planes")
-        block.looped(2, _UNROLL_LATER, "REST_ENTRY", constant=self.form == "planes")
+        block.looped(2, sizes.UNROLL_LATER, "REST_ENTRY", constant=self.form == "planes")
         write.place(again)
         write.block(f"""
             ldr r2, [sp, #{_FRAME["count"]}]
@@ -327,14 +315,14 @@ class _Product:
     def _straight(self, depth: int) -> None:
         write, block = self.writer, self.block
         pair, again, group, second = (write.label(name) for name in ("pair", "again", "group", "second"))
-        apart = self.core == "cortex-m4" and depth == _DEPTH_APART
+        apart = self.core == "cortex-m4" and depth == sizes.DEPTH_APART
         twice = apart and not self.clamped and self.rounding != "double"  # these need more code behind each group
         block.name_registers(4)
-        # here x points to the next word to load
-        write.block("""
-            vmov r2, X_END
-            add r2, r2, #16
-            vmov X_END, r2""")
+        if self.core == "cortex-m4":  # here x points to the next word to load
+            write.block("""
+                vmov r2, X_END
+                add r2, r2, #16
+                vmov X_END, r2""")
         if twice:
             # an odd number of groups begins with the second one of the loop
             entry = write.label("entry")
@@ -352,23 +340,62 @@ class _Product:
         write.place(pair)
         self._begin_pair(here=again, odd_out=self.form == "planes")
         block.begin_straight(depth, apart=apart)
+        rest = write.label("rest")
         if twice:
             write.emit("vmov r2, ENTRY")
             write.emit("bx r2")
+        if self.core == "cortex-m7":
+            write.block(f"""
+                vmov r2, X_END
+                cmp r0, r2
+                beq {rest}""")
         write.align(2)
         write.place(group)
         if twice:
             block.straight(depth, "", apart=True)
             write.place(second)
         block.straight(depth, group, apart=apart)
+        write.place(rest)
+        if self.core == "cortex-m7":
+            write.block(f"""
+                ldr r2, [sp, #{_FRAME["rest"]}]
+                cmp r2, #0
+                beq {again}
+                adr.w r3, {again}
+                orr r3, r3, #1
+                str r3, [sp, #{_FRAME["behind"]}]
+                b {self.ways["end"]}_rest""")
         write.place(again)
         self._end_pair(pair)
 
-    def _unrolled(self, way: str) -> tuple[int, int, bool]:
-        if self.core == "cortex-m7":
-            return _UNROLL_M7
-        table = _UNROLL_DOUBLE if self.rounding == "double" else _UNROLL
-        return table[self.form, self.clamped].get(way, _UNROLL_ANY)
+    def _rest_of_straight(self) -> None:
+        """Cortex-M7: one to three pixels behind the groups of a straight way."""
+        write, block = self.writer, self.block
+        three = write.label("three")
+        write.place(f"{self.ways['end']}_rest")
+        write.emit("cmp r2, #3")
+        write.emit(f"beq {three}")
+        for pixels in (2, 3):
+            if pixels == 3:
+                write.place(three)
+            block.name_registers(pixels)
+            block.looped(pixels, sizes.UNROLL_M7[1], "REST_ENTRY", constant=self.form == "planes")
+            write.emit(f"ldr r2, [sp, #{_FRAME['behind']}]")
+            write.emit("bx r2")
+        block.tables()
+
+    def _choose_rest(self, rests: tuple[int, ...], unroll: int) -> None:
+        """Where the loop over words of the rest is entered; r2: its pixels, r3: depth."""
+        write, chosen = self.writer, self.writer.label("chosen")
+        for pixels in rests:
+            other = write.label("other")
+            if pixels != rests[-1]:
+                write.emit(f"cmp r2, #{pixels}")
+                write.emit(f"bhi {other}")
+            self.block.choose_entry(pixels, unroll, "REST_ENTRY")
+            write.emit(f"b {chosen}")
+            write.place(other)
+        write.place(chosen)
 
     def _looped(self, way: str, *, rests: tuple[int, ...], constant: bool) -> None:
         """Groups in a loop over words, then the rest of the row.
@@ -379,20 +406,11 @@ class _Product:
             constant: whether planes have the usual number of rows.
         """
         write, block = self.writer, self.block
-        unroll, unroll_rest, shares = self._unrolled(way)
+        unroll, unroll_rest, shares = sizes.unrolled(self.core, self.form, self.clamped, self.rounding, way)
         pair, again, group, rest = (write.label(name) for name in ("pair", "again", "group", "rest"))
         block.name_registers(4)
         block.choose_entry(4, unroll, "ENTRY")
-        chosen = write.label("chosen")
-        for pixels in rests:
-            other = write.label("other")
-            if pixels != rests[-1]:
-                write.emit(f"cmp r2, #{pixels}")
-                write.emit(f"bhi {other}")
-            block.choose_entry(pixels, unroll_rest, "REST_ENTRY")
-            write.emit(f"b {chosen}")
-            write.place(other)
-        write.place(chosen)
+        self._choose_rest(rests, unroll_rest)
         write.place(pair)
         self._begin_pair(here=again, odd_out=constant)
         if rests:

@@ -164,7 +164,8 @@ class Block:
             for run in _STRAIGHT_RUNS:
                 if group := _STRAIGHT_WEIGHTS[:depth][run]:
                     write.emit(f"vldmia r1!, {{{', '.join(group)}}}")
-        write.emit("add r0, r0, #16")
+        if self.core == "cortex-m4":
+            write.emit("add r0, r0, #16")
 
     def _begin_apart(self) -> None:
         """Weights of the even channel and 256 times those of the odd one; biases likewise."""
@@ -191,7 +192,7 @@ class Block:
             if self.core == "cortex-m7":
                 lines += [f"ldr W, [w, #{4 * number}]", "sxtb16 L, W"]
                 for pixel in range(4):
-                    lines.append(f"ldr X{pixel % 2}, [x, #{16 * number + 4 * pixel}]")
+                    lines.append(f"ldr X{pixel % 2}, [x, #{16 * (number + 1) + 4 * pixel}]")
                     lines += self._multiplied(pixel, f"X{pixel % 2}", "L", *starts)
                 continue
             products = [self._multiplied(pixel, f"X{pixel}", "W", *starts) for pixel in range(4)]
