@@ -122,6 +122,12 @@ def _verify_integer(graph: Graph, node: Node) -> None:
     elif node.op == "add":  # raises where a ratio of scales is out of range
         add_plan(graph.quant(node.inputs[0]), graph.quant(node.inputs[1]), graph.quant(node.output), graph.rounding)
     elif node.op == "mean":
+        zero, count = graph.quant(node.inputs[0]).scalar_zero_point, data.shape[1] * data.shape[2]
+        worst = count * max(INT8_MAX - zero, zero - INT8_MIN)
+        if worst >= 2**31:
+            raise QuantizationError(
+                _layer(node), f"the sum of {count} pixels could reach {worst}, beyond 32 bits", "Pool a smaller map"
+            )
         mean_multiplier(
             graph.quant(node.inputs[0]), graph.quant(node.output), data.shape[1] * data.shape[2], graph.rounding
         )
