@@ -58,10 +58,19 @@ class RowMachine:
         argument: the struct its only argument points to.
         plain: the C, also where there is assembler text.
         text: assembler text to use instead of the registered one.
+        compiler: "zig" or "gcc".
     """
 
     def __init__(
-        self, board: str, name: str, rounding: str, argument: str, *, plain: bool = False, text: str | None = None
+        self,
+        board: str,
+        name: str,
+        rounding: str,
+        argument: str,
+        *,
+        plain: bool = False,
+        text: str | None = None,
+        compiler: str = "zig",
     ) -> None:
         self.board, self.name = load_board(board), name
         text = text or (None if plain else assembly_source(name, self.board.core, rounding))
@@ -70,7 +79,8 @@ class RowMachine:
         own = firmware_sources(self.board)
         files |= {file: content for file, content in own.items() if file.endswith(".h") or file == "memory.c"}
         files["start.c"] = START % {"name": name, "struct": argument}
-        self.image = build_elf(files, self.board, defines={f"MJ_ROUNDING_{rounding.upper()}": "1"}, strict=True)
+        defines = {f"MJ_ROUNDING_{rounding.upper()}": "1"}
+        self.image = build_elf(files, self.board, compiler=compiler, defines=defines, strict=True)
         self.machine = Machine(self.image, self.board)
         self.ram = self.image.symbol("mj_stack_top").address + 1024  # data and stack lie below
         self.flash = self.board.flash.base + self.board.flash.size // 2

@@ -264,10 +264,10 @@ def compare(machine: Any, host: Host, name: str, rounding: str, total: int, seed
 MACHINES = [(board, rounding) for board in bench.BOARDS for rounding in ROUNDINGS]
 
 
-def machine_for(board: str, rounding: str, name: str) -> Any:
+def machine_for(board: str, rounding: str, name: str, compiler: str = "zig") -> Any:
     pytest.importorskip("unicorn")
     pytest.importorskip("ziglang")
-    machine = bench.RowMachine(board, name, rounding, "mj_product")
+    machine = bench.RowMachine(board, name, rounding, "mj_product", compiler=compiler)
     assert machine.is_assembly
     return machine
 
@@ -306,7 +306,10 @@ def test_assembly_reads_nothing_behind_its_buffers(board: str, name: str, part: 
         assert np.array_equal(found[fixed], hosts["single"].result(name, case)[fixed]), f"case {number}"
 
 
-@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")
+needs_gcc = pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")
+
+
+@needs_gcc
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_gnu_assembler_reads_the_text(rounding: str, tmp_path: Path) -> None:
     for core, unit in (("cortex-m4", "fpv4-sp-d16"), ("cortex-m7", "fpv5-d16")):
@@ -319,6 +322,13 @@ def test_gnu_assembler_reads_the_text(rounding: str, tmp_path: Path) -> None:
             command = ["arm-none-eabi-gcc", *flags, "-c", str(path), "-o", str(tmp_path / "product.o")]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
+
+
+@needs_gcc
+@pytest.mark.parametrize("board", bench.BOARDS)
+def test_gnu_assembler_makes_the_same_of_it(board: str, hosts: dict[str, Host]) -> None:
+    for name in ("mj_product_planes", "mj_product_pixels_clamped"):
+        compare(machine_for(board, "single", name, "gcc"), hosts["single"], name, "single", 40, 5)
 
 
 def test_other_names_and_cores_have_no_assembly() -> None:
