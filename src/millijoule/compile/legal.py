@@ -21,6 +21,10 @@ PRODUCT_LIMIT = 1 << 23
 """Sums of a product lie in [-2^23, 2^23): two of them share a word."""
 SHIFTS = {"single": (-23, -2), "double": (-31, 0), "mulhi": (0, 0)}
 """Shifts that the row kernels know, by rounding rule."""
+DOUBLED_LIMIT = 1 << 30
+"""Sums of a depthwise convolution with rule double lie in [-2^30, 2^30): they are doubled."""
+DOUBLED_SHIFTS = (-22, -1)
+"""Shifts of a depthwise convolution with rule double: half a unit and the zero point come in one addend."""
 CONSTANT_SCALE = 2.0**-10
 """What the sum of a channel without weights is multiplied by; any number by which every rule multiplies exactly."""
 
@@ -100,7 +104,10 @@ def refusal(graph: Graph, node: Node, stored: Mapping[str, Bounds] | None = None
             return f"a sum can reach {max(-smallest, largest):,}, beyond 2^23"
     if smallest < -(2**31) or largest >= 2**31 or numbers.bias.min() < -(2**31) or numbers.bias.max() >= 2**31:
         return "a sum can leave 32 bits"
-    first, last = SHIFTS[graph.rounding]
+    doubled = graph.rounding == "double" and node.op == "depthwise_conv2d"
+    if doubled and (smallest < -DOUBLED_LIMIT or largest >= DOUBLED_LIMIT):
+        return f"a sum can reach {max(-smallest, largest):,}, beyond 2^30"
+    first, last = DOUBLED_SHIFTS if doubled else SHIFTS[graph.rounding]
     if numbers.shift.min() < first or numbers.shift.max() > last:
         return f"its scales ask for shifts from {numbers.shift.min()} to {numbers.shift.max()}, not {first} to {last}"
     zero = graph.quant(node.output).scalar_zero_point

@@ -262,6 +262,7 @@ class Row:
             vmov a, out_back
             add out, out, a
         """)
+        self.double_addend()
         self.begin_channel()
         self.emit(f"tst b, #{self.turn & -self.turn}", "add b, source, b", "vmov end, b")
         for step in schedule.start:
@@ -348,7 +349,7 @@ class Row:
             self.constant("x", "multiplier")
             self.constant("y", "addend")
             self.scale(sums, "x", "y")
-            if self.rounding == "single":
+            if self.rounding != "mulhi":
                 self.constant("x", "shift")
                 self.shift(sums, "x")
             if not full:
@@ -404,8 +405,31 @@ class Row:
             self.emit(multiply.format(done, data, done))
 
     def scale(self, sums: Iterable[str], multiplier: str, addend: str) -> None:
+        """Sums times the multiplier, plus the addend.
+
+        Rule double: halves go away from zero, so that negative numbers get one less. The sign is the sum's; the first
+        rounding can only have made a negative one zero, and there it stays.
+        """
         multiply = "smmla" if self.rounding == "single" else "smmlar"
-        self.emit(*(f"{multiply} {name}, {name}, {multiplier}, {addend}" for name in sums))
+        for number, name in enumerate(sums):
+            if self.rounding == "double":
+                if number:
+                    self.constant(addend, "addend")
+                self.emit(f"add {addend}, {addend}, {name}, asr #31", f"lsl {name}, {name}, #1")
+            self.emit(f"{multiply} {name}, {name}, {multiplier}, {addend}")
+
+    def double_addend(self) -> None:
+        """Rule double: addend and shift of a channel become half a unit and the zero point: as with rule single."""
+        if self.rounding == "double":
+            self.emit("""
+                vmov a, addend
+                vmov b, shift
+                lsl a, a, #1
+                add a, a, #1
+                sub b, b, #1
+                lsl a, a, b
+                vmov addend, a
+            """)
 
     def shift(self, sums: Iterable[str], shift: str) -> None:
         self.emit(*(f"asr {name}, {name}, {shift}" for name in sums))

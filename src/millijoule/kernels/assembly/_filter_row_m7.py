@@ -45,7 +45,11 @@ class M7Row(Row):
         self.put(channel=channel)
         self.full = True
         for number, name in enumerate(("bias", "multiplier", "addend", "shift")):
-            self.emit(f"ldr {'abcd'[number]}, [x, #{4 * number}]", f"str {'abcd'[number]}, {ON_STACK[name]}")
+            self.emit(f"ldr {'abcd'[number]}, [x, #{4 * number}]")
+            if self.rounding == "double" and name == "shift":
+                self.emit("lsl c, c, #1", "add c, c, #1", "sub y, d, #1", "lsl c, c, y")
+        for number, name in enumerate(("bias", "multiplier", "addend", "shift")):
+            self.emit(f"str {'abcd'[number]}, {ON_STACK[name]}")
         self.emit("""
             add x, x, #16
             and a, out, #2
@@ -105,7 +109,7 @@ class M7Row(Row):
         self.scale((str(q), str(p)), str(r), str(s))
         self.constant(str(s), "bias")
         self.begin_sums(2, x, new, first=True)
-        if self.rounding == "single":
+        if self.rounding != "mulhi":
             self.constant(x, "shift")
             self.shift((str(q), str(p)), x)
             x, y = y, x
@@ -142,7 +146,7 @@ class M7Row(Row):
             if slot < 2:
                 self.constant(data, ("multiplier", "addend")[slot])
         self.scale((str(q), str(p)), "x", "y")
-        if self.rounding == "single":
+        if self.rounding != "mulhi":
             self.constant("x", "shift")
             self.shift((str(q), str(p)), "x")
         self.saturate((str(q), str(p)), True)

@@ -120,6 +120,7 @@ class Window(Row):
             vmov a, out_back
             add out, out, a
         """)
+        self.double_addend()
         self._table()
         self.emit("""
             vmov a, filter_rest
@@ -222,7 +223,7 @@ class Window(Row):
         self.constant("x", "multiplier")
         self.constant("y", "addend")
         self.scale(sums, "x", "y")
-        if self.rounding == "single":
+        if self.rounding != "mulhi":
             self.constant("r4", "shift")
             self.shift(sums, "r4")
         self.saturate(sums, full)

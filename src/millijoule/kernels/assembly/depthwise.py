@@ -9,8 +9,8 @@ from millijoule.kernels.assembly._filter_window import M7Window, Window
 __all__ = ["filter_row_3x3", "filter_row_window"]
 
 
-def filter_row_3x3(stride: int, phase: int, core: str, rounding: str) -> str | None:
-    """The text of mj_filter_row_3x3_s<stride>_p<phase>, None where only C exists.
+def filter_row_3x3(stride: int, phase: int, core: str, rounding: str) -> str:
+    """The text of mj_filter_row_3x3_s<stride>_p<phase>.
 
     Args:
         stride: 1 or 2.
@@ -18,13 +18,11 @@ def filter_row_3x3(stride: int, phase: int, core: str, rounding: str) -> str | N
         core: "cortex-m4" or "cortex-m7".
         rounding: "single", "double" or "mulhi".
     """
-    if rounding == "double":
-        return None
     return (M7Row if core == "cortex-m7" else Row)(stride, phase, rounding).text()
 
 
-def filter_row_window(size: int, stride: int, phase: int, core: str, rounding: str) -> str | None:
-    """The text of mj_filter_row_<size>x<size>_s<stride>_p<phase>, None where only C exists.
+def filter_row_window(size: int, stride: int, phase: int, core: str, rounding: str) -> str:
+    """The text of mj_filter_row_<size>x<size>_s<stride>_p<phase>.
 
     Args:
         size: 5 or 7.
@@ -33,6 +31,4 @@ def filter_row_window(size: int, stride: int, phase: int, core: str, rounding: s
         core: "cortex-m4" or "cortex-m7".
         rounding: "single", "double" or "mulhi".
     """
-    if rounding == "double":
-        return None
     return (M7Window if core == "cortex-m7" else Window)(size, stride, phase, rounding).text()

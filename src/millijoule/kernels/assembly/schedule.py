@@ -54,7 +54,8 @@ def _operation(text: str) -> _Operation:
         return _Operation(text, "simd", rest, first | {"ge"})
     if mnemonic == "lsrs":
         return _Operation(text, "shift", rest, first | {"flags"})
-    return _Operation(text, "shift" if mnemonic in ("asr", "lsr", "lsl") else "alu", rest, first)
+    shifts = mnemonic in ("asr", "lsr", "lsl") or ", asr " in operands or ", lsl " in operands
+    return _Operation(text, "shift" if shifts else "alu", rest, first)
 
 
 def _link(operations: Sequence[_Operation]) -> None:

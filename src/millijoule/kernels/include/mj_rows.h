@@ -23,6 +23,7 @@
  *           (2 * zero + 1) << (shift - 1): rounding and zero point in one. SMMLA, ASR.
  *   mulhi   v = (((int64)addend << 32) + sum * multiplier + 2^31) >> 32, addend = zero. SMMLAR.
  *   double  v = mj_requantize(sum, multiplier, -shift) + addend, addend = zero; shift = -s in [0, 31]
+ *           depthwise: -2^30 <= sum < 2^30 and shift in [1, 22] (mj_filter_row_any needs neither)
  * The compiler proves -32768 <= v <= 32767; then v is saturated to int8, and where the layer's bounds are narrower
  * (functions named *_clamped) clamped to [low, high].
  */
