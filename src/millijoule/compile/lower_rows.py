@@ -114,8 +114,9 @@ class _Lowering:
         words = pack_lanes(weights.reshape(weights.shape[0], -1), order)
         fields["weights"] = self.flash(f"{name}_weights", words)
         copy = self.copies.get(f"{self.prefix}{name}_weights")
-        if copy is not None and copy.tiles:
-            fields |= {"tile": str(copy.bytes // (2 * len(order))), "place": f"MJ_AT(uint32_t, {copy.offset})"}
+        if copy is not None and copy.way != "whole":
+            pairs = str(copy.bytes // (2 * len(order)))
+            fields |= {"place": f"MJ_AT(uint32_t, {copy.offset})", {"tiles": "tile", "part": "held"}[copy.way]: pairs}
         return self.structure("mj_products", name, fields, kernel)
 
     def filter(self, node: Node, dims: Dims) -> str:
@@ -213,7 +214,7 @@ def _fields(parts: _Lowering, add_kernel: Callable[[Node], str]) -> dict[str, st
                 block.conv, "conv", lane_order(conv, memory.window), "planes" if block.filter else "pixels"
             ),
             "conv_groups": parts.part("groups", "uint32_t"),
-            "chunk": str(chunk_pixels(conv, memory.window)),
+            "chunk": str(chunk_pixels(conv, memory.window, memory.options)),
         }
         if memory.window:
             window = window_structure(layer, block.conv)
@@ -233,7 +234,7 @@ def _fields(parts: _Lowering, add_kernel: Callable[[Node], str]) -> dict[str, st
             "lead": str(lead(filtered)),
             "filter": parts.filter(block.filter, filtered),
             "filter_groups": parts.part("groups", "uint32_t"),
-            "filter_chunk": str(filter_chunk(filtered)),
+            "filter_chunk": str(filter_chunk(filtered, memory.options)),
             "filter_depth": str(-(-filtered.out_channels // 2)),
         }
     if block.project is not None:

@@ -16,6 +16,7 @@ from millijoule.compile.legal import row_layers
 from millijoule.compile.lower import Call, lower
 from millijoule.compile.lower import Layer as LoweredLayer
 from millijoule.compile.lower_rows import lower_rows
+from millijoule.compile.options import DEFAULTS, PlanOptions
 from millijoule.compile.plan import MemoryPlan, plan_memory
 from millijoule.compile.schedule import Schedule, Step, schedule
 from millijoule.compile.staging import Copies, stage, with_staging
@@ -80,6 +81,9 @@ class Program:
         plan: where the buffers lie.
         layers: in the order of execution.
         traced: whether the checksums of `mj_trace` are there.
+        schedule: the layers with the memory of their blocks.
+        options: how the blocks run.
+        staged: which constants are copied to RAM.
     """
 
     name: str
@@ -89,7 +93,10 @@ class Program:
     files: Mapping[str, str]
     plan: MemoryPlan
     layers: tuple[Layer, ...]
-    traced: bool = False
+    traced: bool
+    schedule: Schedule
+    options: PlanOptions
+    staged: Copies
 
     @property
     def arena_bytes(self) -> int:
@@ -140,6 +147,7 @@ def compile_graph(
     name: str = "model",
     self_test: bool = True,
     trace: bool = False,
+    options: PlanOptions = DEFAULTS,
 ) -> Program:
     """Compiles a float, dynamic or integer graph to C.
 
@@ -150,6 +158,7 @@ def compile_graph(
         name: what the firmware calls itself (`MJ_MODEL_NAME`).
         self_test: bakes the golden vector in that `mj_init` checks.
         trace: keeps a checksum of every layer's result, to find the first layer that differs.
+        options: how the blocks run; no bit of a result depends on it.
 
     Raises:
         OptionError: unknown variant of the kernels.
@@ -162,10 +171,10 @@ def compile_graph(
     board = None if target == HOST else load_board(target) if isinstance(target, str) else target
     graph = replace(simplify(verify(graph)), name=name)
     able = row_layers(graph)
-    parts = schedule(graph, kernels, able)
+    parts = schedule(graph, kernels, able, options)
     plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps)
     calls = _lower_all(graph, parts, plan, {}, kernels)
-    staged = stage(graph, parts.steps, plan, calls, board)
+    staged = stage(graph, parts.steps, plan, calls, board, options)
     if board is not None:
         check_fit(graph, parts, plan, sum(block_bytes(call) for call in calls), board, kernels, able)
     if staged:
@@ -192,7 +201,7 @@ def compile_graph(
         )
         for step, call in zip(parts.steps, calls, strict=True)
     )
-    return Program(name, graph, board, kernels, files, plan, layers, trace)
+    return Program(name, graph, board, kernels, files, plan, layers, trace, parts, options, staged)
 
 
 def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, kernels: str) -> tuple[Call, ...]:
@@ -205,7 +214,7 @@ def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, 
         offset = plan.buffer(parts.scratch[step.index]).offset if step.index in parts.scratch else None
         scratch = "NULL" if offset is None else f"MJ_AT(uint8_t, {offset})"
         copies = staged.get(step.index, {})
-        where = {name: copy.offset for name, copy in copies.items() if not copy.tiles}
+        where = {name: copy.offset for name, copy in copies.items() if copy.way == "whole"}
         if not step.rows or offset is None:
             return lower(graph, step, address, scratch, where)
         layer = LoweredLayer(graph, step, address, scratch, step.node, step.kernel, where)

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
 from millijoule.compile.plan import aligned
 from millijoule.graph import Graph, Node, mode
 from millijoule.kernels import Dims, dims_of
@@ -33,13 +34,6 @@ __all__ = [
     "prefix",
 ]
 
-CHUNK_BYTES = 8192
-"""Groups of a convolution with a window are made for so many pixels at a time that they take at most this much."""
-CHUNK_PIXELS = 28
-FILTER_PIXELS = 64
-"""A depthwise convolution makes groups for so many pixels at a time."""
-FLAT_BYTES = 20480
-"""A pointwise convolution by itself takes its whole map for one row if its groups need at most this much."""
 STATE_BYTES = 24  # sizeof(mj_rows_state) where pointers have 64 bits
 PAIR_BYTES = 32  # sizeof(mj_pair)
 FILTER_BYTES = 16  # sizeof(mj_filter) without taps
@@ -192,6 +186,7 @@ class RowMemory:
         flat: the map is taken for a single row, which is read whole before anything is written.
         fed: its input comes row by row from the block before, and is stored nowhere.
         feeds: its result goes row by row to the next block, and is stored nowhere.
+        options: how much is done at a time.
     """
 
     block: Block
@@ -200,6 +195,7 @@ class RowMemory:
     flat: bool = False
     fed: bool = False
     feeds: bool = False
+    options: RowOptions = DEFAULTS.default
 
     @property
     def bytes(self) -> int:
@@ -234,18 +230,18 @@ def conv_depth(dims: Dims, window: bool) -> int:
     return -(-dims.in_channels // 2)
 
 
-def chunk_pixels(dims: Dims, window: bool) -> int:
+def chunk_pixels(dims: Dims, window: bool, options: RowOptions) -> int:
     """How many output pixels get their groups at a time; a multiple of four."""
     row = aligned(dims.out_width, 4)
     if not window:
         return row
-    fitting = CHUNK_BYTES // (4 * conv_depth(dims, window)) // 4 * 4
-    return max(4, min(row, CHUNK_PIXELS, fitting))
+    fitting = options.chunk_bytes // (4 * conv_depth(dims, window)) // 4 * 4
+    return max(4, min(row, options.chunk_pixels, fitting))
 
 
-def filter_chunk(dims: Dims) -> int:
+def filter_chunk(dims: Dims, options: RowOptions) -> int:
     """How many output pixels of a depthwise convolution get their groups at a time; a multiple of four."""
-    return min(aligned(dims.out_width, 4), FILTER_PIXELS)
+    return min(aligned(dims.out_width, 4), options.filter_pixels)
 
 
 def widened_row(dims: Dims) -> int:
@@ -280,7 +276,9 @@ def row_distance(memory_last: Dims) -> int:
     return aligned(memory_last.out_channels, 2)
 
 
-def _sizes(block: Block, dims: Mapping[str, Dims], fed: bool, feeds: bool) -> Iterator[tuple[str, int]]:
+def _sizes(
+    block: Block, dims: Mapping[str, Dims], fed: bool, feeds: bool, options: RowOptions
+) -> Iterator[tuple[str, int]]:
     yield "state", STATE_BYTES
     groups = 0
     window = False
@@ -288,12 +286,12 @@ def _sizes(block: Block, dims: Mapping[str, Dims], fed: bool, feeds: bool) -> It
         conv = dims[block.conv.output]
         window = (conv.kernel, conv.stride, conv.padding) != POINTWISE
         yield "conv_pairs", PAIR_BYTES * -(-conv.out_channels // 2)
-        groups = 4 * conv_depth(conv, window) * chunk_pixels(conv, window)
+        groups = 4 * conv_depth(conv, window) * chunk_pixels(conv, window, options)
         if window:
             yield "widened", 2 * conv.kernel[0] * widened_row(conv)
     if block.filter is not None:
         filtered = dims[block.filter.output]
-        groups = max(groups, 4 * -(-filtered.out_channels // 2) * filter_chunk(filtered))
+        groups = max(groups, 4 * -(-filtered.out_channels // 2) * filter_chunk(filtered, options))
         yield "filters", (FILTER_BYTES + 4 * filter_words(filtered)) * filtered.out_channels
         yield "planes", plane_bytes(filtered) * aligned(filtered.in_channels, 2)
     if block.project is not None:
@@ -317,36 +315,45 @@ def kept_rows(block: Block, dims: Mapping[str, Dims]) -> int:
     return max(count - row for row, count in enumerate(_rows_read(_sizes_of(block, dims))))
 
 
-def cascade_of(graph: Graph, blocks: Sequence[Block]) -> tuple[RowMemory, ...]:
+def cascade_of(graph: Graph, blocks: Sequence[Block], options: PlanOptions = DEFAULTS) -> tuple[RowMemory, ...]:
     """Lays out the scratch memory of blocks each of which hands its rows to the next one."""
     found: list[RowMemory] = []
     for index, block in enumerate(blocks):
         base = aligned(found[-1].bytes) if found else 0
-        found.append(memory_of(graph, block, base, fed=index > 0, feeds=index + 1 < len(blocks)))
+        own = options.of(block.output)
+        found.append(memory_of(graph, block, base, fed=index > 0, feeds=index + 1 < len(blocks), options=own))
     return tuple(found)
 
 
-def memory_of(graph: Graph, block: Block, base: int = 0, *, fed: bool = False, feeds: bool = False) -> RowMemory:
+def memory_of(
+    graph: Graph,
+    block: Block,
+    base: int = 0,
+    *,
+    fed: bool = False,
+    feeds: bool = False,
+    options: RowOptions = DEFAULTS.default,
+) -> RowMemory:
     """Lays out the scratch memory of a block, `base` bytes behind the start of the scratch buffer."""
     dims = {node.output: dims_of(graph, node) for node in block.nodes if node.op.endswith("conv2d")}
-    flat = not (fed or feeds) and block.nodes == (block.conv,) and _fits_one_row(dims[block.output])
+    flat = not (fed or feeds) and block.nodes == (block.conv,) and _fits_one_row(dims[block.output], options)
     if flat:
         dims = {name: _one_row(sizes) for name, sizes in dims.items()}
     parts: dict[str, tuple[int, int]] = {}
     offset = base
-    for name, size in _sizes(block, dims, fed, feeds):
+    for name, size in _sizes(block, dims, fed, feeds, options):
         parts[name] = (offset, size)
         offset += aligned(size)
-    return RowMemory(block, dims, parts, flat, fed, feeds)
+    return RowMemory(block, dims, parts, flat, fed, feeds, options)
 
 
-def _fits_one_row(dims: Dims) -> bool:
+def _fits_one_row(dims: Dims, options: RowOptions) -> bool:
     """Whether a pointwise convolution's groups for the whole map are small: then no row has pixels left over, and each
     weight is read once for many pixels.
     """
     pixels = aligned(dims.in_height * dims.in_width, 4)
     pointwise = (dims.kernel, dims.stride, dims.padding) == POINTWISE
-    return pointwise and 4 * conv_depth(dims, False) * pixels <= FLAT_BYTES
+    return pointwise and 4 * conv_depth(dims, False) * pixels <= options.flat_bytes
 
 
 def _one_row(dims: Dims) -> Dims:

@@ -10,13 +10,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from millijoule.compile.options import DEFAULTS, PlanOptions
 from millijoule.compile.plan import Lifetime, Overlap, live_bytes
 from millijoule.compile.rows import Block, RowMemory, can_feed, cascade_of, chains, find_blocks, overlap_distance
 from millijoule.errors import GraphError, UnsupportedError
 from millijoule.graph import Graph, Node, macs, mode
 from millijoule.kernels import ROWS, Kernel, choose, dims_of
 
-__all__ = ["IN_PLACE", "Schedule", "Step", "layer_name", "schedule"]
+__all__ = ["IN_PLACE", "Schedule", "Step", "joints", "layer_name", "peak", "schedule", "schedule_with"]
 
 IN_PLACE = {("normalize", "integer"), ("add", "integer"), ("add", "float"), ("clamp", "integer"), ("clamp", "float")}
 """Operators (with their arithmetic) whose kernel reads an element before it writes the one at the same place."""
@@ -97,7 +98,7 @@ def layer_name(node: Node) -> str:
     return node.source or node.op
 
 
-def schedule(graph: Graph, kernels: str, able: Collection[str] = ()) -> Schedule:
+def schedule(graph: Graph, kernels: str, able: Collection[str] = (), options: PlanOptions = DEFAULTS) -> Schedule:
     """The layers of `graph` and the lifetimes of their buffers.
 
     Chains of layers that the row engine can compute become one layer (see `rows`); a result of such a layer may lie
@@ -111,6 +112,7 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = ()) -> Schedule
         graph: a verified graph with one uint8 picture (1, H, W, C) as input; logits are its first output.
         kernels: "plain" or "dsp".
         able: results of the convolutions whose arithmetic the row kernels can do (`legal.row_layers`).
+        options: how much each block does at a time, and which maps are never stored if that is decided already.
 
     Raises:
         UnsupportedError: an operator without a kernel, or an input that is not a picture.
@@ -118,27 +120,32 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = ()) -> Schedule
     """
     _check_ends(graph)
     blocks = find_blocks(graph, able)
+    allowed = joints(graph, blocks, options)
+    if options.unstored is not None:
+        return schedule_with(graph, kernels, blocks, allowed & options.unstored, options)
     unstored: frozenset[str] = frozenset()
-    best = _schedule(graph, kernels, blocks, unstored)
-    bound, peak = _peak(best)
+    best = schedule_with(graph, kernels, blocks, unstored, options)
+    bound, alive = peak(best)
     while True:
         # joining two blocks only helps if the map between them is there at the peak
-        joints = [
-            second.input
-            for first in blocks
-            for second in blocks
-            if second.input not in unstored and can_feed(graph, first, second) and best.home[second.input] in peak
+        maps = [block.output for block in blocks if block.output in allowed - unstored]
+        tried = [name for name in maps if best.home[name] in alive]
+        trials = [
+            (unstored | {name}, schedule_with(graph, kernels, blocks, unstored | {name}, options)) for name in tried
         ]
-        trials = [(unstored | {name}, _schedule(graph, kernels, blocks, unstored | {name})) for name in joints]
-        found = min(
-            ((_peak(trial), names, trial) for names, trial in trials), key=lambda item: item[0][0], default=None
-        )
+        found = min(((peak(trial), names, trial) for names, trial in trials), key=lambda item: item[0][0], default=None)
         if found is None or found[0][0] >= bound:
             return best
-        (bound, peak), unstored, best = found
+        (bound, alive), unstored, best = found
 
 
-def _peak(parts: Schedule) -> tuple[int, frozenset[str]]:
+def joints(graph: Graph, blocks: Sequence[Block], options: PlanOptions = DEFAULTS) -> frozenset[str]:
+    """The maps between two blocks that need not be stored."""
+    willing = [block for block in blocks if options.of(block.output).join]
+    return frozenset(second.input for first in willing for second in willing if can_feed(graph, first, second))
+
+
+def peak(parts: Schedule) -> tuple[int, frozenset[str]]:
     """The least bytes of the arena, and the buffers that live when they are needed."""
     live = live_bytes(parts.lifetimes, len(parts.steps), overlaps=parts.overlaps)
     most = max(live, default=0)
@@ -147,7 +154,9 @@ def _peak(parts: Schedule) -> tuple[int, frozenset[str]]:
     return most, frozenset(names)
 
 
-def _schedule(graph: Graph, kernels: str, blocks: Sequence[Block], unstored: Collection[str]) -> Schedule:
+def schedule_with(
+    graph: Graph, kernels: str, blocks: Sequence[Block], unstored: Collection[str], options: PlanOptions = DEFAULTS
+) -> Schedule:
     """The schedule in which just these maps are handed over row by row and never stored."""
     value = _values(graph)
     joined = {chain[-1].output: chain for chain in chains(graph, blocks, unstored)}
@@ -155,7 +164,7 @@ def _schedule(graph: Graph, kernels: str, blocks: Sequence[Block], unstored: Col
     steps: list[Step] = []
     for node in graph.nodes:
         if node.op != "reshape" and node.output not in inside:
-            steps.append(_step(graph, node, joined.get(node.output, ()), len(steps), kernels))
+            steps.append(_step(graph, node, joined.get(node.output, ()), len(steps), kernels, options))
     last = _last_uses(graph, steps, value)
     home: dict[str, str] = {}
     born: dict[str, int] = {}
@@ -282,7 +291,7 @@ def _overwritten(graph: Graph, step: Step, value: Mapping[str, str], last: Mappi
     return None
 
 
-def _step(graph: Graph, node: Node, blocks: Sequence[Block], index: int, kernels: str) -> Step:
+def _step(graph: Graph, node: Node, blocks: Sequence[Block], index: int, kernels: str, options: PlanOptions) -> Step:
     name = layer_name(node)
     if node.op == "batch_norm":
         raise UnsupportedError(
@@ -291,7 +300,7 @@ def _step(graph: Graph, node: Node, blocks: Sequence[Block], index: int, kernels
     for operand in node.inputs[1:] if node.op == "add" else node.inputs[:1]:
         if operand in graph.constants:
             raise UnsupportedError(f"layer {name!r} ({node.op})", "its data is a constant", "Fold it before compiling")
-    rows = cascade_of(graph, blocks)
+    rows = cascade_of(graph, blocks, options)
     if not rows:
         kernel, work = choose(graph, node, kernels), macs(graph, node)
         scratch_bytes = kernel.scratch_bytes(dims_of(graph, node))

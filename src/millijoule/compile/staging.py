@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from millijoule.boards import Board
 from millijoule.compile.lower import Call
+from millijoule.compile.options import DEFAULTS, PlanOptions
 from millijoule.compile.plan import ALIGNMENT, Buffer, MemoryPlan, aligned
 from millijoule.compile.rows import prefix
 from millijoule.compile.schedule import Step
@@ -22,8 +23,8 @@ __all__ = ["MINIMUM_PIXELS", "Copy", "hole", "stage", "with_staging"]
 
 MINIMUM_PIXELS = 16
 """A layer with fewer output pixels reads its weights too seldom to gain from a copy: kernels take four at a time."""
-MINIMUM_TILE = 2048
-"""Fewer bytes than this are not worth being a tile."""
+MINIMUM_TILE = 1024
+"""Fewer bytes than this are not worth being copied apart from the rest."""
 _READ_AGAIN = ("conv2d", "depthwise_conv2d")
 
 
@@ -34,19 +35,27 @@ class Copy:
     Attributes:
         offset: where it begins.
         bytes: its size.
-        tiles: it is smaller than the constant, and the layer copies one tile after another itself.
+        way: "whole"; "tiles": it is smaller than the constant, and the layer copies one tile after another itself;
+            "part": the layer copies what fits once and reads the rest where it is.
     """
 
     offset: int
     bytes: int
-    tiles: bool = False
+    way: str = "whole"
 
 
 Copies = Mapping[int, Mapping[str, Copy]]
 """Layer number -> name of a constant -> its place."""
 
 
-def stage(graph: Graph, steps: Sequence[Step], plan: MemoryPlan, calls: Sequence[Call], board: Board | None) -> Copies:
+def stage(
+    graph: Graph,
+    steps: Sequence[Step],
+    plan: MemoryPlan,
+    calls: Sequence[Call],
+    board: Board | None,
+    options: PlanOptions = DEFAULTS,
+) -> Copies:
     """Which constants of which layers are copied, and where to.
 
     Args:
@@ -55,6 +64,7 @@ def stage(graph: Graph, steps: Sequence[Step], plan: MemoryPlan, calls: Sequence
         plan: where the buffers lie.
         calls: the layers' constants.
         board: copies are made where its flash asks for them (`Flash.staging`); None, this computer, never does.
+        options: of layers that may not be copied, of all others too.
     """
     if board is None or not board.flash.staging:
         return {}
@@ -62,7 +72,7 @@ def stage(graph: Graph, steps: Sequence[Step], plan: MemoryPlan, calls: Sequence
     for step, call in zip(steps, calls, strict=True):
         sizes = {item.name: item.value.nbytes for item in call.constants}
         taken: list[tuple[int, int]] = []
-        for name, whole, unit in _candidates(graph, step, sizes):
+        for name, whole, unit in _candidates(graph, step, sizes, options):
             copy = _place(plan, step.index, whole, unit, taken)
             if copy is not None:
                 taken.append((copy.offset, copy.offset + copy.bytes))
@@ -70,14 +80,16 @@ def stage(graph: Graph, steps: Sequence[Step], plan: MemoryPlan, calls: Sequence
     return found
 
 
-def _candidates(graph: Graph, step: Step, sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
-    """(name, bytes, bytes of the smallest tile, 0 for no tiles) of the constants that a layer reads again and again."""
+def _candidates(graph: Graph, step: Step, sizes: Mapping[str, int]) -> list[tuple[str, int, int, str]]:
+    """The constants that a layer reads again and again: (name, bytes, bytes that must stay together or 0 for all, what
+    to do when not all of them fit).
+    """
     if step.mode != "integer":
         return []
     if not step.rows:
         shape = graph.tensor(step.node.output).shape
         again = step.node.op in _READ_AGAIN and shape[1] * shape[2] >= MINIMUM_PIXELS
-        return [(name, size, 0) for name, size in sizes.items()] if again else []
+        return [(name, size, 0, "whole") for name, size in sizes.items()] if again else []
     found = []
     for index, memory in enumerate(step.rows):
         for name, node in (("project_weights", memory.block.project), ("conv_weights", memory.block.conv)):
@@ -85,11 +97,14 @@ def _candidates(graph: Graph, step: Step, sizes: Mapping[str, int]) -> list[tupl
                 continue
             shape, name = graph.tensor(node.output).shape, f"{prefix(index)}{name}"
             if shape[1] * shape[2] >= MINIMUM_PIXELS:
-                found.append((name, sizes[name], sizes[name] // -(-shape[3] // 2) if memory.flat else 0))
+                unit = sizes[name] // -(-shape[3] // 2)
+                found.append((name, sizes[name], unit, "tiles" if memory.flat else "part"))
     return found
 
 
-def _place(plan: MemoryPlan, step: int, whole: int, unit: int, taken: Sequence[tuple[int, int]]) -> Copy | None:
+def _place(
+    plan: MemoryPlan, step: int, whole: int, unit: int, way: str, taken: Sequence[tuple[int, int]]
+) -> Copy | None:
     """Room for a constant, or else, if it may be split, for as many units of it as the largest hole holds."""
     offset = hole(plan, step, whole, taken)
     if offset is not None:
@@ -97,7 +112,7 @@ def _place(plan: MemoryPlan, step: int, whole: int, unit: int, taken: Sequence[t
     if unit == 0:
         return None
     start, room = max(_holes(plan, step, taken), key=lambda item: item[1], default=(0, 0))
-    return Copy(start, room // unit * unit, tiles=True) if room >= max(unit, MINIMUM_TILE) else None
+    return Copy(start, room // unit * unit, way) if room >= max(unit, MINIMUM_TILE) else None
 
 
 def _holes(plan: MemoryPlan, step: int, taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
