@@ -41,7 +41,8 @@ class Memory:
     """One RAM of the chip.
 
     `speed` ranks the memories, 1 is the fastest. `data` marks the RAM of stack, .data and .bss; `arena` marks those
-    that may hold the model's arena, tried in the order of the file.
+    that may hold the model's arena, tried in the order of the file. `cache_bytes` is the data cache in front of it, 0
+    where it answers without one.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Memory:
     speed: int
     data: bool = False
     arena: bool = False
+    cache_bytes: int = 0
 
     @property
     def end(self) -> int:

@@ -90,7 +90,7 @@ def firmware_defines(board: Board, *, stack_bytes: int = 8192) -> dict[str, str]
     return defines
 
 
-def linker_script(board: Board, arena: Memory, *, stack_bytes: int) -> str:
+def linker_script(board: Board, arena: Memory, *, stack_bytes: int, fast: Memory | None = None) -> str:
     """The linker script with stack and data in the board's data memory and the arena in `arena`.
 
     What is left over in each RAM is listed at `mj_spare`, for the copy of the picture that the serial protocol keeps.
@@ -99,6 +99,7 @@ def linker_script(board: Board, arena: Memory, *, stack_bytes: int) -> str:
         board: gives the memories.
         arena: one of `board.memories`.
         stack_bytes: size of the stack, a multiple of 8.
+        fast: the memory of the second arena, `mj_fast`; None for a model without one.
 
     Raises:
         BoardError: a stack size that is no positive multiple of 8 or does not fit the data memory.
@@ -118,13 +119,32 @@ def linker_script(board: Board, arena: Memory, *, stack_bytes: int) -> str:
         stack_bytes=str(stack_bytes),
         data=board.data_memory.name,
         arena=arena.name,
-        spare=" ".join(_spare(board, arena)),
+        fast=_NO_FAST if fast is None else _FAST.substitute(fast=fast.name),
+        spare=" ".join(_spare(board, arena, fast)),
     )
 
 
-def _spare(board: Board, arena: Memory) -> list[str]:
+# In front of .bss, whose pattern would take it, too. Without a second arena its fences are empty.
+_FAST = Template("""\
+    .mj_fast (NOLOAD) : ALIGN(32)
+    {
+        . = ALIGN(32);
+        mj_fast_low = .; . += 64; mj_fast_low_end = .;
+        *(.bss.mj_fast)
+        . = ALIGN(32);
+        mj_fast_high = .; . += 64; mj_fast_high_end = .;
+    } > $fast""")
+_NO_FAST = """\
+    mj_fast_low = 0; mj_fast_low_end = 0;
+    mj_fast_high = 0; mj_fast_high_end = 0;"""
+
+
+def _spare(board: Board, arena: Memory, fast: Memory | None) -> list[str]:
     """Pairs of words: start and end of what is left over in every RAM that stack, data or an arena may use."""
-    ends = {board.data_memory.name: "mj_bss_end", arena.name: "mj_fence_high_end"}  # where one RAM has both: the arena
+    # What comes last in the script counts where one RAM has several of them.
+    ends = {fast.name: "mj_fast_high_end"} if fast is not None else {}
+    ends |= {board.data_memory.name: "mj_bss_end"}
+    ends |= {arena.name: "mj_fence_high_end"}
     return [
         f"LONG({ends.get(memory.name, f'{memory.base:#010x}')}) LONG({memory.end:#010x})"
         for memory in board.memories

@@ -80,7 +80,8 @@ def build_board(
         out: where the ELF goes; without it, it stays in the cache.
 
     Returns:
-        The linked firmware. The arena is in the first memory of the board in which it fits.
+        The linked firmware. The arena is in the first memory of the board in which it fits, a second one (`mj_fast`)
+        in the fastest.
 
     Raises:
         ToolchainError: no compiler, or an error in a source (its first lines are quoted).
@@ -121,7 +122,8 @@ def build_elf(
     macros = tuple(f"-D{name}={value}" for name, value in sorted((defines or {}).items()))
     strictness = ("-Werror",) if strict else ()
     arguments = (*flags, *strictness, *macros)
-    key = _digest([tool.version, *arguments, str(stack_bytes), linker_script(board, board.memories[0], stack_bytes=8)])
+    script = linker_script(board, board.memories[0], stack_bytes=8, fast=board.memories[0])
+    key = _digest([tool.version, *arguments, str(stack_bytes), script])
     key = _digest([key, *(part for name in sorted(files) for part in (name, files[name]))])
     cached = cache_folder("images") / f"{board.name}-{key[:32]}.elf"
     note = cached.with_suffix(".arena")
@@ -132,8 +134,14 @@ def build_elf(
         with atomic_path(out) as temporary:
             shutil.copyfile(cached, temporary)
         elf = out
+    memory, _, fast = note.read_text().strip().partition(" ")
     image = read_image(
-        elf, board.name, compiler=tool.version, flags=(*flags, *strictness), arena_memory=note.read_text().strip()
+        elf,
+        board.name,
+        compiler=tool.version,
+        flags=(*flags, *strictness),
+        arena_memory=memory,
+        fast_memory=fast,
     )
     if image.fp_architecture != _FP_ARCHITECTURE.get(board.fpu, image.fp_architecture):
         raise ToolchainError(
@@ -175,15 +183,16 @@ def _build_into(
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             work = [pool.submit(_object, folder, s, files, headers, tool, (*arguments, *includes)) for s in sources]
             objects = [item.result() for item in work]
-        arena, data = _measure(objects)
-        memory = _place(board, arena, data, stack_bytes)
-        (folder / "firmware.ld").write_text(linker_script(board, memory, stack_bytes=stack_bytes), encoding="utf-8")
+        arena, fast_bytes, data = _measure(objects)
+        memory, fast = _place(board, arena, fast_bytes, data, stack_bytes)
+        script = linker_script(board, memory, stack_bytes=stack_bytes, fast=fast)
+        (folder / "firmware.ld").write_text(script, encoding="utf-8")
         linked = folder / "firmware.elf"
         _link(folder, objects, linked, tool, arguments, board)
         with atomic_path(cached) as temporary:
             shutil.copyfile(linked, temporary)
         with atomic_path(note) as temporary:
-            temporary.write_text(memory.name)
+            temporary.write_text(memory.name if fast is None else f"{memory.name} {fast.name}")
 
 
 def _object(
@@ -225,25 +234,37 @@ def _closure(source: str, files: Mapping[str, str], headers: Mapping[str, str]) 
     return sorted(found)
 
 
-def _measure(objects: Sequence[Path]) -> tuple[int, int]:
-    """Bytes of the arena, and of .data and .bss, in the object files."""
+def _measure(objects: Sequence[Path]) -> tuple[int, int, int]:
+    """Bytes of the arena, of the second arena, and of .data and .bss, in the object files."""
     from elftools.elf.elffile import ELFFile
 
-    arena = data = 0
+    arena = fast = data = 0
     for path in objects:
         with path.open("rb") as file:
             for section in ELFFile(file).iter_sections():
                 size = int(section["sh_size"])
                 if section.name.startswith(".mj_arena"):
                     arena += size
+                elif section.name == ".bss.mj_fast":
+                    fast += size
                 elif re.match(r"\.(data|bss)(\.|$)", section.name):
                     data += size + max(int(section["sh_addralign"]) - 1, 0)
-    return arena, data
+    return arena, fast, data
 
 
-def _place(board: Board, arena: int, data: int, stack_bytes: int) -> Memory:
-    """The first memory of the board in which the arena fits, beside stack and data where they share it."""
-    own = board.data_memory
+def _place(board: Board, arena: int, fast: int, data: int, stack_bytes: int) -> tuple[Memory, Memory | None]:
+    """The first memory of the board in which the arena fits, beside what shares it, and that of a second arena."""
+    own, quick = board.data_memory, min(board.arena_memories, key=lambda memory: memory.speed) if fast else None
+    taken = {memory.name: 0 for memory in board.memories}
+    taken[own.name] += stack_bytes + data + _SLACK_BYTES
+    if quick is not None:
+        taken[quick.name] += fast + _FENCE_BYTES
+        if taken[quick.name] > quick.size:
+            raise PlacementError(
+                f"the fast arena of {fast} bytes",
+                f"{quick.name} of {board.title} has {quick.size} bytes, stack and data included",
+                "Reduce the stack, or compile the model for this board",
+            )
     if stack_bytes + data + _SLACK_BYTES > own.size:
         raise PlacementError(
             f"{data} bytes of data and {stack_bytes} of stack",
@@ -252,11 +273,10 @@ def _place(board: Board, arena: int, data: int, stack_bytes: int) -> Memory:
         )
     needed = arena + _FENCE_BYTES
     for memory in board.arena_memories:
-        free = memory.size - (stack_bytes + data + _SLACK_BYTES if memory is own else 0)
-        if needed <= free:
-            return memory
+        if needed <= memory.size - taken[memory.name]:
+            return memory, quick
     largest = board.largest_arena_memory
-    shared = stack_bytes + data + _SLACK_BYTES if largest is own else 0
+    shared = taken[largest.name]
     raise PlacementError(
         f"the arena of {arena} bytes",
         f"{largest.name} of {board.title} has {largest.size - shared - _FENCE_BYTES} bytes for it "

@@ -49,7 +49,8 @@ class Image:
 
     `flash_bytes` is what is programmed, `ram_bytes` what is reserved at link time: stack, data, arena and its fences.
     `flags` are the compiler's arguments, `compiler` its name and version. `fp_architecture` is the ELF attribute
-    Tag_FP_arch (6: VFPv4-D16, 8: FPv5-D16), 0 when there is none. `functions` are all functions by address: static ones
+    Tag_FP_arch (6: VFPv4-D16, 8: FPv5-D16), 0 when there is none. `arena_memory` and `fast_memory` name the memories of
+    the arena and of a second one. `functions` are all functions by address: static ones
     of several files may share a name, of which `symbols` has one.
     """
 
@@ -63,6 +64,7 @@ class Image:
     compiler: str = ""
     flags: tuple[str, ...] = ()
     arena_memory: str = ""
+    fast_memory: str = ""
     stack_bytes: int = 0
     functions: tuple[Symbol, ...] = field(default=(), repr=False)
 
@@ -77,7 +79,7 @@ class Image:
     @property
     def ram_bytes(self) -> int:
         """Bytes of RAM reserved at link time: stack, data, arena, fences."""
-        return sum(s.size for s in self.sections if s.name in (".stack", ".data", ".bss", ".mj_arena"))
+        return sum(s.size for s in self.sections if s.name in (".stack", ".data", ".bss", ".mj_arena", ".mj_fast"))
 
     @property
     def section_bytes(self) -> dict[str, int]:
@@ -175,6 +177,7 @@ def read_image(
     compiler: str = "",
     flags: tuple[str, ...] = (),
     arena_memory: str = "",
+    fast_memory: str = "",
 ) -> Image:
     """Reads a linked ELF file for Arm.
 
@@ -230,6 +233,7 @@ def read_image(
                 compiler=compiler,
                 flags=flags,
                 arena_memory=arena_memory,
+                fast_memory=fast_memory,
                 stack_bytes=stack,
                 functions=tuple(functions),
             )

@@ -111,6 +111,7 @@ def _model_header(emission: Emission) -> str:
             "MJ_INPUT": "(mj_arena + MJ_INPUT_OFFSET)",
             "MJ_CLASSES": logits.elements,
             "MJ_ARENA_BYTES": emission.plan.arena_bytes,
+            "MJ_FAST_BYTES": emission.plan.fast_bytes,
             "MJ_WEIGHT_BYTES": sum(block_bytes(call) for call in emission.calls),
             "MJ_LAYER_COUNT": len(emission.schedule.steps),
             "MJ_LOGIT_IS_FLOAT": int(is_float),
@@ -144,9 +145,10 @@ typedef struct {{
     int32_t class_index;       /* of the largest logit, the lowest index on ties */
 }} mj_result;
 
-/* All memory of the model. Results point into it and last until MJ_INPUT is written or mj_run is called again. */
-extern uint8_t mj_arena[MJ_ARENA_BYTES];
-extern const char *const mj_layer_names[MJ_LAYER_COUNT];
+/* All memory of the model: MJ_ARENA_BYTES, of which MJ_FAST_BYTES are for the fastest RAM that the target has. Results
+ * point into it and last until MJ_INPUT is written or mj_run is called again. */
+extern uint8_t mj_arena[MJ_ARENA_BYTES - MJ_FAST_BYTES];
+{_fast_declaration(emission)}extern const char *const mj_layer_names[MJ_LAYER_COUNT];
 extern const char *const mj_class_names[MJ_CLASSES];
 {_trace_declaration(emission)}
 /* Compares the checksum of the constants, runs the golden picture (unless both were left out) and returns an mj_status.
@@ -164,6 +166,10 @@ void mj_profile(void (*hook)(int layer, int end));
 
 #endif
 """
+
+
+def _fast_declaration(emission: Emission) -> str:
+    return "extern uint8_t mj_fast[MJ_FAST_BYTES];\n" if emission.plan.fast_bytes else ""
 
 
 def _probability_note(emission: Emission) -> str:
@@ -252,26 +258,48 @@ def _includes(emission: Emission) -> str:
     return f'#include "mj_model.h"\n\n#include <stddef.h>\n\n#include "mj_kernels.h"\n{rows}{weights}'
 
 
+_FAST = """\
+#if defined(MJ_FAST)
+/* The build says where the second arena lies: what is used most often, best in tightly coupled memory. */
+#elif defined(__ELF__)
+#define MJ_FAST __attribute__((section(".bss.mj_fast")))
+#else
+#define MJ_FAST
+#endif
+"""
+_TWO_ARENAS = """\
+/* Offsets go on in the second arena where the first one ends. */
+#define MJ_AT(type, offset)                                      \\
+    ((type *)(void *)(((offset) < MJ_BULK_BYTES ? mj_arena : mj_fast) + \\
+                      ((offset) < MJ_BULK_BYTES ? (offset) : (offset) - MJ_BULK_BYTES)))
+"""
+
+
 def _memory(emission: Emission) -> str:
     plan = emission.plan
-    return f"""#if defined(MJ_ARENA)
+    fast = both = fast_array = ""
+    at = "#define MJ_AT(type, offset) ((type *)(void *)&mj_arena[offset])\n"
+    if plan.fast_bytes:
+        fast, at, both = _FAST, _TWO_ARENAS, " in both arenas"
+        fast_array = "MJ_FAST _Alignas(16) uint8_t mj_fast[MJ_FAST_BYTES];\n"
+    return f"""#define MJ_BULK_BYTES (MJ_ARENA_BYTES - MJ_FAST_BYTES)
+#if defined(MJ_ARENA)
 /* The build says where the arena lies; -DMJ_ARENA= leaves it in .bss. */
 #elif defined(__ELF__)
 #define MJ_ARENA __attribute__((section(".mj_arena")))
 #else
 #define MJ_ARENA
 #endif
-#define MJ_LAYER static __attribute__((noinline)) void
-#define MJ_AT(type, offset) ((type *)(void *)&mj_arena[offset])
-
+{fast}#define MJ_LAYER static __attribute__((noinline)) void
+{at}
 #ifdef MJ_RAM_BYTES
-_Static_assert(MJ_ARENA_BYTES <= MJ_RAM_BYTES, "the arena is larger than the memory that the board has for it");
+_Static_assert(MJ_BULK_BYTES <= MJ_RAM_BYTES, "the arena is larger than the memory that the board has for it");
 #endif
-_Static_assert(MJ_INPUT_OFFSET + MJ_INPUT_BYTES <= MJ_ARENA_BYTES, "the picture lies outside the arena");
+_Static_assert(MJ_INPUT_OFFSET + MJ_INPUT_BYTES <= MJ_BULK_BYTES, "the picture lies outside the arena");
 
-/* {plan.arena_bytes} bytes; no plan of these layers can be smaller than {plan.lower_bound}. */
-MJ_ARENA _Alignas(16) uint8_t mj_arena[MJ_ARENA_BYTES];
-"""
+/* {plan.arena_bytes} bytes{both}; no plan of these layers can be smaller than {plan.lower_bound}. */
+MJ_ARENA _Alignas(16) uint8_t mj_arena[MJ_BULK_BYTES];
+{fast_array}"""
 
 
 def _layer(emission: Emission, step: Step, call: Call) -> str:
@@ -292,7 +320,7 @@ def _layer(emission: Emission, step: Step, call: Call) -> str:
     body = "".join(f"    {_structure(item)}\n" for item in call.structures)
     for name, offset in call.staged.items():
         constant = f"mj_constants_{step.index:03d}.{name}"
-        body += f"    __builtin_memcpy(&mj_arena[{offset}], {constant}, sizeof {constant});\n"
+        body += f"    __builtin_memcpy(MJ_AT(uint8_t, {offset}), {constant}, sizeof {constant});\n"
     statement = f"    {call.kernel}({', '.join(call.arguments)});"
     return f"{comment(text)}\nMJ_LAYER {step.symbol}(void)\n{{\n{body}{_wrapped(statement)}\n}}\n"
 
@@ -338,11 +366,11 @@ def _run(emission: Emission) -> str:
     kind = C_TYPES[logits.dtype]
     probabilities = "NULL"
     if len(graph.outputs) == 2:
-        probabilities = f"&mj_arena[{emission.offset(graph.outputs[1])}]"
+        probabilities = f"MJ_AT(uint8_t, {emission.offset(graph.outputs[1])})"
     trace, record = "", ""
     if emission.trace:
         trace = _trace(emission)
-        record = "        mj_trace[layer] = checksum(&mj_arena[results[layer].offset], results[layer].bytes);\n"
+        record = "        mj_trace[layer] = checksum(MJ_AT(uint8_t, results[layer].offset), results[layer].bytes);\n"
     return f"""{trace}static void (*profile_hook)(int layer, int end);
 
 void mj_profile(void (*hook)(int layer, int end))
@@ -375,7 +403,7 @@ int mj_run(mj_result *result)
             profile_hook(layer, 1);
         }}
 {record}    }}
-    result->logits = &mj_arena[{emission.offset(logits.name)}];
+    result->logits = MJ_AT(uint8_t, {emission.offset(logits.name)});
     result->probabilities = {probabilities};
     result->class_index = largest(MJ_AT(const {kind}, {emission.offset(logits.name)}));
     return MJ_OK;
@@ -422,7 +450,7 @@ def _self_test(emission: Emission, golden: GoldenVector) -> str:
     checksum, check = "", ""
     if blocks := _blocks(emission):
         checksum = checksum_function(
-            ((f"{step.index:03d}", tuple(ordered(call.constants))) for step, call in blocks), emission.plan.arena_bytes
+            ((f"{step.index:03d}", tuple(ordered(call.constants))) for step, call in blocks), emission.plan.slow_bytes
         )
         check = """    if (!weights_are_intact()) {
         return MJ_ERROR_WEIGHTS;

@@ -312,8 +312,10 @@ class EmulatedFirmware:
     def _outside(self) -> list[tuple[Memory, list[tuple[int, bytes]]]]:
         """The content of all RAM that neither the model nor the firmware owns."""
         owned = [(s.address, s.address + s.size) for s in self.image.sections if s.name in (".stack", ".data", ".bss")]
-        arena = self.image.symbol("mj_arena")
-        owned.append((arena.address, arena.address + max(arena.size, self.info.arena_bytes)))
+        for name in ("mj_arena", "mj_fast"):
+            if name in self.image.symbols:
+                arena = self.image.symbol(name)
+                owned.append((arena.address, arena.address + arena.size))
         owned.sort()
         found = []
         for memory in self.board.memories:

@@ -409,5 +409,6 @@ def _conditions(board: Board, image: Image) -> dict[str, str]:
         "clock": f"{board.clock_hz / 1e6:g} MHz",
         "flash": f"{flash.wait_states} flash wait states ({flash.bank_mode}), which these cycles leave out",
         "placement": f"code and weights in flash, stack and data in {board.data_memory.name}, arena in "
-        f"{image.arena_memory or board.largest_arena_memory.name}",
+        f"{image.arena_memory or board.largest_arena_memory.name}"
+        + (f", a second one in {image.fast_memory}" if image.fast_memory else ""),
     }

@@ -278,9 +278,12 @@ class FullTrace:
     def _placement(self) -> str:
         board, symbols = self.machine.board, self.machine.image.symbols
         parts = [f"stack in {board.data_memory.name}"]
-        if "mj_arena" in symbols:
-            address = symbols["mj_arena"].address
-            parts += [f"arena in {memory.name}" for memory in board.memories if memory.base <= address < memory.end]
+        for name, what in (("mj_arena", "arena"), ("mj_fast", "second arena")):
+            if name in symbols:
+                address = symbols[name].address
+                parts += [
+                    f"{what} in {memory.name}" for memory in board.memories if memory.base <= address < memory.end
+                ]
         return ", ".join(parts)
 
     def _make_context(self) -> Context:

@@ -5,6 +5,8 @@
 extern uint32_t mj_data_load[], mj_data_start[], mj_data_end[], mj_bss_start[], mj_bss_end[];
 extern uint32_t mj_stack_limit[], mj_stack_top[];
 extern uint32_t mj_fence_low[], mj_fence_low_end[], mj_fence_high[], mj_fence_high_end[];
+/* around the second arena; empty where there is none */
+extern uint32_t mj_fast_low[], mj_fast_low_end[], mj_fast_high[], mj_fast_high_end[];
 
 int main(void);
 void Reset_Handler(void);
@@ -48,26 +50,34 @@ __attribute__((noreturn, used)) void Reset_Handler(void)
     }
 }
 
-void mj_arena_fence(void)
+static void paint_fence(uint32_t *word, const uint32_t *end)
 {
-    for (uint32_t *word = mj_fence_low; word < mj_fence_low_end; word++) {
-        *(volatile uint32_t *)word = FENCE_PATTERN;
-    }
-    for (uint32_t *word = mj_fence_high; word < mj_fence_high_end; word++) {
+    for (; word < end; word++) {
         *(volatile uint32_t *)word = FENCE_PATTERN;
     }
 }
 
-int mj_arena_is_fenced(void)
+static uint32_t fence_difference(const uint32_t *word, const uint32_t *end)
 {
     uint32_t difference = 0;
-    for (const uint32_t *word = mj_fence_low; word < mj_fence_low_end; word++) {
+    for (; word < end; word++) {
         difference |= *word ^ FENCE_PATTERN;
     }
-    for (const uint32_t *word = mj_fence_high; word < mj_fence_high_end; word++) {
-        difference |= *word ^ FENCE_PATTERN;
-    }
-    return difference == 0;
+    return difference;
+}
+
+void mj_arena_fence(void)
+{
+    paint_fence(mj_fence_low, mj_fence_low_end);
+    paint_fence(mj_fence_high, mj_fence_high_end);
+    paint_fence(mj_fast_low, mj_fast_low_end);
+    paint_fence(mj_fast_high, mj_fast_high_end);
+}
+
+int mj_arena_is_fenced(void)
+{
+    return (fence_difference(mj_fence_low, mj_fence_low_end) | fence_difference(mj_fence_high, mj_fence_high_end) |
+            fence_difference(mj_fast_low, mj_fast_low_end) | fence_difference(mj_fast_high, mj_fast_high_end)) == 0;
 }
 
 int mj_stack_is_intact(void)

@@ -121,9 +121,10 @@ class Project:
 
     @property
     def linker_script(self) -> str:
-        """With the arena in the memory that the image uses."""
-        arena = next(memory for memory in self.board.memories if memory.name == self.image.arena_memory)
-        return linker_script(self.board, arena, stack_bytes=DEFAULT_STACK_BYTES)
+        """With the arenas in the memories that the image uses."""
+        memories = {memory.name: memory for memory in self.board.memories}
+        arena, fast = memories[self.image.arena_memory], memories.get(self.image.fast_memory)
+        return linker_script(self.board, arena, stack_bytes=DEFAULT_STACK_BYTES, fast=fast)
 
     def flags(self, compiler: str) -> list[str]:
         """How every file is compiled, debug information apart."""
