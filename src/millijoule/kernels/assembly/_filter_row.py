@@ -267,10 +267,15 @@ class Row:
         self.emit(f"tst b, #{self.turn & -self.turn}", "add b, source, b", "vmov end, b")
         for step in schedule.start:
             self.step(step, full)
-        if full:  # the loop twice, entered in its middle when the number of groups is even
+        # the loop twice, entered in its middle when the number of groups is even, where the instruction cache of the
+        # STM32L4+ (1 KB) holds it
+        twice = full and self.rounding != "double"
+        if twice:
             self.put(f"beq {enter}")
-        self.put(f"b {last}", turn=turn)
-        if full:
+        self.put(f"b {last}")
+        self.writer.align(2)
+        self.put(turn=turn)
+        if twice:
             self.step(schedule.loop[0], full)
             self.put(enter=enter)
             self.step(schedule.loop[1], full)
