@@ -72,15 +72,17 @@ def stage(
     for step, call in zip(steps, calls, strict=True):
         sizes = {item.name: item.value.nbytes for item in call.constants}
         taken: list[tuple[int, int]] = []
-        for name, whole, unit in _candidates(graph, step, sizes, options):
-            copy = _place(plan, step.index, whole, unit, taken)
+        for name, whole, unit, way in _candidates(graph, step, sizes, options):
+            copy = _place(plan, step.index, whole, unit, way, taken)
             if copy is not None:
                 taken.append((copy.offset, copy.offset + copy.bytes))
                 found.setdefault(step.index, {})[name] = copy
     return found
 
 
-def _candidates(graph: Graph, step: Step, sizes: Mapping[str, int]) -> list[tuple[str, int, int, str]]:
+def _candidates(
+    graph: Graph, step: Step, sizes: Mapping[str, int], options: PlanOptions
+) -> list[tuple[str, int, int, str]]:
     """The constants that a layer reads again and again: (name, bytes, bytes that must stay together or 0 for all, what
     to do when not all of them fit).
     """
@@ -89,11 +91,12 @@ def _candidates(graph: Graph, step: Step, sizes: Mapping[str, int]) -> list[tupl
     if not step.rows:
         shape = graph.tensor(step.node.output).shape
         again = step.node.op in _READ_AGAIN and shape[1] * shape[2] >= MINIMUM_PIXELS
+        again = again and options.of(step.node.output).stage
         return [(name, size, 0, "whole") for name, size in sizes.items()] if again else []
     found = []
     for index, memory in enumerate(step.rows):
         for name, node in (("project_weights", memory.block.project), ("conv_weights", memory.block.conv)):
-            if node is None:
+            if node is None or not options.of(memory.block.output).stage:
                 continue
             shape, name = graph.tensor(node.output).shape, f"{prefix(index)}{name}"
             if shape[1] * shape[2] >= MINIMUM_PIXELS:

@@ -54,6 +54,9 @@ MJ_SMALL prepare_pairs(const mj_products *p)
         pair->addend_odd = second.addend;
         pair->shift_odd = second.shift;
     }
+    if (p->held != 0) {
+        __builtin_memcpy(p->place, p->weights, 4u * (uint32_t)(p->held * p->depth));
+    }
 }
 
 static uint32_t two(int32_t low, int32_t high)
@@ -244,19 +247,28 @@ static void multiply(const mj_products *p, const uint32_t *groups, int32_t pixel
 {
     const mj_product product = {groups, p->weights, p->pairs, out, pixels, p->depth, (p->channels + 1) / 2, distance,
                                 step, twice(p->low), twice(p->high)};
-    if (p->tile == 0) {
+    const int32_t once = p->tile != 0 ? p->tile : p->held;
+    if (once == 0) {
         p->product(&product);
         return;
     }
-    uint8_t *to = out; /* pixels only */
-    for (int32_t done = 0; done < product.count; done += p->tile) {
+    for (int32_t done = 0; done < product.count;) {
+        const int32_t left = product.count - done;
         mj_product part = product;
-        part.count = product.count - done < p->tile ? product.count - done : p->tile;
-        part.weights = p->place;
+        part.count = left < once ? left : once;
+        if (p->tile != 0) {
+            __builtin_memcpy(p->place, product.weights + done * p->depth, 4u * (uint32_t)(part.count * p->depth));
+            part.weights = p->place;
+        } else if (done == 0) {
+            part.weights = p->place;
+        } else {
+            part.count = left;
+            part.weights = product.weights + done * p->depth;
+        }
         part.pairs = product.pairs + done;
-        part.out = to + 2 * done;
-        __builtin_memcpy(p->place, product.weights + done * p->depth, 4u * (uint32_t)(part.count * p->depth));
+        part.out = (uint8_t *)out + 2 * done * (step != 0 ? distance : 1);
         p->product(&part);
+        done += part.count;
     }
 }
 

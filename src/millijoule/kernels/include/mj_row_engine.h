@@ -23,8 +23,9 @@ typedef struct {
     void (*product)(const mj_product *p);
     int32_t channels, depth;
     int32_t zero, low, high; /* of the result */
-    int32_t tile;            /* pairs whose weights are copied to `place` at a time; 0: they are read where they are */
-    uint32_t *place;         /* RAM */
+    uint32_t *place;         /* RAM: copies of weights; NULL: they are read where they are */
+    int32_t held;            /* so many pairs are copied to it once */
+    int32_t tile;            /* 0, or so many pairs are copied to it at a time, with every product */
 } mj_products;
 
 /* A depthwise convolution on planes. */
