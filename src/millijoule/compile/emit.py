@@ -254,7 +254,9 @@ def _model_source(emission: Emission) -> str:
 
 def _includes(emission: Emission) -> str:
     weights = '#include "mj_weights.h"\n' if _blocks(emission) else ""
-    rows = '#include "mj_row_engine.h"\n' if any(step.rows for step in emission.schedule.steps) else ""
+    engines = {step.kernel.name for step in emission.schedule.steps if step.rows}
+    rows = '#include "mj_row_engine.h"\n' if engines else ""
+    rows += '#include "mj_rows_dynamic.h"\n' if "mj_rows_dyn" in engines else ""
     return f'#include "mj_model.h"\n\n#include <stddef.h>\n\n#include "mj_kernels.h"\n{rows}{weights}'
 
 

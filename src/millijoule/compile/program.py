@@ -16,8 +16,10 @@ from millijoule.compile.legal import row_layers
 from millijoule.compile.lower import Call, lower
 from millijoule.compile.lower import Layer as LoweredLayer
 from millijoule.compile.lower_rows import lower_rows
+from millijoule.compile.lower_rows_dynamic import lower_rows_dynamic
 from millijoule.compile.options import DEFAULTS, PlanOptions
 from millijoule.compile.plan import MemoryPlan, plan_memory
+from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Schedule, Step, schedule
 from millijoule.compile.staging import Copies, stage, with_staging
 from millijoule.errors import OptionError
@@ -170,7 +172,7 @@ def compile_graph(
         raise OptionError(f"kernels {kernels!r}", "there is no such variant", f"Choose one of: {', '.join(KERNELS)}")
     board = None if target == HOST else load_board(target) if isinstance(target, str) else target
     graph = replace(simplify(verify(graph)), name=name)
-    able = row_layers(graph)
+    able = row_layers(graph) | dynamic_layers(graph)
     parts = schedule(graph, kernels, able, options)
     plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps)
     calls = _lower_all(graph, parts, plan, {}, kernels)
@@ -218,6 +220,10 @@ def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, 
         if not step.rows or offset is None:
             return lower(graph, step, address, scratch, where)
         layer = LoweredLayer(graph, step, address, scratch, step.node, step.kernel, where)
+        if isinstance(step.rows[0], DynamicMemory):
+            place = parts.quantized.get(step.index)
+            start = None if place is None else plan.buffer(place).offset
+            return lower_rows_dynamic(layer, step.rows[0], offset, start, exact=kernels == "plain")
         return lower_rows(layer, step.rows, offset, lambda node: choose(graph, node, kernels).name, copies)
 
     return tuple(call(step) for step in parts.steps)

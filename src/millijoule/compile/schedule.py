@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from millijoule.compile.options import DEFAULTS, PlanOptions
 from millijoule.compile.plan import Lifetime, Overlap, live_bytes
 from millijoule.compile.rows import Block, RowMemory, can_feed, cascade_of, chains, find_blocks, overlap_distance
+from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_distance, dynamic_memory_of, find_dynamic_blocks
 from millijoule.errors import GraphError, UnsupportedError
 from millijoule.graph import Graph, Node, macs, mode
-from millijoule.kernels import ROWS, Kernel, choose, dims_of
+from millijoule.kernels import ROWS, ROWS_DYNAMIC, Kernel, choose, dims_of
 
 __all__ = ["IN_PLACE", "Schedule", "Step", "joints", "layer_name", "peak", "schedule", "schedule_with"]
 
@@ -23,7 +24,7 @@ IN_PLACE = {("normalize", "integer"), ("add", "integer"), ("add", "float"), ("cl
 """Operators (with their arithmetic) whose kernel reads an element before it writes the one at the same place."""
 
 
-QUANTIZES_FIRST = ("mj_conv2d_dyn", "mj_depthwise_dyn", "mj_dense_dyn")
+QUANTIZES_FIRST = ("mj_conv2d_dyn", "mj_depthwise_dyn", "mj_dense_dyn", "mj_rows_dyn")
 """Kernels that turn their float input into int8 scratch, from the first element to the last, before they write their
 result. Where nobody needs the input later, the scratch lies at its start: float i is read before byte i is written."""
 
@@ -69,6 +70,13 @@ class Step:
         return (first.input,) if first.residual is None else (first.input, first.residual)
 
     @property
+    def input_bytes(self) -> int:
+        """Of the int8 values that it makes of its input before it begins."""
+        if self.rows and isinstance(self.rows[0], DynamicMemory):
+            return self.rows[0].input_bytes
+        return self.scratch_bytes if self.kernel.name in QUANTIZES_FIRST else 0
+
+    @property
     def operator(self) -> str:
         """The operator, or all of them."""
         return " + ".join(node.op for node in self.nodes)
@@ -84,6 +92,7 @@ class Schedule:
         overlaps: which results may share bytes with which inputs.
         home: tensor name -> name of the buffer in which it lives.
         scratch: layer index -> name of the buffer at whose start its scratch lies.
+        quantized: layer index -> name of the buffer at whose start a dynamic chain keeps its input as int8.
     """
 
     steps: tuple[Step, ...]
@@ -91,6 +100,7 @@ class Schedule:
     overlaps: tuple[Overlap, ...]
     home: Mapping[str, str]
     scratch: Mapping[int, str]
+    quantized: Mapping[int, str] = field(default_factory=dict)
 
 
 def layer_name(node: Node) -> str:
@@ -119,7 +129,7 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = (), options: Pl
         GraphError: an output that no layer writes.
     """
     _check_ends(graph)
-    blocks = find_blocks(graph, able)
+    blocks = (*find_blocks(graph, able), *find_dynamic_blocks(graph, able))
     allowed = joints(graph, blocks, options)
     if options.unstored is not None:
         return schedule_with(graph, kernels, blocks, allowed & options.unstored, options)
@@ -141,7 +151,7 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = (), options: Pl
 
 def joints(graph: Graph, blocks: Sequence[Block], options: PlanOptions = DEFAULTS) -> frozenset[str]:
     """The maps between two blocks that need not be stored."""
-    willing = [block for block in blocks if options.of(block.output).join]
+    willing = [b for b in blocks if options.of(b.output).join and mode(graph, b.last_product) == "integer"]
     return frozenset(second.input for first in willing for second in willing if can_feed(graph, first, second))
 
 
@@ -184,16 +194,25 @@ def schedule_with(
         result = step.node.output
         over = _overwritten(graph, step, value, last)
         live(result, home[over] if over else result, step.index)
-        if step.kernel.name in QUANTIZES_FIRST:
+        if step.input_bytes:
             late.add(result)
     scratch: dict[int, str] = {}
+    quantized: dict[int, str] = {}
     tails: dict[str, int] = {}
     for step in steps:
         buffer = home[value[step.operands[0]]]
-        if step.kernel.name in QUANTIZES_FIRST and ends[buffer] == step.index:
-            scratch[step.index], tails[buffer] = buffer, step.scratch_bytes
-        elif step.scratch_bytes:
+        if step.scratch_bytes:
             scratch[step.index] = f"scratch of layer {step.index}"
+        if not step.input_bytes:
+            continue
+        place = f"quantised input of layer {step.index}"
+        others = (home.get(value.get(name, "")) for name in step.operands[1:])
+        if ends[buffer] == step.index and buffer not in others:
+            place, tails[buffer] = buffer, step.input_bytes
+        if step.rows:
+            quantized[step.index] = place
+        elif place == buffer:
+            scratch[step.index] = buffer
     lifetimes = [
         Lifetime(
             buffer,
@@ -207,11 +226,14 @@ def schedule_with(
         )
         for buffer in tensors
     ]
-    lifetimes += [
-        Lifetime(scratch[step.index], step.scratch_bytes, step.index, step.index, "scratch")
-        for step in steps
-        if step.scratch_bytes and scratch[step.index] not in tails
-    ]
+    for step in steps:
+        index = step.index
+        if step.scratch_bytes and scratch[index] not in tails:
+            # a dynamic chain needs it once its input is int8
+            size, waits = step.scratch_bytes, index in quantized
+            lifetimes.append(Lifetime(scratch[index], size, index, index, "scratch", late=waits))
+        if index in quantized and quantized[index] not in tails:
+            lifetimes.append(Lifetime(quantized[index], step.input_bytes, index, index, "scratch"))
     places = {name: home[source] for name, source in value.items() if source in home}
     kept = {home[value[name]] for name in graph.outputs}
     overlaps = tuple(
@@ -220,16 +242,17 @@ def schedule_with(
         for overlap in _overlaps(graph, step, places)
         if ends[overlap.above] == step.index and born[overlap.below] == step.index and overlap.above not in kept
     )
-    return Schedule(tuple(steps), tuple(lifetimes), overlaps, places, scratch)
+    return Schedule(tuple(steps), tuple(lifetimes), overlaps, places, scratch, quantized)
 
 
 def _overlaps(graph: Graph, step: Step, places: Mapping[str, str]) -> Iterator[Overlap]:
     """How the result of a layer may share bytes with its inputs while they are read row by row."""
     if not step.rows:
         return
-    first = step.rows[0].block
+    first, memory = step.rows[0].block, step.rows[0]
     result, data = places[step.node.output], places[first.input]
-    yield Overlap(result, data, overlap_distance(graph, *step.rows))
+    dynamic = isinstance(memory, DynamicMemory)
+    yield Overlap(result, data, dynamic_distance(memory) if dynamic else overlap_distance(graph, *step.rows))
     if first.residual is not None and places[first.residual] != data and len(step.rows) == 1:
         yield Overlap(result, places[first.residual], 0)
 
@@ -300,14 +323,17 @@ def _step(graph: Graph, node: Node, blocks: Sequence[Block], index: int, kernels
     for operand in node.inputs[1:] if node.op == "add" else node.inputs[:1]:
         if operand in graph.constants:
             raise UnsupportedError(f"layer {name!r} ({node.op})", "its data is a constant", "Fold it before compiling")
-    rows = cascade_of(graph, blocks, options)
+    dynamic = bool(blocks) and mode(graph, blocks[0].last_product) == "dynamic"
+    rows = (dynamic_memory_of(graph, blocks[0]),) if dynamic else cascade_of(graph, blocks, options)
     if not rows:
         kernel, work = choose(graph, node, kernels), macs(graph, node)
         scratch_bytes = kernel.scratch_bytes(dims_of(graph, node))
     else:
         nodes = [item for block in blocks for item in block.nodes]
-        kernel, work, scratch_bytes = ROWS, sum(macs(graph, item) for item in nodes), rows[-1].bytes
+        kernel = ROWS_DYNAMIC if dynamic else ROWS
+        work, scratch_bytes = sum(macs(graph, item) for item in nodes), rows[-1].bytes
         name = " + ".join(layer_name(item) for item in nodes if item.op != "normalize")
     identifier = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")[:48] or node.op
     symbol = f"mj_layer_{index:03d}_{identifier}"
-    return Step(index, name, node, mode(graph, node), kernel, symbol, work, scratch_bytes, rows)
+    arithmetic = "dynamic" if dynamic else mode(graph, node)
+    return Step(index, name, node, arithmetic, kernel, symbol, work, scratch_bytes, rows)

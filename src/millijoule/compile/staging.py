@@ -86,7 +86,7 @@ def _candidates(
     """The constants that a layer reads again and again: (name, bytes, bytes that must stay together or 0 for all, what
     to do when not all of them fit).
     """
-    if step.mode != "integer":
+    if step.mode != "integer" and not step.rows:
         return []
     if not step.rows:
         shape = graph.tensor(step.node.output).shape
@@ -100,7 +100,7 @@ def _candidates(
                 continue
             shape, name = graph.tensor(node.output).shape, f"{prefix(index)}{name}"
             if shape[1] * shape[2] >= MINIMUM_PIXELS:
-                unit = sizes[name] // -(-shape[3] // 2)
+                unit = sizes[name] // -(-shape[3] // 2) if step.mode == "integer" else 0
                 found.append((name, sizes[name], unit, "tiles" if memory.flat else "part"))
     return found
 

@@ -25,7 +25,9 @@ __all__ = [
     "FLAGS",
     "KERNELS",
     "ROWS",
+    "ROWS_DYNAMIC",
     "ROW_KERNELS",
+    "ROW_KERNELS_DYNAMIC",
     "VARIANTS",
     "Dims",
     "Kernel",
@@ -264,12 +266,25 @@ ROWS = Kernel("mj_rows_s8", "rows", "integer", "dsp", _any_size, _no_scratch)
 """The row engine, which computes chains of convolutions; the compiler decides which (`compile.rows`)."""
 
 
+ROWS_DYNAMIC = Kernel("mj_rows_dyn", "rows", "dynamic", "dsp", _any_size, _no_scratch)
+"""The row engine in passes, for chains with float data and int8 weights (`compile.rows_dynamic`)."""
+
 ROW_KERNELS = (
     *(f"mj_product_{form}{bounds}" for form in ("planes", "pixels") for bounds in ("", "_clamped")),
     "mj_filter_row_any",
     *(f"mj_filter_row_{k}x{k}_s{stride}_p{phase}" for k in (3, 5, 7) for stride in (1, 2) for phase in (0, 1)),
 )
 """The inner kernels of the row engine (`mj_rows.h`)."""
+
+ROW_KERNELS_DYNAMIC = (
+    "mj_product_range",
+    "mj_product_floats",
+    "mj_product_planes_exact",
+    "mj_filter_range_any",
+    "mj_filter_range_3x3",
+    "mj_filter_row_exact",
+)
+"""Those that it needs besides for dynamic models (`mj_rows_dynamic.h`)."""
 
 
 def kernels_for(operator: str, arithmetic: str, dims: Dims) -> list[Kernel]:

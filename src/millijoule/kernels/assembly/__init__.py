@@ -17,19 +17,23 @@ CORES = ("cortex-m4", "cortex-m7")
 
 # (core, rounding) -> text, None when only C exists for that rounding
 Generator = Callable[[str, str], str | None]
-_GENERATORS: Mapping[str, Generator] = {
-    f"mj_product_{form}": partial(product_source, f"mj_product_{form}")
-    for form in ("planes", "planes_clamped", "pixels", "pixels_clamped")
-} | {
-    f"mj_filter_row_3x3_s{stride}_p{phase}": partial(filter_row_3x3, stride, phase)
-    for stride in (1, 2)
-    for phase in (0, 1)
-} | {
-    f"mj_filter_row_{size}x{size}_s{stride}_p{phase}": partial(filter_row_window, size, stride, phase)
-    for size in (5, 7)
-    for stride in (1, 2)
-    for phase in (0, 1)
-}
+_GENERATORS: Mapping[str, Generator] = (
+    {
+        f"mj_product_{form}": partial(product_source, f"mj_product_{form}")
+        for form in ("planes", "planes_clamped", "pixels", "pixels_clamped")
+    }
+    | {
+        f"mj_filter_row_3x3_s{stride}_p{phase}": partial(filter_row_3x3, stride, phase)
+        for stride in (1, 2)
+        for phase in (0, 1)
+    }
+    | {
+        f"mj_filter_row_{size}x{size}_s{stride}_p{phase}": partial(filter_row_window, size, stride, phase)
+        for size in (5, 7)
+        for stride in (1, 2)
+        for phase in (0, 1)
+    }
+)
 
 
 def assembly_names() -> tuple[str, ...]:

@@ -1,0 +1,208 @@
+"""A chain of dynamic layers as one call of the row engine in passes: packed weights, structures, addresses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from millijoule.compile._text import FLOAT_MAX, float_literal
+from millijoule.compile.lower import Call, Layer, Structure, window_structure
+from millijoule.compile.lower_rows import filter_kernel, lane_order, pack_lanes
+from millijoule.compile.rows import (
+    FILTER_BYTES,
+    chunk_pixels,
+    filter_chunk,
+    filter_words,
+    lead,
+    plane_bytes,
+    widened_row,
+)
+from millijoule.compile.rows_dynamic import OPTIONS, RESULT_BYTES, DynamicMemory, float_distance
+from millijoule.graph import WEIGHT_AXIS, Node
+from millijoule.kernels import Dims, dims_of
+
+__all__ = ["lower_rows_dynamic"]
+
+ALWAYS = ("mj_rows_dyn", "mj_rows_s8", "mj_product_range", "mj_product_floats", "mj_product_planes_exact",
+          "mj_filter_row_exact")  # fmt: skip
+FULL = {"low": "-128", "high": "127"}
+
+
+@dataclass(frozen=True)
+class _Lowering:
+    """What the parts of a chain share."""
+
+    layer: Layer
+    memory: DynamicMemory
+    scratch: int
+    structures: list[Structure]
+    sources: list[str]
+
+    def part(self, name: str, kind: str, skip: int = 0) -> str:
+        """The address of a part of the scratch memory, `skip` bytes in, NULL when there is none."""
+        if name not in self.memory.parts:
+            return "NULL"
+        return f"MJ_AT({kind}, {self.scratch + self.memory.parts[name][0] + skip})"
+
+    def structure(self, kind: str, name: str, fields: dict[str, str]) -> str:
+        self.structures.append(Structure(kind, name, fields))
+        return f"&{name}"
+
+    def uses(self, kernel: str) -> str:
+        if kernel not in self.sources:
+            self.sources.append(kernel)
+        return kernel
+
+    def meaning(self, node: Node, prefix: str) -> str:
+        """The `mj_dynamic_layer` of a convolution."""
+        graph, axis = self.layer.graph, WEIGHT_AXIS[node.op]
+        weights = np.moveaxis(graph.constant(node.inputs[1]).astype(np.int64), axis, 0)
+        channels = len(weights)
+        scales = np.broadcast_to(np.asarray(graph.quant(node.inputs[1]).scale, dtype=np.float32), (channels,))
+        has_bias = len(node.inputs) == 3
+        bias = graph.constant(node.inputs[2]).astype(np.float32) if has_bias else np.zeros(channels, np.float32)
+        low, high = node.attrs.get("clamp") or (-FLOAT_MAX, FLOAT_MAX)
+        fields = {
+            "weight_scale": self.layer.flash(f"{prefix}_weight_scale", scales),
+            "bias": self.layer.flash(f"{prefix}_bias", bias),
+            "weight_sums": self.layer.flash(
+                f"{prefix}_weight_sums", weights.reshape(channels, -1).sum(axis=1).astype(np.int32)
+            ),
+            "low": float_literal(low),
+            "high": float_literal(high),
+        }
+        return self.structure("mj_dynamic_layer", f"{prefix}_meaning", fields)
+
+    def product(self, node: Node, name: str, order: npt.NDArray[np.int64], kernel: str) -> str:
+        """A convolution as products."""
+        weights = self.layer.graph.constant(node.inputs[1])
+        words = pack_lanes(weights.reshape(weights.shape[0], -1), order)
+        fields = {
+            "weights": self.layer.flash(f"{name}_weights", words),
+            "pairs": self.part(f"{name}_pairs", "mj_pair", RESULT_BYTES),
+            "product": self.uses(kernel),
+            "channels": str(weights.shape[0]),
+            "depth": str(len(order) // 2),
+            **FULL,
+        }
+        return self.structure("mj_products", name, fields)
+
+    def filter(self, node: Node, dims: Dims) -> str:
+        """A depthwise convolution on planes."""
+        taps = np.moveaxis(self.layer.graph.constant(node.inputs[1])[0], -1, 0)
+        fields = {
+            "taps": self.layer.flash("filter_taps", taps),
+            "filters": self.part("filters", "uint32_t", RESULT_BYTES),
+            "filter_row": self.uses(filter_kernel(dims)),
+            "channels": str(dims.out_channels),
+            "height": str(dims.kernel[0]),
+            "width": str(dims.kernel[1]),
+            "stride_height": str(dims.stride[0]),
+            "stride_width": str(dims.stride[1]),
+            "pad_top": str(dims.padding[0]),
+            "pad_left": str(dims.padding[2]),
+            "filter_bytes": str(FILTER_BYTES + 4 * filter_words(dims)),
+            **FULL,
+        }
+        return self.structure("mj_filters", "filter", fields)
+
+
+def lower_rows_dynamic(
+    layer: Layer, memory: DynamicMemory, scratch: int, quantized: int | None, *, exact: bool
+) -> Call:
+    """The call of the row engine for a chain.
+
+    Args:
+        layer: the chain's step; its constants go into one block.
+        memory: what the scratch memory holds.
+        scratch: where in the arena it begins.
+        quantized: where in the arena the input as int8 begins, None for the picture.
+        exact: whether values inside the chain are quantised through floats, bit for bit as layer by layer.
+    """
+    graph, block = layer.graph, memory.block
+    parts = _Lowering(layer, memory, scratch, [], list(ALWAYS))
+    first, last = memory.conv or memory.filter, memory.last
+    assert first is not None, "a block has a convolution"
+    fields = {
+        "state": parts.part("state", "mj_rows_state"),
+        "in_height": str(first.in_height),
+        "in_width": str(first.in_width),
+        "in_channels": str(first.in_channels),
+    }
+    extra: dict[str, str] = {"exact": str(int(exact))}
+    if quantized is not None:
+        extra["quantized"] = f"MJ_AT(int8_t, {quantized})"
+    if block.normalize is not None:
+        scale = np.asarray(block.normalize.attrs["scale"], dtype=np.float32)
+        extra |= {
+            "scale": layer.flash("scale", scale),
+            "offset": layer.flash("offset", np.asarray(block.normalize.attrs["offset"], dtype=np.float32)),
+            "step": str(int(len(scale) > 1)),
+            "table": parts.part("table", "int8_t"),
+        }
+        fields |= {"table": parts.part("table", "const int8_t"), "table_step": "256" if len(scale) > 1 else "0"}
+    if memory.conv is not None and block.conv is not None:
+        conv = memory.conv
+        order = lane_order(conv, memory.window)
+        fields |= {
+            "conv": parts.product(
+                block.conv, "conv", order, "mj_product_planes" if block.filter else "mj_product_floats"
+            ),
+            "conv_groups": parts.part("groups", "uint32_t"),
+            "chunk": str(chunk_pixels(conv, memory.window, OPTIONS)),
+        }
+        extra["conv"] = parts.meaning(block.conv, "conv")
+        if memory.window:
+            window = window_structure(layer, block.conv)
+            fields |= {
+                "window": parts.structure(window.type, window.name, dict(window.fields)),
+                "widened": parts.part("widened", "int16_t"),
+                "widened_row": str(widened_row(conv)),
+            }
+        fields |= {"made_height": str(conv.out_height), "made_width": str(conv.out_width)}
+    if memory.filter is not None and block.filter is not None:
+        filtered = memory.filter
+        fields |= {
+            "made_height": str(filtered.in_height),
+            "made_width": str(filtered.in_width),
+            "planes": parts.part("planes", "uint32_t"),
+            "plane": str(plane_bytes(filtered)),
+            "lead": str(lead(filtered)),
+            "filter": parts.filter(block.filter, filtered),
+            "filter_groups": parts.part("groups", "uint32_t"),
+            "filter_chunk": str(filter_chunk(filtered, OPTIONS)),
+            "filter_depth": str(-(-filtered.out_channels // 2)),
+        }
+        extra["filter"] = parts.meaning(block.filter, "filter")
+        extra["filter_range"] = parts.uses(
+            "mj_filter_range_3x3" if filtered.kernel == (3, 3) else "mj_filter_range_any"
+        )
+    if block.project is not None:
+        numbers = dims_of(graph, block.project).in_channels
+        order = np.concatenate([np.arange(numbers), np.full(numbers % 2, -1)])
+        fields["project"] = parts.product(block.project, "project", order, "mj_product_floats")
+        extra["project"] = parts.meaning(block.project, "project")
+    fields |= {
+        "out_height": str(last.out_height),
+        "out_width": str(last.out_width),
+        "out_channels": str(4 * last.out_channels),
+        "row": parts.part("row", "int8_t"),
+        "row_distance": str(float_distance(last)) if "row" in memory.parts else str(4 * last.out_channels),
+    }
+    if block.add is not None and block.residual is not None:
+        low, high = block.add.attrs.get("clamp") or (-FLOAT_MAX, FLOAT_MAX)
+        fields["residual"] = f"(const int8_t *){layer.address(block.residual)}"
+        fields["result_left"] = str(int(block.add.inputs[0] == block.last_product.output))
+        extra |= {"low": float_literal(low), "high": float_literal(high)}
+    parts.structures.append(Structure("mj_rows", "rows", fields))
+    parts.structures.append(Structure("mj_rows_dynamic", "dynamic", extra))
+    return Call(
+        "mj_rows_dyn",
+        tuple(parts.sources),
+        (layer.address(block.input), layer.address(block.output), "&rows", "&dynamic"),
+        tuple(layer.constants),
+        tuple(parts.structures),
+        layer.staged,
+    )

@@ -1,0 +1,254 @@
+"""Chains of layers with float data and int8 weights that run row by row, in passes: which they are, what they need.
+
+Dynamic quantisation needs the range of a whole map before the next layer can begin, so that layer by layer every map
+exists in float, the widest one included. A chain's wide maps are computed again in each pass instead
+(`mj_rows_dynamic.h`), a few rows at a time; what is stored are the float result and the input, as int8 over its own
+floats where nobody needs them any more.
+
+As in `rows`, shapes alone decide here; `dynamic_layers` looks at the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from millijoule.compile.options import RowOptions
+from millijoule.compile.plan import aligned
+from millijoule.compile.rows import (
+    FILTER_BYTES,
+    PAIR_BYTES,
+    POINTWISE,
+    STATE_BYTES,
+    Block,
+    RowMemory,
+    chunk_pixels,
+    conv_depth,
+    filter_chunk,
+    filter_words,
+    plane_bytes,
+    widened_row,
+)
+from millijoule.graph import Graph, Node, mode
+from millijoule.kernels import Dims, dims_of
+
+__all__ = ["DynamicMemory", "dynamic_distance", "dynamic_layers", "dynamic_memory_of", "find_dynamic_blocks"]
+
+OPTIONS = RowOptions()
+RESULT_BYTES = 16  # sizeof(mj_dynamic_result), in front of pairs and filters
+SUM_LIMIT = (1 << 23) - 64
+"""Sums of a product lie in [-2^23, 2^23): two of them share a word; the engine moves them by up to 32."""
+FLAT_BYTES = 20480
+"""A pointwise convolution by itself takes its whole map for one row if its groups need at most this much."""
+
+
+@dataclass(frozen=True)
+class DynamicMemory(RowMemory):
+    """The scratch memory of a chain, without its quantised input.
+
+    Attributes:
+        input_bytes: of the input as int8; 0 where it is the picture, which is int8 by a table.
+    """
+
+    input_bytes: int = 0
+
+
+# *** which chains *****
+
+
+def dynamic_layers(graph: Graph) -> frozenset[str]:
+    """The results of all dynamic convolutions that the row kernels may compute, whatever their input holds.
+
+    Graphs with another rounding rule than "single" have none: the integer kernels of a firmware share one rule, and the
+    constants that are made at run time are for that one.
+    """
+    if graph.rounding != "single":
+        return frozenset()
+    return frozenset(
+        node.output
+        for node in graph.nodes
+        if node.op in ("conv2d", "depthwise_conv2d") and mode(graph, node) == "dynamic" and _suits(graph, node)
+    )
+
+
+def _suits(graph: Graph, node: Node) -> bool:
+    weights = graph.constant(node.inputs[1]).astype(np.int64)
+    per_channel = (
+        weights[0].reshape(-1, weights.shape[3]).T if node.op != "conv2d" else weights.reshape(len(weights), -1)
+    )
+    largest = 255 * int(np.abs(per_channel).sum(axis=1).max(initial=0))
+    return weights.min(initial=0) >= -127 and largest < SUM_LIMIT
+
+
+def find_dynamic_blocks(graph: Graph, able: Collection[str]) -> tuple[Block, ...]:
+    """The chains of a graph: [convolution] depthwise convolution, pointwise convolution [addition], or a convolution.
+
+    Args:
+        graph: a verified graph.
+        able: results of the convolutions that may be computed so (`dynamic_layers`).
+    """
+    found: list[Block] = []
+    taken: set[str] = set()
+    finder = _Finder(graph, frozenset(able))
+    for node in graph.nodes:
+        block = finder.block(node) if node.output not in taken else None
+        if block is not None:
+            found.append(block)
+            taken.update(item.output for item in block.nodes)
+    return tuple(found)
+
+
+class _Finder:
+    def __init__(self, graph: Graph, able: frozenset[str]) -> None:
+        self.graph, self.able = graph, able
+        self.readers = graph.consumers()
+        self.written = graph.producers()
+        self.place = {node.output: index for index, node in enumerate(graph.nodes)}
+
+    def serves(self, node: Node | None, op: str) -> bool:
+        """Whether the engine can do this layer."""
+        if node is None or node.op != op or node.output not in self.able:
+            return False
+        dims = dims_of(self.graph, node)
+        sizes = (dims.in_height, dims.in_width, dims.in_channels, dims.out_height, dims.out_width, dims.out_channels)
+        depthwise = op == "depthwise_conv2d"
+        return (
+            mode(self.graph, node) == "dynamic"
+            and dims.dilation == (1, 1)
+            and max(sizes) < 1 << 16
+            and max(*dims.kernel, *dims.stride) < 1 << 8
+            and dims.padding[0] < dims.kernel[0]
+            and dims.padding[2] < dims.kernel[1]
+            and (not depthwise or (dims.stride[1] <= 2 and dims.out_channels == dims.in_channels))
+        )
+
+    def inner(self, node: Node) -> Node | None:
+        """The one layer that reads a result which stays inside the chain; its bounds must hold zero."""
+        low, high = node.attrs.get("clamp") or (0.0, 0.0)
+        return self.only_reader(node) if low <= 0.0 <= high else None
+
+    def only_reader(self, node: Node) -> Node | None:
+        readers = self.readers.get(node.output, [])
+        return readers[0] if len(readers) == 1 and node.output not in self.graph.outputs else None
+
+    def block(self, first: Node) -> Block | None:
+        conv = first if self.serves(first, "conv2d") else None
+        depthwise = self.inner(first) if conv is not None else first
+        project = None
+        if depthwise is not None and self.serves(depthwise, "depthwise_conv2d"):
+            reader = self.inner(depthwise)
+            if reader is not None and self.serves(reader, "conv2d") and _pointwise(self.graph, reader):
+                project = reader
+        if project is not None:
+            return self.with_ends(Block(None, conv, depthwise, project, None))
+        return None if conv is None else self.with_ends(Block(None, conv, None, None, None))
+
+    def with_ends(self, block: Block) -> Block | None:
+        """The chain with its addition and, in front of a window, with the layer that makes floats of the picture."""
+        block = replace(block, add=self.addition(block.last_product))
+        maker = self.written.get(block.input)
+        if block.conv is None or _pointwise(self.graph, block.conv):
+            return block
+        if maker is None or maker.op != "normalize" or mode(self.graph, maker) != "float":
+            return block
+        scales = maker.attrs["scale"]
+        return replace(block, normalize=maker) if self.only_reader(maker) is block.conv and min(scales) >= 0 else block
+
+    def addition(self, last: Node) -> Node | None:
+        """The sum of this result and a map that is complete before."""
+        reader = self.only_reader(last)
+        if reader is None or reader.op != "add" or mode(self.graph, reader) != "float":
+            return None
+        others = [name for name in reader.inputs if name != last.output]
+        if len(others) != 1 or others[0] in self.graph.constants:
+            return None
+        before = others[0] in self.place and self.place[others[0]] < self.place[last.output]
+        return reader if before else None
+
+
+def _pointwise(graph: Graph, node: Node) -> bool:
+    dims = dims_of(graph, node)
+    return (dims.kernel, dims.stride, dims.padding) == POINTWISE
+
+
+# *** memory *****
+
+
+def dynamic_memory_of(graph: Graph, block: Block) -> DynamicMemory:
+    """Lays out the scratch memory of a chain."""
+    dims = {node.output: dims_of(graph, node) for node in block.nodes if node.op.endswith("conv2d")}
+    flat = block.nodes == (block.conv,) and _fits_one_row(dims[block.output])
+    if flat:
+        dims = {name: _one_row(sizes) for name, sizes in dims.items()}
+    parts: dict[str, tuple[int, int]] = {}
+    offset = 0
+    for name, size in _sizes(graph, block, dims):
+        parts[name] = (offset, size)
+        offset += aligned(size)
+    input_bytes = 0 if block.normalize else graph.tensor(block.input).elements
+    return DynamicMemory(block, dims, parts, input_bytes=input_bytes)
+
+
+def _fits_one_row(dims: Dims) -> bool:
+    pixels = aligned(dims.in_height * dims.in_width, 4)
+    pointwise = (dims.kernel, dims.stride, dims.padding) == POINTWISE
+    return pointwise and 4 * conv_depth(dims, False) * pixels <= FLAT_BYTES
+
+
+def _one_row(dims: Dims) -> Dims:
+    pixels = dims.in_height * dims.in_width
+    return replace(dims, in_height=1, in_width=pixels, out_height=1, out_width=pixels)
+
+
+def _pairs(dims: Dims) -> int:
+    return RESULT_BYTES + PAIR_BYTES * -(-dims.out_channels // 2)
+
+
+def _sizes(graph: Graph, block: Block, dims: Mapping[str, Dims]) -> Iterator[tuple[str, int]]:
+    yield "state", STATE_BYTES
+    groups = 0
+    if block.normalize is not None:
+        yield "table", 256 * len(block.normalize.attrs["scale"])
+    if block.conv is not None:
+        conv = dims[block.conv.output]
+        window = (conv.kernel, conv.stride, conv.padding) != POINTWISE
+        yield "conv_pairs", _pairs(conv)
+        groups = 4 * conv_depth(conv, window) * chunk_pixels(conv, window, OPTIONS)
+        if window:
+            yield "widened", 2 * conv.kernel[0] * widened_row(conv)
+    if block.filter is not None:
+        filtered = dims[block.filter.output]
+        groups = max(groups, 4 * -(-filtered.out_channels // 2) * filter_chunk(filtered, OPTIONS))
+        yield "filters", RESULT_BYTES + (FILTER_BYTES + 4 * filter_words(filtered)) * filtered.out_channels
+        yield "planes", plane_bytes(filtered) * aligned(filtered.in_channels, 2)
+    if block.project is not None:
+        yield "project_pairs", _pairs(dims[block.project.output])
+    # A row's groups for the first convolution are used up before those for the last one are made.
+    yield "groups", groups
+    last = dims[block.last_product.output]
+    if block.add is not None or last.out_channels % 2:
+        yield "row", float_distance(last) * last.out_width
+
+
+def float_distance(last: Dims) -> int:
+    """Bytes from a pixel to the next in a row of floats that is being made."""
+    return 4 * aligned(last.out_channels, 2)
+
+
+def dynamic_distance(memory: RowMemory) -> int:
+    """The largest offset of the result behind its input, as int8 or picture, at which no row is lost, in bytes."""
+    block = memory.block
+    layers = [dims for dims in (memory.conv, memory.filter) if dims is not None]
+    first, last = layers[0], memory.last
+    in_row, out_row = first.in_width * first.in_channels, 4 * last.out_width * last.out_channels
+    read = list(range(1, first.in_height + 1))
+    for dims in layers:
+        needed = (out * dims.stride[0] - dims.padding[0] + dims.kernel[0] for out in range(dims.out_height))
+        read = [read[min(max(rows, 1), dims.in_height) - 1] for rows in needed]
+    if block.residual == block.input:
+        return 0  # the input as int8 lies elsewhere, and a number is read just before the result takes its place
+    # where everything has been read, anything may be overwritten
+    waiting = [count * in_row - (row + 1) * out_row for row, count in enumerate(read) if count < first.in_height]
+    return min(waiting, default=in_row * first.in_height)
