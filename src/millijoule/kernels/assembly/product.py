@@ -4,12 +4,13 @@ Outer loop: pairs of channels, so that the weights in use stay few; then groups 
 The first word starts the accumulators from the biases, as the multiply's third operand. What has no register waits in
 registers of the floating point unit. A call takes one of these ways for all its pairs:
 
-straight  no rest of one to three pixels, one of a few depths: no loop over words. On Cortex-M4 the weights wait in the
-          floating point unit, too, which leaves registers for all four pixels: one run of loads per word.
+straight  one of a few depths: no loop over words. On Cortex-M4 the weights wait in the floating point unit, too, which
+          leaves registers for all four pixels (one run of loads per word), and there is no rest of one to three pixels.
 whole     no rest: a loop over words, unrolled as far as the instruction cache allows.
 two       a rest of one or two pixels, which has a block of its own; unrolled less, so that all stays in the cache.
 three     the same with a rest of three pixels.
 any       any rest and planes of any number of rows.
+split     Cortex-M4, a rest of one or two pixels: straight or whole, then the rests of all pairs in a second pass.
 careful   pairs for which the shortcut below is not proven, and what the other ways leave out.
 
 Shortcut for the odd channel: accH - accL is 256 times its sum, so scaled as it is, with addend and shift for 256 times
@@ -36,22 +37,11 @@ _FIELDS = {
 }
 # words of the frame; the first five are loaded together
 _FRAME_NAMES = (
-    "x",
-    "weights",
-    "pairs",
-    "out",
-    "depth",
-    "count",
-    "rest",
-    "back",
-    "all",
-    "call",
-    "later",
-    "full",
-    "behind",
+    *("x", "weights", "pairs", "out", "depth"),
+    *("count", "rest", "back", "all", "call", "later", "full", "behind"),
 )
 _FRAME = {name: 4 * number for number, name in enumerate(_FRAME_NAMES)}
-_FRAME_BYTES = 60
+_FRAME_BYTES = 60  # with what is pushed a multiple of eight
 _LARGEST_SHIFT = 15  # of the shortcut
 _LARGEST_SHIFT_OF_DOUBLE = 22  # for which half a unit and the zero point fit into one addend
 _SLOTS = 3  # rows in a plane; with another number, "any" is taken
@@ -71,6 +61,7 @@ class _Product:
         self.core, self.rounding, self.form, self.clamped = core, rounding, form, clamped
         self.writer = Writer(name, {})
         self.block = Block(self.writer, core, rounding, form, clamped)
+        self.block.name_registers(4)
         self._left: list[tuple[str, str]] = []
         self.ways = {way: self.writer.label(way) for way in ("whole", "two", "three", "any", "split", "careful", "end")}
         self.straight = {depth: self.writer.label(f"straight{depth}") for depth in sizes.STRAIGHT_DEPTHS[core, form]}
@@ -222,69 +213,63 @@ class _Product:
         block.tables()
         write.place(done)
 
-    def _begin_pair(self, *, shortcut: bool = True, here: str = "", odd_out: bool = False) -> None:
-        """Constants of the next pair of channels; where its results go. Leaves x, weights, out in r0, r1, r3."""
-        write, waiting = self.writer, self.block.waiting
+    def _begin_pair(
+        self, *, shortcut: bool = True, here: str = "", odd_out: bool = False, then: tuple[str, ...] = ()
+    ) -> None:
+        """Constants of the next pair of channels; where its results go. Leaves x and weights in r0 and r1.
+
+        Args:
+            shortcut: whether the constants are prepared for the shortcut.
+            here: where a pair comes back to that must go the careful way.
+            odd_out: whether the odd channel has a pointer of its own.
+            then: code behind it.
+        """
+        write = self.writer
         write.block("""
             ldm sp, {r0, r1, r2, r3, r4}
             vldmia r2!, {s0, s1, s2, s3, s4, s5, s6, s7}""")
-        if self.form == "planes":
-            write.emit(f"vmov r5, {waiting['DISTANCE']}")
-        write.emit("add r6, r1, r4")
-        write.emit("add r7, r3, r5, lsl #1" if self.form == "planes" else "add r7, r3, #2")
-        write.emit(f"str r6, [sp, #{_FRAME['weights']}]")
-        write.emit(f"str r2, [sp, #{_FRAME['pairs']}]")
-        write.emit(f"str r7, [sp, #{_FRAME['out']}]")
-        write.emit(f"vmov {waiting['WEIGHTS']}, r1")
-        write.emit(f"vmov {waiting['WEIGHTS_END']}, r6")
-        write.emit(f"vmov {waiting['OUT']}, r3")
-        if odd_out:
-            write.emit("add r3, r3, r5")
-            write.emit(f"vmov {waiting['OUT_ODD']}, r3")
-        if not shortcut:
-            return
-        if self.rounding == "double":
-            self._prepare_double(here)
-        else:
-            self._prepare(here)
+        lines = ["vmov r5, DISTANCE"] if self.form == "planes" else []
+        lines += [
+            "add r6, r1, r4",
+            "add r7, r3, r5, lsl #1" if self.form == "planes" else "add r7, r3, #2",
+            f"str r6, [sp, #{_FRAME['weights']}]",
+            f"str r2, [sp, #{_FRAME['pairs']}]",
+            f"str r7, [sp, #{_FRAME['out']}]",
+            "vmov WEIGHTS, r1",
+            "vmov WEIGHTS_END, r6",
+            "vmov OUT, r3",
+        ]
+        lines += ["add r3, r3, r5", "vmov OUT_ODD, r3"] if odd_out else []
+        if shortcut:
+            lines += self._prepared_double(here) if self.rounding == "double" else self._prepared(here)
+        self.block.put([*lines, *then])
 
-    def _prepare(self, here: str) -> None:
+    def _prepared(self, here: str) -> list[str]:
         """Constants of the odd channel for 256 times its sum."""
-        write, waiting = self.writer, self.block.waiting
-        write.emit(f"vmov r2, {waiting['ADDEND_ODD']}")
-        write.emit("lsl r2, r2, #8")
+        addend, shift = (
+            ("r2", "r7") if self.core == "cortex-m4" else ("r8", "r9")
+        )  # short code, or free of what is before
+        lines = [f"vmov {addend}, ADDEND_ODD", f"lsl {addend}, {addend}, #8"]
         if self.rounding == "single":
-            write.block(f"""
-                vmov r7, {waiting["SHIFT_ODD"]}
-                cmp r7, #{_LARGEST_SHIFT}
-                bhi {self._leave(here)}""")
+            lines += [f"vmov {shift}, SHIFT_ODD", f"cmp {shift}, #{_LARGEST_SHIFT}", f"bhi {self._leave(here)}"]
             if self.form == "planes" or self.clamped:
-                write.emit("add r7, r7, #8")
-                write.emit(f"vmov {waiting['SHIFT_ODD']}, r7")
+                lines += [f"add {shift}, {shift}, #8", f"vmov SHIFT_ODD, {shift}"]
         else:
-            write.emit("add r2, r2, #128")
-        write.emit(f"vmov {waiting['ADDEND_ODD']}, r2")
+            lines.append(f"add {addend}, {addend}, #128")
+        return [*lines, f"vmov ADDEND_ODD, {addend}"]
 
-    def _prepare_double(self, here: str) -> None:
+    def _prepared_double(self, here: str) -> list[str]:
         """Half a unit and the zero point in one addend, for shifts from 1 to 22."""
-        write, waiting = self.writer, self.block.waiting
-        careful = self._leave(here)
+        careful, lines = self._leave(here), []
         for side in ("EVEN", "ODD"):
-            write.block(f"""
-                vmov r7, {waiting["SHIFT_" + side]}
-                sub r6, r7, #1
-                cmp r6, #{_LARGEST_SHIFT_OF_DOUBLE - 1}
-                bhi {careful}""")
+            lines += [f"vmov r7, SHIFT_{side}", "sub r6, r7, #1"]
+            lines += [f"cmp r6, #{_LARGEST_SHIFT_OF_DOUBLE - 1}", f"bhi {careful}"]
         for side in ("EVEN", "ODD"):
-            write.block(f"""
-                vmov r7, {waiting["SHIFT_" + side]}
-                vmov r2, {waiting["ADDEND_" + side]}
-                sub r6, r7, #1
-                mov r4, #1
-                lsl r2, r2, r7
-                lsl r4, r4, r6
-                add r2, r2, r4
-                vmov {waiting["ADDEND_" + side]}, r2""")
+            lines += [
+                f"vmov r7, SHIFT_{side}", f"vmov r2, ADDEND_{side}", "sub r6, r7, #1", "mov r4, #1",
+                "lsl r2, r2, r7", "lsl r4, r4, r6", "add r2, r2, r4", f"vmov ADDEND_{side}, r2",
+            ]  # fmt: skip
+        return lines
 
     def _leave(self, here: str) -> str:
         """Where to jump with a pair that must go the careful way and come back."""
@@ -338,17 +323,13 @@ class _Product:
             write.emit("orr r4, r4, #1")
             write.emit("vmov ENTRY, r4")
         write.place(pair)
-        self._begin_pair(here=again, odd_out=self.form == "planes")
-        block.begin_straight(depth, apart=apart)
         rest = write.label("rest")
+        rest_only = ("vmov r5, X_END", "cmp r0, r5", f"beq {rest}")
+        self._begin_pair(here=again, odd_out=self.form == "planes", then=rest_only if self.core == "cortex-m7" else ())
+        block.begin_straight(depth, apart=apart)
         if twice:
             write.emit("vmov r2, ENTRY")
             write.emit("bx r2")
-        if self.core == "cortex-m7":
-            write.block(f"""
-                vmov r2, X_END
-                cmp r0, r2
-                beq {rest}""")
         write.align(2)
         write.place(group)
         if twice:
@@ -412,11 +393,8 @@ class _Product:
         block.choose_entry(4, unroll, "ENTRY")
         self._choose_rest(rests, unroll_rest)
         write.place(pair)
-        self._begin_pair(here=again, odd_out=constant)
-        if rests:
-            write.emit(f"vmov r2, {block.waiting['X_END']}")
-            write.emit("cmp r0, r2")
-            write.emit(f"beq {rest}")
+        rest_only = ("vmov r5, X_END", "cmp r0, r5", f"beq {rest}")
+        self._begin_pair(here=again, odd_out=constant, then=rest_only if rests else ())
         write.align(2)
         write.place(group)
         block.looped(4, unroll, "ENTRY", group=group, constant=constant, behind=again if shares else "")

@@ -117,24 +117,24 @@ class Block:
         start = ["vmov w, WEIGHTS", f"vmov H{last}, START_HIGH", f"vmov L{last}, START_LOW"]
         start += self._word(pixels, f"H{last}", f"L{last}")
         start += [*self._ahead(pixels), f"vmov L, {entry}", "bx L"] if ahead else [f"vmov W, {entry}", "bx W"]
-        self._put(start)
+        self.put(start)
         write.align(2)
         write.place(top)
         if ahead:
-            self._put(self._ahead(pixels), as_is=True)
+            self.put(self._ahead(pixels), as_is=True)
         for number in range(unroll):
             write.place(words[0 if number == 0 else unroll - number])
             if ahead:
-                self._put(self._word_ahead(pixels, top if number == unroll - 1 else ""), as_is=True)
+                self.put(self._word_ahead(pixels, top if number == unroll - 1 else ""), as_is=True)
             else:
-                self._put(self._word(pixels))
+                self.put(self._word(pixels))
         if not ahead:
-            self._put(["vmov W, WEIGHTS_END", "cmp w, W", f"bne {top}"])
+            self.put(["vmov W, WEIGHTS_END", "cmp w, W", f"bne {top}"])
         write.place(words[unroll])
         if shared:
             write.emit(f"b {self._entries[4][-1]}")
             return
-        self._put(self._results.lines(pixels, shortcut=True, constant=constant) + self._next_group(group))
+        self.put(self._results.lines(pixels, shortcut=True, constant=constant) + self._next_group(group))
         if behind:
             write.emit(f"bhi {behind}")
 
@@ -145,14 +145,14 @@ class Block:
         """As `looped` for four pixels, small and without the shortcut."""
         write = self.writer
         more, done = write.label("more"), write.label("done")
-        self._put(["vmov w, WEIGHTS", "vmov H3, START_HIGH", "vmov L3, START_LOW"])
-        self._put(self._word(4, "H3", "L3"))
+        self.put(["vmov w, WEIGHTS", "vmov H3, START_HIGH", "vmov L3, START_LOW"])
+        self.put(self._word(4, "H3", "L3"))
         write.place(more)
-        self._put(["vmov W, WEIGHTS_END", "cmp w, W", f"beq {done}"])
-        self._put(self._word(4))
+        self.put(["vmov W, WEIGHTS_END", "cmp w, W", f"beq {done}"])
+        self.put(self._word(4))
         write.emit(f"b {more}")
         write.place(done)
-        self._put(self._results.lines(4, shortcut=False))
+        self.put(self._results.lines(4, shortcut=False))
 
     def begin_straight(self, depth: int, *, apart: bool = False) -> None:
         """Behind the constants of a pair; r0: x, r1: its weights. `apart`: for four words whose channels come apart."""
@@ -204,7 +204,7 @@ class Block:
         if self.core == "cortex-m7":
             lines = ["vmov w, WEIGHTS", *lines, f"add x, x, #{16 * depth}"]
         results = self._results.lines(4, shortcut=True, constant=True, apart=apart)
-        self._put(lines + results + self._next_group(group))
+        self.put(lines + results + self._next_group(group))
 
     def _multiplied(self, pixel: int, data: str, low: str, start_high: str = "", start_low: str = "") -> list[str]:
         """One word of a pixel times the two weights of both channels; `low`: the register of the low bytes."""
@@ -214,11 +214,22 @@ class Block:
             f"smlad {low_sum}, {data}, {low}, {start_low or low_sum}",
         ]
 
-    def _put(self, lines: list[str], *, as_is: bool = False) -> None:
-        """Writes straight-line code; for Cortex-M7, whose order decides, in pairs unless it is in order as it is."""
-        if self.core == "cortex-m7" and not as_is:
-            lines = ordered([self.writer.resolved(line) for line in lines])
+    def put(self, lines: list[str], *, as_is: bool = False) -> None:
+        """Writes code; for Cortex-M7, whose order decides, in pairs up to each branch, unless it is good as it is."""
+        if self.core == "cortex-m4" or as_is:
+            for line in lines:
+                self.writer.emit(line)
+            return
+        part: list[str] = []
         for line in lines:
+            part.append(self.writer.resolved(line))
+            if line.startswith("b") and not line.startswith("bfi"):
+                self._put_in_pairs(part)
+                part = []
+        self._put_in_pairs(part)
+
+    def _put_in_pairs(self, lines: list[str]) -> None:
+        for line in ordered(lines):
             self.writer.emit(line)
 
     def _ahead(self, pixels: int) -> list[str]:
