@@ -9,7 +9,8 @@ from typing import Any
 
 from millijoule.boards import Board, load_board
 from millijoule.compile._text import C_TYPES, with_assembly
-from millijoule.compile.emit import Emission, block_bytes, emit
+from millijoule.compile.emission import Emission, block_bytes
+from millijoule.compile.emit import emit
 from millijoule.compile.fit import check_fit
 from millijoule.compile.golden import golden_vector
 from millijoule.compile.legal import row_layers
@@ -18,6 +19,7 @@ from millijoule.compile.lower import Layer as LoweredLayer
 from millijoule.compile.lower_rows import lower_rows
 from millijoule.compile.lower_rows_dynamic import lower_rows_dynamic
 from millijoule.compile.options import DEFAULTS, PlanOptions
+from millijoule.compile.placement import in_two_memories
 from millijoule.compile.plan import MemoryPlan, plan_memory
 from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Schedule, Step, schedule
@@ -175,6 +177,7 @@ def compile_graph(
     able = row_layers(graph) | dynamic_layers(graph)
     parts = schedule(graph, kernels, able, options)
     plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps)
+    parts, plan = in_two_memories(graph, parts, plan, board)
     calls = _lower_all(graph, parts, plan, {}, kernels)
     staged = stage(graph, parts.steps, plan, calls, board, options)
     if board is not None:
