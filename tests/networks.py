@@ -335,6 +335,8 @@ def any_network(seed: int, *, largest: int = 23, layers: int = 6) -> Graph:
         int(rng.choice([1, 1, 2, 3, 3, 3, 4, 5])),
     )
     rounding = str(rng.choice(ROUNDINGS))
+    if largest > 20 and rng.random() < 0.1:  # rows that are made in several parts
+        size = (size[0] % 5 + 1, size[1] * 9, size[2])
     return random_network(names, seed, size=size, rounding=rounding, probabilities=bool(rng.random() < 0.3))
 
 

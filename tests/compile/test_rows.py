@@ -428,6 +428,16 @@ def test_blocks_joined_wherever_they_can_be_are_exact(seed: int, monkeypatch: py
     assert any("part1_" in text for text in program.files.values())
 
 
+@pytest.mark.parametrize("width", [63, 65, 130])
+def test_wide_rows_that_are_made_in_parts_are_exact(width: int) -> None:
+    """More pixels than a convolution with a window (28) and a depthwise one (64) make at a time."""
+    graph = random_network(["conv", "inverted", "separable", "shortcut", "inverted"], width, size=(3, width, 2))
+    firmware = build_host(compile_graph(graph))
+    pictures = random_pictures(graph, 2, width)
+    np.testing.assert_array_equal(firmware.run(pictures)["logits"], run(graph, pictures)[graph.outputs[0]])
+    assert writes_outside(firmware) == []
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_layer_writes_nothing_but_its_result_and_its_scratch(seed: int) -> None:
     """Every byte of the arena is compared before and after each layer, on this computer."""
