@@ -121,6 +121,7 @@ def _place(
 def _holes(plan: MemoryPlan, step: int, taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """(offset, bytes) of all parts of the arena that nothing needs during a layer."""
     alive = [(buffer.offset, buffer.end) for buffer in plan.buffers if buffer.first <= step <= buffer.last]
+    alive.append((plan.slow_bytes, plan.slow_bytes))  # no hole goes across two memories
     found, position = [], 0
     for start, end in [*sorted([*alive, *taken]), (plan.arena_bytes, plan.arena_bytes)]:
         if start > position:
