@@ -231,6 +231,7 @@ SHAPES: tuple[Shape, ...] = (
     product("mj_product_planes_clamped", 112, 30, 16),
     product("mj_product_planes_clamped", 56, 96, 96),
     product("mj_product_planes_clamped", 56, 16, 96),
+    product("mj_product_planes_clamped", 14, 32, 192),
     product("mj_product_planes_clamped", 14, 48, 288),
     product("mj_product_planes_clamped", 7, 80, 480),
     product("mj_product_pixels", 112, 16, 8),

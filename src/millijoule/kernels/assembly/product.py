@@ -64,7 +64,8 @@ class _Product:
         self.block.name_registers(4)
         self._left: list[tuple[str, str]] = []
         self.ways = {way: self.writer.label(way) for way in ("whole", "two", "three", "any", "split", "careful", "end")}
-        self.straight = {depth: self.writer.label(f"straight{depth}") for depth in sizes.STRAIGHT_DEPTHS[core, form]}
+        depths = sizes.straight_depths(core, form, clamped, rounding)
+        self.straight = {depth: self.writer.label(f"straight{depth}") for depth in depths}
 
     def text(self) -> str:
         write = self.writer

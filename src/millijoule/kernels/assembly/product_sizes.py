@@ -10,15 +10,14 @@ __all__ = [
     "DEPTH_APART",
     "DEPTH_OF_SPLIT",
     "RAM",
-    "STRAIGHT_DEPTHS",
     "UNROLL_LATER",
     "UNROLL_M7",
     "WORDS_OF_SPLIT",
+    "straight_depths",
     "unrolled",
 ]
 
-# words per pixel for which the code has no loop over words
-STRAIGHT_DEPTHS = {
+_STRAIGHT_DEPTHS = {
     ("cortex-m4", "planes"): (4, 8, 15, 16),
     ("cortex-m4", "pixels"): (8,),
     ("cortex-m7", "planes"): (4, 8, 15, 16, 24, 40),
@@ -50,6 +49,14 @@ UNROLL_LATER = 12
 RAM = 0x20000000
 DEPTH_OF_SPLIT = 16
 WORDS_OF_SPLIT = 160
+
+
+def straight_depths(core: str, form: str, clamped: bool, rounding: str) -> tuple[int, ...]:
+    """Words per pixel for which the code has no loop over words."""
+    depths = _STRAIGHT_DEPTHS[core, form]
+    if core == "cortex-m4" and (clamped or rounding == "double"):  # no room for sixteen in the cache
+        return tuple(depth for depth in depths if depth < DEPTH_OF_SPLIT)
+    return depths
 
 
 def unrolled(core: str, form: str, clamped: bool, rounding: str, way: str) -> Unroll:
