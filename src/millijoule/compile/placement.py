@@ -11,7 +11,8 @@ the fewest bytes to be fetched from the slow memory, as far as the fast arena re
 weights included, is larger than the cache, each pass over it fetches all of it; if it is smaller, none (in between, a
 part). What the choice leaves of the fast arena is filled with other buffers, those that are passed over most often
 first. The rest is planned as one arena is (`plan`). The first size of the fast arena is what the sum leaves beside the
-picture; smaller ones are tried, too, and the plan that leaves the fewest bytes wins. (Choosing buffers for a scratchpad
+picture; then smaller ones are tried, next what is in use where the large arena is fullest, and the plan that leaves the
+fewest bytes wins. (Choosing buffers for a scratchpad
 by what they save of a cache: P. R. Panda, N. D. Dutt and A. Nicolau, Efficient utilization of scratch-pad memory in
 embedded processor applications, ED&TC 1997.)
 
@@ -32,6 +33,7 @@ from millijoule.compile.plan import (
     Overlap,
     StepMemory,
     aligned,
+    live_bytes,
     lower_bound,
     plan_memory,
 )
@@ -49,7 +51,7 @@ TENSOR_PASSES = 2.0
 """A feature map is written once and read once."""
 KERNEL_PASSES = 16.0
 """Scratch of a kernel of its own, quantised inputs for example, is read for every output channel or so."""
-SIZES = 12
+SIZES = 32
 """How many sizes of the fast arena are tried."""
 
 
@@ -208,19 +210,30 @@ def plan_two(
     """
     lifetimes = [demand.lifetime for demand in demands]
     fixed = [demand.lifetime for demand in demands if not demand.movable]
-    most = min(room, limit - _bound(fixed, step_names, alignment, overlaps))
+    size = min(room, limit - _bound(fixed, step_names, alignment, overlaps))
     best: tuple[float, MemoryPlan] | None = None
-    for part in range(SIZES, 0, -1):
-        fast = _fill(demands, work, most * part // SIZES, cache, alignment)
+    for _ in range(SIZES):
+        fast = _fill(demands, work, size, cache, alignment)
         if not fast:
             break
+        ends = {item.name: fast[item.name] + aligned(item.bytes, alignment) for item in lifetimes if item.name in fast}
+        height = max(ends.values())
+        rest = [item for item in lifetimes if item.name not in fast]
+        live = live_bytes(rest, len(step_names), alignment, _among({item.name for item in rest}, overlaps))
         cost = sum(_fetched(demands, work, fast, cache).values())
-        if best is not None and cost >= best[0]:
-            continue
-        plan = _beside(lifetimes, fast, step_names, limit, alignment, overlaps)
-        if plan is not None:
-            best = cost, plan
+        if max(live) + height <= limit and (best is None or cost < best[0]):
+            plan = _beside(lifetimes, fast, step_names, limit, alignment, overlaps)
+            if plan is not None:
+                best = cost, plan
+        # Where the large arena is fullest, so much of the fast one is in use. More than that only adds to the sum.
+        full = [step for step, size in enumerate(live) if size == max(live)]
+        used = (ends[item.name] for item in lifetimes if item.name in fast and _lives(item, full))
+        size = min(max(used, default=0), height - alignment)
     return best[1] if best is not None else None
+
+
+def _lives(item: Lifetime, steps: Sequence[int]) -> bool:
+    return any(item.first <= step <= item.last for step in steps)
 
 
 def _bound(
