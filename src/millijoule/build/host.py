@@ -67,10 +67,12 @@ class HostFirmware:
             raise ToolchainError(
                 str(path), f"the library cannot be loaded ({error})", "Delete it and try again"
             ) from error
-        self._arena = (ctypes.c_uint8 * program.arena_bytes).in_dll(self._library, "mj_arena")
         graph = program.graph
         self._picture = graph.tensor(graph.inputs[0])
-        self._offset = next(buffer.offset for buffer in program.plan.buffers if self._picture.name in buffer.tensors)
+        # a picture that comes row by row has a place of its own for whole pictures
+        places = [buffer.offset for buffer in program.plan.buffers if self._picture.name in buffer.tensors]
+        first = (ctypes.c_uint8 * 1).in_dll(self._library, "mj_arena" if places else "mj_frame")
+        self._input = ctypes.addressof(first) + (places[0] if places else 0)
         self._logits = graph.tensor(graph.outputs[0])
         self._probabilities = graph.tensor(graph.outputs[1]) if len(graph.outputs) > 1 else None
 
@@ -137,7 +139,7 @@ class HostFirmware:
             return np.array(trace, dtype=np.uint32)
 
     def _infer(self, picture: Pictures) -> _Result:
-        ctypes.memmove(ctypes.addressof(self._arena) + self._offset, picture.tobytes(), self._picture.bytes)
+        ctypes.memmove(self._input, picture.tobytes(), self._picture.bytes)
         result = _Result()
         status = self._library.mj_run(ctypes.byref(result))
         if status:  # cannot happen: the only error is a null result

@@ -41,6 +41,11 @@ class Emission:
         return self.plan.buffer(self.schedule.home[tensor]).offset
 
     @property
+    def streamed(self) -> bool:
+        """Whether the picture comes row by row and is stored nowhere."""
+        return self.graph.inputs[0] not in self.schedule.home
+
+    @property
     def logits(self) -> Tensor:
         """The first output."""
         return self.graph.tensor(self.graph.outputs[0])

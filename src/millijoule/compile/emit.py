@@ -6,6 +6,8 @@ from millijoule.compile._text import C_TYPES, array_values, comment, float_liter
 from millijoule.compile.checksum import checksum_function
 from millijoule.compile.emission import Emission, block_bytes, blocks, ordered, shape, title
 from millijoule.compile.emit_header import model_header
+from millijoule.compile.emit_stream import FEED, first_layer, frame_source
+from millijoule.compile.emit_stream import run as run_stream
 from millijoule.compile.golden import GoldenVector
 from millijoule.compile.lower import Call, Structure
 from millijoule.compile.schedule import Step
@@ -14,12 +16,14 @@ __all__ = ["emit"]
 
 
 def emit(emission: Emission) -> dict[str, str]:
-    """The four generated files by name."""
+    """The generated files by name."""
+    frame = {"mj_frame.c": frame_source(emission)} if emission.streamed else {}
     return {
         "mj_model.h": model_header(emission),
         "mj_model.c": _model_source(emission),
         "mj_weights.h": _weights_header(emission),
         "mj_weights.c": _weights_source(emission),
+        **frame,
     }
 
 
@@ -112,7 +116,9 @@ _TWO_ARENAS = """\
 
 def _memory(emission: Emission) -> str:
     plan = emission.plan
-    fast = both = fast_array = ""
+    fast = both = fast_array = inside = ""
+    if not emission.streamed:
+        inside = '_Static_assert(MJ_INPUT_OFFSET + MJ_INPUT_BYTES <= MJ_BULK_BYTES, "the picture lies outside the arena");\n'
     at = "#define MJ_AT(type, offset) ((type *)(void *)&mj_arena[offset])\n"
     if plan.fast_bytes:
         fast, at, both = _FAST, _TWO_ARENAS, " in both arenas"
@@ -130,8 +136,7 @@ def _memory(emission: Emission) -> str:
 #ifdef MJ_RAM_BYTES
 _Static_assert(MJ_BULK_BYTES <= MJ_RAM_BYTES, "the arena is larger than the memory that the board has for it");
 #endif
-_Static_assert(MJ_INPUT_OFFSET + MJ_INPUT_BYTES <= MJ_BULK_BYTES, "the picture lies outside the arena");
-
+{inside}
 /* {plan.arena_bytes} bytes{both}; no plan of these layers can be smaller than {plan.lower_bound}. */
 MJ_ARENA _Alignas(16) uint8_t mj_arena[MJ_BULK_BYTES];
 {fast_array}"""
@@ -152,12 +157,15 @@ def _layer(emission: Emission, step: Step, call: Call) -> str:
         )
     if step.macs:
         text += f", {step.macs} MACs"
-    body = "".join(f"    {_structure(item)}\n" for item in call.structures)
+    structures = "".join(f"    {_structure(item)}\n" for item in call.structures)
+    copies = ""
     for name, offset in call.staged.items():
         constant = f"mj_constants_{step.index:03d}.{name}"
-        body += f"    __builtin_memcpy(MJ_AT(uint8_t, {offset}), {constant}, sizeof {constant});\n"
+        copies += f"    __builtin_memcpy(MJ_AT(uint8_t, {offset}), {constant}, sizeof {constant});\n"
+    if emission.streamed and step.index == 0:
+        return first_layer(step, call, comment(text), structures, copies)
     statement = f"    {call.kernel}({', '.join(call.arguments)});"
-    return f"{comment(text)}\nMJ_LAYER {step.symbol}(void)\n{{\n{body}{_wrapped(statement)}\n}}\n"
+    return f"{comment(text)}\nMJ_LAYER {step.symbol}(void)\n{{\n{structures}{copies}{_wrapped(statement)}\n}}\n"
 
 
 def _structure(item: Structure) -> str:
@@ -179,7 +187,10 @@ def _wrapped(statement: str, width: int = 116) -> str:
 
 def _tables(emission: Emission) -> str:
     steps = emission.schedule.steps
-    functions = "\n".join(f"    {step.symbol}," for step in steps)
+    functions = "\n".join(
+        "    NULL, /* its rows are pushed */" if emission.streamed and step.index == 0 else f"    {step.symbol},"
+        for step in steps
+    )
     names = "\n".join(f"    {string_literal(step.name)}," for step in steps)
     classes = "\n".join(f"    {string_literal(name)}," for name in emission.classes)
     return f"""static void (*const layers[MJ_LAYER_COUNT])(void) = {{
@@ -206,6 +217,19 @@ def _run(emission: Emission) -> str:
     if emission.trace:
         trace = _trace(emission)
         record = "        mj_trace[layer] = checksum(MJ_AT(uint8_t, results[layer].offset), results[layer].bytes);\n"
+    loop = f"""    for (int layer = {int(emission.streamed)}; layer < MJ_LAYER_COUNT; ++layer) {{
+        if (profile_hook != NULL) {{
+            profile_hook(layer, 0);
+        }}
+        layers[layer]();
+        if (profile_hook != NULL) {{
+            profile_hook(layer, 1);
+        }}
+{record}    }}
+    result->logits = MJ_AT(uint8_t, {emission.offset(logits.name)});
+    result->probabilities = {probabilities};
+    result->class_index = largest(MJ_AT(const {kind}, {emission.offset(logits.name)}));
+"""
     return f"""{trace}static void (*profile_hook)(int layer, int end);
 
 void mj_profile(void (*hook)(int layer, int end))
@@ -224,24 +248,18 @@ static int32_t largest(const {kind} *logits)
     return best;
 }}
 
-int mj_run(mj_result *result)
+{_run_function(emission, loop, record)}"""
+
+
+def _run_function(emission: Emission, loop: str, record: str) -> str:
+    if emission.streamed:
+        return run_stream(emission.schedule.steps[0], loop, record)
+    return f"""int mj_run(mj_result *result)
 {{
     if (result == NULL) {{
         return MJ_ERROR_ARGUMENT;
     }}
-    for (int layer = 0; layer < MJ_LAYER_COUNT; ++layer) {{
-        if (profile_hook != NULL) {{
-            profile_hook(layer, 0);
-        }}
-        layers[layer]();
-        if (profile_hook != NULL) {{
-            profile_hook(layer, 1);
-        }}
-{record}    }}
-    result->logits = MJ_AT(uint8_t, {emission.offset(logits.name)});
-    result->probabilities = {probabilities};
-    result->class_index = largest(MJ_AT(const {kind}, {emission.offset(logits.name)}));
-    return MJ_OK;
+{loop}    return MJ_OK;
 }}
 """
 
@@ -270,6 +288,16 @@ static uint32_t checksum(const uint8_t *bytes, uint32_t count)
     return weighted * 65599u + plain;
 }}
 
+"""
+
+
+_WHOLE = """\
+    for (uint32_t i = 0; i < MJ_INPUT_BYTES; ++i) {
+        state = 1664525u * state + 1013904223u;
+        MJ_INPUT[i] = (uint8_t)(state >> 24);
+    }
+    mj_result result;
+    (void)mj_run(&result);
 """
 
 
@@ -306,13 +334,7 @@ static int self_test(void)
 {array_values(golden.logits)}
     }};
 {limit}{check}    uint32_t state = {golden.seed}u;
-    for (uint32_t i = 0; i < MJ_INPUT_BYTES; ++i) {{
-        state = 1664525u * state + 1013904223u;
-        MJ_INPUT[i] = (uint8_t)(state >> 24);
-    }}
-    mj_result result;
-    (void)mj_run(&result);
-    const {kind} *logits = result.logits;
+{FEED if emission.streamed else _WHOLE}    const {kind} *logits = result.logits;
     for (int32_t i = 0; i < MJ_CLASSES; ++i) {{
         if ({differs}) {{
             return MJ_ERROR_SELF_TEST;

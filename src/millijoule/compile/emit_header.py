@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from millijoule.compile._text import float_literal, note, string_literal
+from millijoule.compile.emit_stream import DECLARATIONS
 from millijoule.compile.emission import Emission, block_bytes, defines, title
 
 __all__ = ["model_header"]
@@ -21,8 +22,7 @@ def model_header(emission: Emission) -> str:
             "MJ_INPUT_WIDTH": width,
             "MJ_INPUT_CHANNELS": channels,
             "MJ_INPUT_BYTES": picture.bytes,
-            "MJ_INPUT_OFFSET": emission.offset(picture.name),
-            "MJ_INPUT": "(mj_arena + MJ_INPUT_OFFSET)",
+            **_input(emission),
             "MJ_CLASSES": logits.elements,
             "MJ_ARENA_BYTES": emission.plan.arena_bytes,
             "MJ_FAST_BYTES": emission.plan.fast_bytes,
@@ -73,13 +73,23 @@ int mj_init(void);
 int mj_run(mj_result *result);
 /* From now on `hook` is called with end = 0 before and end = 1 after each layer; a null pointer turns it off. */
 void mj_profile(void (*hook)(int layer, int end));
-
+{DECLARATIONS if emission.streamed else ""}
 #ifdef __cplusplus
 }}
 #endif
 
 #endif
 """
+
+
+def _input(emission: Emission) -> dict[str, str | int]:
+    """Where a whole picture goes."""
+    if emission.streamed:
+        return {"MJ_INPUT": "mj_frame"}
+    return {
+        "MJ_INPUT_OFFSET": emission.offset(emission.graph.inputs[0]),
+        "MJ_INPUT": "(mj_arena + MJ_INPUT_OFFSET)",
+    }
 
 
 def _fast_declaration(emission: Emission) -> str:

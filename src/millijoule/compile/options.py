@@ -68,11 +68,13 @@ class PlanOptions:
         default: of every block that has none of its own.
         blocks: result of a block (`rows.Block.output`), or of a layer that runs by itself -> its options.
         unstored: the maps between two blocks that are never stored; None: found where that lowers the peak.
+        stream: the picture comes row by row and is stored nowhere.
     """
 
     default: RowOptions = RowOptions()
     blocks: Mapping[str, RowOptions] = field(default_factory=dict)
     unstored: frozenset[str] | None = None
+    stream: bool = False
 
     def of(self, result: str) -> RowOptions:
         """The options of the block or layer with this result."""

@@ -51,7 +51,7 @@ class HasFiles(Protocol):
 class ModelInfo:
     """What the emulator must know of a model: the macros of its mj_model.h, and its layers by symbol."""
 
-    input_offset: int
+    input_offset: int | None
     input_shape: tuple[int, int, int]
     classes: int
     logits_are_float: bool
@@ -76,7 +76,7 @@ class ModelInfo:
             height, width = macros["MJ_INPUT_HEIGHT"], macros["MJ_INPUT_WIDTH"]
             layers = getattr(program, "layers", ())
             return cls(
-                input_offset=macros["MJ_INPUT_OFFSET"],
+                input_offset=macros.get("MJ_INPUT_OFFSET"),
                 input_shape=(height, width, macros["MJ_INPUT_CHANNELS"]),
                 classes=macros["MJ_CLASSES"],
                 logits_are_float=logits,
@@ -154,7 +154,9 @@ class EmulatedFirmware:
         self.board = self.machine.board
         self._mail = image.symbol("mj_mail").address
         self._idle = image.symbol("mj_idle").address
-        self._input = image.symbol("mj_arena").address + self.info.input_offset
+        # a picture that comes row by row has a place of its own for whole pictures
+        offset, place = self.info.input_offset, "mj_arena" if self.info.input_offset is not None else "mj_frame"
+        self._input = image.symbol(place).address + (offset or 0)
         self._booted = False
 
     @property
@@ -312,7 +314,7 @@ class EmulatedFirmware:
     def _outside(self) -> list[tuple[Memory, list[tuple[int, bytes]]]]:
         """The content of all RAM that neither the model nor the firmware owns."""
         owned = [(s.address, s.address + s.size) for s in self.image.sections if s.name in (".stack", ".data", ".bss")]
-        for name in ("mj_arena", "mj_fast"):
+        for name in ("mj_arena", "mj_fast", "mj_frame"):
             if name in self.image.symbols:
                 arena = self.image.symbol(name)
                 owned.append((arena.address, arena.address + arena.size))
