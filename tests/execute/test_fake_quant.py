@@ -158,6 +158,7 @@ def test_a_network_whose_input_is_float_evaluates_on_integers_too(pictures: np.n
     same = {"stride": (1, 1), "padding": (1, 1, 1, 1)}
     x = builder.node("depthwise_conv2d", [x, weights], shape, attrs=same, source="depthwise")
     x = builder.node("avg_pool", [x], (1, 3, 3, 4), attrs={"kernel": (3, 2), "stride": (2, 2), "padding": (1, 0, 0, 1)})
+    x = builder.node("transpose", [x], (1, 3, 3, 4))
     x = builder.node("reshape", [x], (1, 36), attrs={"shape": (1, 36)})
     head = builder.constant("v", random.normal(size=(3, 36)).astype(np.float32))
     graph = builder.build([builder.node("dense", [x, head], (1, 3), source="head")])

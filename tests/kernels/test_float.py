@@ -158,6 +158,10 @@ def test_float_rest(rows: int, columns: int, seed: int, libraries: Any) -> None:
     library.call("mj_pad_f32", x, padded, rows, columns, 1, 1, 2, 0, 1)
     np.testing.assert_array_equal(padded, np.pad(x[..., None], ((1, 2), (0, 1), (0, 0))))
 
+    turned = np.zeros((columns, rows, 1), dtype=np.float32)
+    library.call("mj_transpose_f32", x, turned, rows, columns, 1)
+    np.testing.assert_array_equal(turned[..., 0], x.T)
+
     picture = rng.integers(0, 256, (rows, columns), dtype=np.uint8)
     scale, offset = (rng.normal(size=columns).astype(np.float32) for _ in range(2))
     library.call("mj_normalize_f32", picture, y, rows, columns, scale, offset)

@@ -366,6 +366,15 @@ def test_pad_and_clamp(size: tuple[int, ...], padding: tuple[int, ...], seed: in
     np.testing.assert_array_equal(cut, np.clip(x, low, high))
 
 
+@examples(50)
+@given(size=st.tuples(*[st.integers(1, 7)] * 3), seed=seeds)
+def test_transpose(size: tuple[int, int, int], seed: int, libraries: Any) -> None:
+    x = int8_data(np.random.default_rng(seed), size)
+    y = np.zeros((size[1], size[0], size[2]), dtype=np.int8)
+    libraries["single"].call("mj_transpose_s8", x, y, *size)
+    np.testing.assert_array_equal(y, x.transpose(1, 0, 2))
+
+
 @examples(100)
 @given(count=st.integers(1, 60), scale=st.floats(1e-3, 2.0), zero=st.integers(-128, 127), seed=seeds)
 def test_quantize_and_dequantize(count: int, scale: float, zero: int, seed: int, libraries: Any) -> None:

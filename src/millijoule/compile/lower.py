@@ -394,6 +394,10 @@ def _pad(layer: Layer) -> Call:
     return layer.call(layer.x, layer.y, *(str(size) for size in sizes), *zero)
 
 
+def _transpose(layer: Layer) -> Call:
+    return layer.call(layer.x, layer.y, *(str(size) for size in layer.data_shape[1:]))
+
+
 def _clamp_int8(layer: Layer) -> Call:
     return layer.call(layer.x, layer.y, layer.elements, *(str(bound) for bound in _bounds(layer)))
 
@@ -439,6 +443,8 @@ LOWERINGS: dict[tuple[str, str], Callable[[Layer], Call]] = {
     ("max_pool", "float"): _pool_float,
     ("pad", "integer"): _pad,
     ("pad", "float"): _pad,
+    ("transpose", "integer"): _transpose,
+    ("transpose", "float"): _transpose,
     ("clamp", "integer"): _clamp_int8,
     ("clamp", "float"): _clamp_float,
     ("softmax", "integer"): _softmax_int8,

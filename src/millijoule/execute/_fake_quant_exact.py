@@ -172,7 +172,7 @@ class IntegerForward:
         return _last(torch.from_numpy(average).to(x.device))
 
     def _moved(self, node: Node, x: Tensor) -> Tensor:
-        """Padding (with the zero point, which is 0 here), reshape, max_pool, clamp."""
+        """Padding (with the zero point, which is 0 here), reshape, transpose, max_pool, clamp."""
         plain = replace(node, attrs={key: value for key, value in node.attrs.items() if key != "clamp"})
         return _last(apply(self.graph, plain, [_first(x)]))
 

@@ -179,5 +179,6 @@ BUILDERS: dict[str, Callable[[Graph, Node], Step]] = {
     "pad": lambda graph, node: lambda inputs: pad_map(inputs[0], tuple(node.attrs["padding"]), 0.0),
     "clamp": lambda graph, node: lambda inputs: _clamped(inputs[0], node),
     "softmax": _softmax,
+    "transpose": lambda graph, node: lambda inputs: np.ascontiguousarray(np.swapaxes(inputs[0], 1, 2)),
     "reshape": _reshape,
 }

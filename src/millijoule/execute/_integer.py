@@ -240,6 +240,7 @@ BUILDERS: dict[str, Callable[[Graph, Node], Step]] = {
     "pad": _pad,
     "clamp": _clamp,
     "softmax": _softmax,
+    "transpose": lambda graph, node: lambda inputs: np.ascontiguousarray(np.swapaxes(inputs[0], 1, 2)),
     "reshape": _reshape,
     "quantize": _quantize,
     "dequantize": _dequantize,

@@ -119,6 +119,8 @@ def apply(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
         result = x.softmax(-1)
     elif node.op == "clamp":
         result = x
+    elif node.op == "transpose":
+        result = x.transpose(2, 3)
     elif node.op == "reshape":
         flat = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
         shape = tuple(node.attrs["shape"])

@@ -17,6 +17,7 @@ from millijoule.graph.printer import format_graph
 from millijoule.graph.prune import Removed, prune
 from millijoule.graph.simplify import simplify
 from millijoule.graph.tensor import Quant, Tensor
+from millijoule.graph.transpose import transposed
 from millijoule.graph.verify import WEIGHT_AXIS, verify
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "save_graph",
     "simplify",
     "stored_bounds",
+    "transposed",
     "verify",
 ]

@@ -242,7 +242,7 @@ def _node_bounds(graph: Graph, node: Node, stored: Mapping[str, Bounds]) -> Boun
         if any(node.attrs["padding"]):
             zero = graph.quant(node.output).scalar_zero_point
             found = np.minimum(found[0], zero), np.maximum(found[1], zero)
-    elif node.op == "clamp":
+    elif node.op in ("clamp", "transpose"):
         found = stored[node.inputs[0]]
     else:
         found = _full(graph, node.output, INT8_MIN, INT8_MAX)

@@ -32,7 +32,7 @@ __all__ = [
     "weight_quant",
 ]
 
-KEEPS_SCALE = ("pad", "reshape", "max_pool", "avg_pool", "clamp")
+KEEPS_SCALE = ("pad", "reshape", "transpose", "max_pool", "avg_pool", "clamp")
 """Operators whose result has the scale and zero point of their input."""
 
 SOFTMAX_QUANT = Quant((1 / 256,), (-128,))

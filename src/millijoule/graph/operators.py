@@ -112,6 +112,11 @@ def _mean(node: Node, shapes: list[Shape]) -> Shape:
     return (data[0], data[3])
 
 
+def _transpose(node: Node, shapes: list[Shape]) -> Shape:
+    batch, height, width, channels = _feature_map(node, shapes[0])
+    return (batch, width, height, channels)
+
+
 def _reshape(node: Node, shapes: list[Shape]) -> Shape:
     return tuple(node.attrs["shape"])
 
@@ -139,6 +144,8 @@ OPERATORS: dict[str, Operator] = {
     "softmax": Operator("softmax", (1, 1), (), _same),
     # min(max(x, low), high); ReLU is (0, inf), ReLU6 is (0, 6)
     "clamp": Operator("clamp to real bounds (the ReLU family)", (1, 1), ("clamp",), _same),
+    # rows become columns: (N, H, W, C) to (N, W, H, C)
+    "transpose": Operator("height and width swapped", (1, 1), (), _transpose),
     # the same numbers in another shape
     "reshape": Operator("reshape", (1, 1), ("shape",), _reshape),
     # float to int8 with the output's scale

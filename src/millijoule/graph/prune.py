@@ -6,8 +6,8 @@ zero. What a constant channel adds to the sums of the next layer is a number, wh
 
 The pass looks at stretches of the network that begin with a convolution or dense layer, whose filters can go, and end
 with the next one, which mixes its input channels. Between them lie only layers that keep channels apart: depthwise
-convolutions, pooling, padding, clamps, global averages, and reshapes that keep the channels in order. No tensor in
-between may have another reader or be an output of the network.
+convolutions, pooling, padding, clamps, transposes, global averages, and reshapes that keep the channels in order. No
+tensor in between may have another reader or be an output of the network.
 
 Where the window of the last layer hangs over the edge, its outer taps read the zero point instead of the constant, so
 the sum of a channel differs from pixel to pixel; such a channel stays, unless its constant is the zero point or its
@@ -40,7 +40,7 @@ Mask = npt.NDArray[np.bool_]
 
 MIXES = ("conv2d", "dense")
 """Operators whose every result reads every channel."""
-KEEPS_APART = ("depthwise_conv2d", "max_pool", "avg_pool", "pad", "clamp", "mean", "reshape")
+KEEPS_APART = ("depthwise_conv2d", "max_pool", "avg_pool", "pad", "clamp", "transpose", "mean", "reshape")
 """Operators whose channel c reads channel c only."""
 
 

@@ -108,7 +108,7 @@ def _verify_integer(graph: Graph, node: Node) -> None:
             raise QuantizationError(
                 _layer(node), f"int8 tensor {tensor.name!r} has no single scale", "Activations have one scale each"
             )
-    if node.op in ("pad", "reshape", "max_pool", "avg_pool", "clamp") and data.quant != result.quant:
+    if node.op in ("pad", "reshape", "transpose", "max_pool", "avg_pool", "clamp") and data.quant != result.quant:
         raise QuantizationError(
             _layer(node), "its result has another scale than its input", f"{node.op} keeps the scale of its input"
         )

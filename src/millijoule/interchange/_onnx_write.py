@@ -173,6 +173,8 @@ class _Writer:
             self._add("ReduceMean", [data], before, axes=[2, 3], keepdims=0)
         elif node.op == "softmax":
             self._add("Softmax", [data], before, axis=-1)
+        elif node.op == "transpose":
+            self._add("Transpose", [data], before, perm=[0, 1, 3, 2])
         elif node.op == "reshape":
             self._reshape(node, data, before)
         elif node.op in ("quantize", "dequantize"):

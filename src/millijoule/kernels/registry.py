@@ -252,6 +252,8 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("mj_max_pool_f32", "max_pool", "float", "plain", _window, _no_scratch),
     Kernel("mj_pad_s8", "pad", "integer", "plain", _any_size, _no_scratch),
     Kernel("mj_pad_f32", "pad", "float", "plain", _any_size, _no_scratch),
+    Kernel("mj_transpose_s8", "transpose", "integer", "plain", _any_size, _no_scratch),
+    Kernel("mj_transpose_f32", "transpose", "float", "plain", _any_size, _no_scratch),
     Kernel("mj_clamp_s8", "clamp", "integer", "plain", _any_size, _no_scratch),
     Kernel("mj_clamp_f32", "clamp", "float", "plain", _any_size, _no_scratch),
     Kernel("mj_softmax_s8_dsp", "softmax", "integer", "dsp", _softmax_classes, _no_scratch),

@@ -121,7 +121,7 @@ def assumed_means(graph: Graph) -> dict[str, Float64]:
         elif node.op == "add" and all(part in means for part in node.inputs):
             left, right = node.inputs
             means[name], variances[name] = means[left] + means[right], variances[left] + variances[right]
-        elif node.op in ("clamp", "pad", "avg_pool", "mean") and source in means:
+        elif node.op in ("clamp", "pad", "transpose", "avg_pool", "mean") and source in means:
             means[name], variances[name] = means[source], variances[source]
         else:
             continue

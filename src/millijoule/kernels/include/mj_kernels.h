@@ -75,6 +75,8 @@ void mj_avg_pool_s8(const int8_t *x, int8_t *y, const mj_window *window, int32_t
 void mj_max_pool_s8(const int8_t *x, int8_t *y, const mj_window *window, int32_t low, int32_t high);
 void mj_pad_s8(const int8_t *x, int8_t *y, int32_t height, int32_t width, int32_t channels, int32_t top,
                int32_t bottom, int32_t left, int32_t right, int32_t zero);
+/* x (height, width, channels) -> y (width, height, channels), elsewhere */
+void mj_transpose_s8(const int8_t *x, int8_t *y, int32_t height, int32_t width, int32_t channels);
 void mj_clamp_s8(const int8_t *x, int8_t *y, int32_t count, int32_t low, int32_t high);
 /* table: 256 entries of arithmetic.softmax_table */
 void mj_softmax_s8(const int8_t *x, int8_t *y, int32_t classes, const uint32_t *table);
@@ -110,6 +112,7 @@ void mj_avg_pool_f32(const float *x, float *y, const mj_window *window);
 void mj_max_pool_f32(const float *x, float *y, const mj_window *window);
 void mj_pad_f32(const float *x, float *y, int32_t height, int32_t width, int32_t channels, int32_t top,
                 int32_t bottom, int32_t left, int32_t right);
+void mj_transpose_f32(const float *x, float *y, int32_t height, int32_t width, int32_t channels);
 void mj_clamp_f32(const float *x, float *y, int32_t count, float low, float high);
 void mj_softmax_f32(const float *x, float *y, int32_t classes);
 
