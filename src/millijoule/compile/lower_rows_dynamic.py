@@ -25,8 +25,7 @@ from millijoule.kernels import Dims, dims_of
 
 __all__ = ["lower_rows_dynamic"]
 
-ALWAYS = ("mj_rows_dyn", "mj_rows_s8", "mj_product_range", "mj_product_floats", "mj_product_planes_exact",
-          "mj_filter_row_exact")  # fmt: skip
+ALWAYS = ("mj_rows_dyn", "mj_rows_s8", "mj_product_range", "mj_product_planes_exact", "mj_filter_row_exact")
 FULL = {"low": "-128", "high": "127"}
 
 
@@ -74,6 +73,11 @@ class _Lowering:
             "high": float_literal(high),
         }
         return self.structure("mj_dynamic_layer", f"{prefix}_meaning", fields)
+
+    def floats(self, clamp_after: bool) -> str:
+        """The kernel of the products that give the result."""
+        bounded = self.memory.block.last_product.attrs.get("clamp") is not None and not clamp_after
+        return "mj_product_floats_clamped" if bounded else "mj_product_floats"
 
     def product(self, node: Node, name: str, order: npt.NDArray[np.int64], kernel: str) -> str:
         """A convolution as products."""
@@ -143,12 +147,15 @@ def lower_rows_dynamic(
             "table": parts.part("table", "int8_t"),
         }
         fields |= {"table": parts.part("table", "const int8_t"), "table_step": "256" if len(scale) > 1 else "0"}
+    # bounds are kept afterwards where nothing else happens to the result: the quicker kernel has none
+    after = block.nodes[-1] is block.conv and block.conv.attrs.get("clamp") is not None
+    extra["clamp_after"] = str(int(after))
     if memory.conv is not None and block.conv is not None:
         conv = memory.conv
         order = lane_order(conv, memory.window)
         fields |= {
             "conv": parts.product(
-                block.conv, "conv", order, "mj_product_planes" if block.filter else "mj_product_floats"
+                block.conv, "conv", order, "mj_product_planes" if block.filter else parts.floats(after)
             ),
             "conv_groups": parts.part("groups", "uint32_t"),
             "chunk": str(chunk_pixels(conv, memory.window, OPTIONS)),
@@ -182,7 +189,7 @@ def lower_rows_dynamic(
     if block.project is not None:
         numbers = dims_of(graph, block.project).in_channels
         order = np.concatenate([np.arange(numbers), np.full(numbers % 2, -1)])
-        fields["project"] = parts.product(block.project, "project", order, "mj_product_floats")
+        fields["project"] = parts.product(block.project, "project", order, parts.floats(False))
         extra["project"] = parts.meaning(block.project, "project")
     fields |= {
         "out_height": str(last.out_height),

@@ -281,6 +281,7 @@ ROW_KERNELS = (
 ROW_KERNELS_DYNAMIC = (
     "mj_product_range",
     "mj_product_floats",
+    "mj_product_floats_clamped",
     "mj_product_planes_exact",
     "mj_filter_range_any",
     "mj_filter_range_3x3",

@@ -10,6 +10,7 @@ from functools import partial
 
 from millijoule.kernels.assembly.depthwise import filter_row_3x3, filter_row_window
 from millijoule.kernels.assembly.product import product_source
+from millijoule.kernels.assembly.product_sums import sums_source
 
 __all__ = ["CORES", "assembly_names", "assembly_source"]
 
@@ -22,6 +23,7 @@ _GENERATORS: Mapping[str, Generator] = (
         f"mj_product_{form}": partial(product_source, f"mj_product_{form}")
         for form in ("planes", "planes_clamped", "pixels", "pixels_clamped")
     }
+    | {f"mj_product_{form}": partial(sums_source, f"mj_product_{form}") for form in ("range", "floats")}
     | {
         f"mj_filter_row_3x3_s{stride}_p{phase}": partial(filter_row_3x3, stride, phase)
         for stride in (1, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from millijoule.kernels.assembly._dual_issue import ordered
 from millijoule.kernels.assembly.product_results import Results
 from millijoule.kernels.assembly.writer import Writer
@@ -32,6 +34,14 @@ _STRAIGHT_WEIGHTS = (*(f"s{number}" for number in range(19, 32)), "s14", "s15", 
 _STRAIGHT_RUNS = (slice(0, 13), slice(13, 15), slice(15, 16))  # with ascending numbers
 
 
+class Lines(Protocol):
+    """What becomes of the sums of a block; see `Results.lines`."""
+
+    def lines(self, pixels: int, *, shortcut: bool, constant: bool = False, apart: bool = False) -> list[str]:
+        """From sums to results."""
+        ...
+
+
 class Block:
     """Writes the parts of a product kernel that depend on the block of pixels.
 
@@ -47,9 +57,13 @@ class Block:
 
     def __init__(self, writer: Writer, core: str, rounding: str, form: str, clamped: bool) -> None:
         self.writer, self.core = writer, core
-        self._results = Results(rounding, form, clamped)
+        self._results: Lines = Results(rounding, form, clamped)
         self._tables: list[tuple[str, list[str]]] = []
         self._entries: dict[int, list[str]] = {}
+
+    def use(self, results: Lines) -> None:
+        """Other code behind the words of a block."""
+        self._results = results
 
     def name_registers(self, pixels: int) -> None:
         """Registers of a block with a loop over words."""

@@ -5,7 +5,6 @@
 void mj_product_floats(const mj_product *p)
 {
     const mj_pair_floats *pair = (const mj_pair_floats *)(const void *)p->pairs;
-    const mj_dynamic_result *result = (const mj_dynamic_result *)(const void *)pair - 1;
     const uint32_t *weights = p->weights;
     for (int32_t j = 0; j < p->count; ++j, ++pair, weights += p->depth) {
         const uint32_t *x = p->x;
@@ -16,8 +15,8 @@ void mj_product_floats(const mj_product *p)
             for (int32_t i = 0; i < 4 && first + i < p->pixels; ++i, out += p->distance) {
                 float *to = (float *)(void *)out;
                 const float even = (float)sums[i] * pair->scale_even, odd = (float)sums[4 + i] * pair->scale_odd;
-                to[0] = mj_clamp_float(even + pair->bias_even, result->low, result->high);
-                to[1] = mj_clamp_float(odd + pair->bias_odd, result->low, result->high);
+                to[0] = even + pair->bias_even;
+                to[1] = odd + pair->bias_odd;
             }
         }
     }

@@ -8,6 +8,7 @@ _Static_assert(sizeof(mj_pair_range) == sizeof(mj_pair) && sizeof(mj_pair_floats
 #define MJ_SMALL static __attribute__((noinline)) void
 #define MJ_LARGEST_SHIFT 15          /* with more, mj_product_* goes a longer way */
 #define MJ_LARGEST_ADDEND 4194200.0f /* 256 times an addend stays below 2^30, see kernels/assembly/product.py */
+#define MJ_SUM_LIMIT (INT32_C(1) << 23)
 #define MJ_SEARCH 32                 /* offsets of a sum that are tried in each direction */
 
 /* one channel of a convolution: real = sum * scale + bias */
@@ -91,8 +92,8 @@ MJ_SMALL set_limits(const numbers *n)
         if (n->pairs != NULL) {
             start_pair(n->pairs + c / 2, even.start, odd.start);
             mj_pair_range *pair = (mj_pair_range *)(void *)(n->pairs + c / 2);
-            pair->lowest_even = pair->lowest_odd = INT32_MAX;
-            pair->highest_even = pair->highest_odd = INT32_MIN;
+            pair->lowest_even = pair->lowest_odd = MJ_SUM_LIMIT - 1;
+            pair->highest_even = pair->highest_odd = -MJ_SUM_LIMIT;
             continue;
         }
         for (int32_t i = 0; i < 2 && c + i < n->channels; ++i) {
@@ -374,4 +375,7 @@ void mj_rows_dyn(const void *x, float *y, const mj_rows *rows, const mj_rows_dyn
         finish(r.project, d->project, range);
     }
     pass(x, y, &r);
+    for (int32_t i = 0; d->clamp_after && i < r.out_height * r.out_width * (r.out_channels / 4); ++i) {
+        y[i] = mj_clamp_float(y[i], d->conv->low, d->conv->high);
+    }
 }

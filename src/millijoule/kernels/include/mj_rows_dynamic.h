@@ -35,7 +35,8 @@ typedef struct {
     int8_t *table;                                   /* RAM: 256 bytes per channel, or once; picture only */
     void (*filter_range)(const mj_filter_row *f);    /* as rows->filter->filter_row */
     float low, high; /* of the addition */
-    int32_t exact;   /* 1: the exact way */
+    int32_t exact;       /* 1: the exact way */
+    int32_t clamp_after; /* 1: the bounds of conv, which gives the result, are kept in the end */
 } mj_rows_dynamic;
 
 /* What the kernels below find in front of the first pair or filter. */
@@ -48,7 +49,7 @@ typedef struct {
 /* Pairs and filters in the other kernels' places; the first two words, or the first one, are as in mj_rows.h. */
 typedef struct {
     int32_t start_low, start_high;
-    int32_t lowest_even, highest_even, lowest_odd, highest_odd; /* sums so far */
+    int32_t lowest_even, highest_even, lowest_odd, highest_odd; /* sums so far; at first 2^23 - 1 and -2^23 */
     int32_t unused[2];
 } mj_pair_range;
 typedef struct {
@@ -70,9 +71,11 @@ typedef struct {
 /* Products that move the lowest and highest sums of each channel (mj_pair_range). Pixels behind the last one in its
  * group are overwritten with that one. */
 void mj_product_range(const mj_product *p);
-/* The same sums as floats (mj_pair_floats), clamped by mj_dynamic_result: channel c of pixel i at out + i * distance +
- * 4 * c; both channels of the last pair are written, those of the rightmost pixel last. */
+/* The same sums as floats (mj_pair_floats): channel c of pixel i at out + i * distance + 4 * c, word aligned; both
+ * channels of the last pair are written. */
 void mj_product_floats(const mj_product *p);
+/* within the bounds of mj_dynamic_result */
+void mj_product_floats_clamped(const mj_product *p);
 /* mj_product_planes the exact way (mj_pair_floats) */
 void mj_product_planes_exact(const mj_product *p);
 /* Rows of a depthwise convolution: sums only move the limits (mj_filter_limits). Any window; 3 x 3. */
