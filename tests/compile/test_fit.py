@@ -24,7 +24,7 @@ def network(size: int, channels: int, *, flat: bool = False, dense: int = 10) ->
     x = builder.node("normalize", [x], (1, size, size, 3), attrs=normal, dtype="int8", quant=scale)
 
     def conv(name: str, x: str, kernel: int, depth: int, stride: int, side: int) -> str:
-        w = builder.constant(name, np.ones((channels, kernel, kernel, depth), np.int8), Quant.per_tensor(0.01))
+        w = builder.constant(name, np.ones((channels, kernel, kernel, depth), np.int8), Quant.per_tensor(0.05))
         after = side // stride
         padding = (0, 1, 0, 1) if kernel == 3 else (0, 0, 0, 0)
         attrs = {"stride": (stride, stride), "padding": padding}
@@ -39,7 +39,7 @@ def network(size: int, channels: int, *, flat: bool = False, dense: int = 10) ->
         x = builder.node("reshape", [x], (1, features), attrs={"shape": (1, features)}, dtype="int8", quant=scale)
     else:
         x = builder.node("mean", [x], (1, channels), dtype="int8", quant=scale)
-    w = builder.constant("fc", np.ones((dense, features), np.int8), Quant.per_tensor(0.01))
+    w = builder.constant("fc", np.ones((dense, features), np.int8), Quant.per_tensor(0.05))
     return builder.build([builder.node("dense", [x, w], (1, dense), dtype="int8", quant=scale, source="fc")])
 
 

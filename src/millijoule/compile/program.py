@@ -25,7 +25,7 @@ from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Schedule, Step, schedule
 from millijoule.compile.staging import Copies, stage, with_staging
 from millijoule.errors import OptionError
-from millijoule.graph import Graph, simplify, verify
+from millijoule.graph import Graph, Removed, prune, simplify, verify
 from millijoule.kernels import assembly_source, choose, headers, source
 
 __all__ = ["HOST", "KERNELS", "Layer", "Program", "compile_graph"]
@@ -78,7 +78,7 @@ class Program:
 
     Attributes:
         name: the model's name.
-        graph: the graph that was compiled, after simplification.
+        graph: the graph that was compiled, after simplification and without dead channels.
         board: what it was compiled for, None for this computer.
         kernels: "dsp" or "plain".
         files: file name -> text, kernels included; they build on their own.
@@ -88,6 +88,7 @@ class Program:
         schedule: the layers with the memory of their blocks.
         options: how the blocks run.
         staged: which constants are copied to RAM.
+        removed: channels that carry no information and are not compiled (`graph.prune`).
     """
 
     name: str
@@ -101,6 +102,7 @@ class Program:
     schedule: Schedule
     options: PlanOptions
     staged: Copies
+    removed: tuple[Removed, ...] = ()
 
     @property
     def arena_bytes(self) -> int:
@@ -139,6 +141,7 @@ class Program:
             "flash_bytes": self.flash_bytes,
             "macs": self.macs,
             "plan": self.plan.as_dict(),
+            "removed": [{**vars(item), "channels": list(item.channels)} for item in self.removed],
             "layers": [{**vars(layer)} for layer in self.layers],
         }
 
@@ -173,7 +176,8 @@ def compile_graph(
     if kernels not in KERNELS:
         raise OptionError(f"kernels {kernels!r}", "there is no such variant", f"Choose one of: {', '.join(KERNELS)}")
     board = None if target == HOST else load_board(target) if isinstance(target, str) else target
-    graph = replace(simplify(verify(graph)), name=name)
+    # kernels read whole words: a few channels more are no slower than an odd number
+    graph, removed = prune(replace(simplify(verify(graph)), name=name), multiple=4)
     able = row_layers(graph) | dynamic_layers(graph)
     parts = schedule(graph, kernels, able, options)
     plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps)
@@ -206,7 +210,7 @@ def compile_graph(
         )
         for step, call in zip(parts.steps, calls, strict=True)
     )
-    return Program(name, graph, board, kernels, files, plan, layers, trace, parts, options, staged)
+    return Program(name, graph, board, kernels, files, plan, layers, trace, parts, options, staged, removed)
 
 
 def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, kernels: str) -> tuple[Call, ...]:
