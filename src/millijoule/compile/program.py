@@ -19,12 +19,13 @@ from millijoule.compile.lower import Layer as LoweredLayer
 from millijoule.compile.lower_rows import lower_rows
 from millijoule.compile.lower_rows_dynamic import lower_rows_dynamic
 from millijoule.compile.options import DEFAULTS, PlanOptions
+from millijoule.compile.orientation import oriented
 from millijoule.compile.placement import in_two_memories
 from millijoule.compile.plan import MemoryPlan, plan_memory
 from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Schedule, Step, schedule
 from millijoule.compile.staging import Copies, stage, with_staging
-from millijoule.errors import OptionError
+from millijoule.errors import OptionError, PlacementError
 from millijoule.graph import Graph, Removed, prune, simplify, verify
 from millijoule.kernels import assembly_source, choose, headers, source
 
@@ -155,6 +156,7 @@ def compile_graph(
     self_test: bool = True,
     trace: bool = False,
     options: PlanOptions = DEFAULTS,
+    transpose: bool = True,
 ) -> Program:
     """Compiles a float, dynamic or integer graph to C.
 
@@ -166,6 +168,7 @@ def compile_graph(
         self_test: bakes the golden vector in that `mj_init` checks.
         trace: keeps a checksum of every layer's result, to find the first layer that differs.
         options: how the blocks run; no bit of a result depends on it.
+        transpose: whether an integer network may be computed on the transposed picture (`orientation`).
 
     Raises:
         OptionError: unknown variant of the kernels.
@@ -178,6 +181,16 @@ def compile_graph(
     board = None if target == HOST else load_board(target) if isinstance(target, str) else target
     # kernels read whole words: a few channels more are no slower than an odd number
     graph, removed = prune(replace(simplify(verify(graph)), name=name), multiple=4)
+    turned = oriented(graph) if transpose else None
+    if turned is not None:
+        try:
+            program = compile_graph(
+                turned, target, kernels=kernels, name=name, self_test=self_test, trace=trace, options=options,
+                transpose=False,
+            )  # fmt: skip
+            return replace(program, removed=removed)
+        except PlacementError:
+            pass  # longer rows need more memory
     able = row_layers(graph) | dynamic_layers(graph)
     parts = schedule(graph, kernels, able, options)
     plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps)
