@@ -11,6 +11,7 @@ import pytest
 from millijoule.build import build_board
 from millijoule.compile import Program, compile_graph
 from millijoule.emulate import EmulatedFirmware
+from millijoule.emulate.access import AccessCheck
 from millijoule.execute import run
 from millijoule.graph import ROUNDINGS
 from networks import any_network, random_pictures
@@ -40,9 +41,13 @@ class OneCycle:
         return sum(map(len, blocks))
 
 
-def booted(program: Program) -> EmulatedFirmware:
+def built(program: Program) -> EmulatedFirmware:
     board = program.target
-    firmware = EmulatedFirmware(build_board(program.files, board), board, program, model=OneCycle())
+    return EmulatedFirmware(build_board(program.files, board), board, program, model=OneCycle())
+
+
+def booted(program: Program) -> EmulatedFirmware:
+    firmware = built(program)
     firmware.boot()
     return firmware
 
@@ -96,6 +101,20 @@ def check(seed: int, board: str, *, largest: int, layers: int) -> None:
 @pytest.mark.parametrize("seed", range(FEW))
 def test_a_small_random_network_on_the_boards(seed: int, board: str) -> None:
     check(seed, board, largest=9, layers=3)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize(("seed", "kernels"), [(31, "dsp"), (33, "dsp"), (35, "plain")])
+def test_what_is_read_was_written_or_lies_in_the_arena(seed: int, kernels: str, board: str) -> None:
+    """Kernels may read bytes of the arena that nobody wrote where the value does not matter, and nothing else."""
+    graph = any_network(seed, largest=9, layers=3)
+    firmware = built(compile_graph(graph, board, kernels=kernels, self_test=False))
+    firmware.machine.reset()
+    with AccessCheck(firmware.machine) as watch:
+        firmware.run(random_pictures(graph, 1, seed))
+        found = watch.found()
+    assert [str(item) for item in found if item.kind != "unwritten" or item.place not in ("mj_arena", "mj_fast")] == []
+    assert watch.lost == 0
 
 
 @pytest.mark.slow
