@@ -32,6 +32,7 @@ __all__ = [
     "memory_of",
     "overlap_distance",
     "prefix",
+    "slack_bytes",
 ]
 
 STATE_BYTES = 24  # sizeof(mj_rows_state) where pointers have 64 bits
@@ -299,7 +300,7 @@ def _sizes(
     # A row's groups for the first convolution are used up before those for the last one are made.
     yield "groups", groups
     last = dims[block.last_product.output]
-    if feeds or block.add is not None or last.out_width % 4 or last.out_channels % 2:
+    if _needs_row(block, last, feeds):
         yield "row", row_distance(last) * aligned(last.out_width, 4)
     if fed and block.residual == block.input:
         yield "kept", kept_rows(block, dims) * last.out_width * last.out_channels
@@ -308,6 +309,21 @@ def _sizes(
 def prefix(index: int) -> str:
     """What names of constants and structures of a block begin with, by its place in a cascade."""
     return f"part{index}_" if index else ""
+
+
+def _needs_row(block: Block, last: Dims, feeds: bool) -> bool:
+    """Whether a row of the result is made apart: to be added to, handed on, or because its pixels lie too close for
+    pairs of channels.
+    """
+    return feeds or block.add is not None or last.out_channels % 2 == 1
+
+
+def slack_bytes(memory: RowMemory) -> int:
+    """Bytes behind the result that are written when its last group of pixels is not whole."""
+    last = memory.last
+    if _needs_row(memory.block, last, memory.feeds):
+        return 0
+    return (aligned(last.out_width, 4) - last.out_width) * last.out_channels
 
 
 def kept_rows(block: Block, dims: Mapping[str, Dims]) -> int:
@@ -391,15 +407,16 @@ def overlap_distance(graph: Graph, *memories: RowMemory) -> int:
     read = _rows_read(layers)
     rows = layers[0].in_height
     in_row, out_row = data.bytes // rows, result.bytes // len(read)
+    slack = slack_bytes(memories[-1])
     # where everything has been read, anything may be overwritten
-    waiting = [count * in_row - (row + 1) * out_row for row, count in enumerate(read) if count < rows]
+    waiting = [count * in_row - (row + 1) * out_row - slack for row, count in enumerate(read) if count < rows]
     distance = min(waiting, default=data.bytes)
     if first.residual == first.input and len(memories) == 1:
         # the row that is added is read while the row of the result is written, later ones afterwards
         distance = min(distance, 0)
     elif first.residual == first.input:
         added = _rows_read([dims for memory in memories[1:] for dims in _sizes_of(memory.block, memory.dims)])
-        waiting = [count * in_row - (row + 1) * out_row for row, count in enumerate(added) if count < rows]
+        waiting = [count * in_row - (row + 1) * out_row - slack for row, count in enumerate(added) if count < rows]
         distance = min(distance, *waiting, data.bytes)
     return distance
 

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 
 from millijoule.compile.options import DEFAULTS, PlanOptions
 from millijoule.compile.plan import Lifetime, Overlap, live_bytes
-from millijoule.compile.rows import Block, RowMemory, can_feed, cascade_of, chains, find_blocks, overlap_distance
+from millijoule.compile.rows import (
+    Block,
+    RowMemory,
+    can_feed,
+    cascade_of,
+    chains,
+    find_blocks,
+    overlap_distance,
+    slack_bytes,
+)
 from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_distance, dynamic_memory_of, find_dynamic_blocks
 from millijoule.errors import GraphError, UnsupportedError
 from millijoule.graph import Graph, Node, macs, mode
@@ -187,7 +196,9 @@ def schedule_with(
         ends[buffer] = max(ends.get(buffer, step), last.get(name, step))
         tensors.setdefault(buffer, []).append(name)
 
-    for name in graph.inputs:
+    if options.stream:
+        _check_stream(graph, steps)
+    for name in () if options.stream else graph.inputs:
         live(name, name, 0)
     late: set[str] = set()
     for step in steps:
@@ -200,11 +211,11 @@ def schedule_with(
     quantized: dict[int, str] = {}
     tails: dict[str, int] = {}
     for step in steps:
-        buffer = home[value[step.operands[0]]]
         if step.scratch_bytes:
             scratch[step.index] = f"scratch of layer {step.index}"
         if not step.input_bytes:
             continue
+        buffer = home[value[step.operands[0]]]
         place = f"quantised input of layer {step.index}"
         others = (home.get(value.get(name, "")) for name in step.operands[1:])
         if ends[buffer] == step.index and buffer not in others:
@@ -213,10 +224,12 @@ def schedule_with(
             quantized[step.index] = place
         elif place == buffer:
             scratch[step.index] = buffer
+    made = (step for step in steps if step.rows and not isinstance(step.rows[-1], DynamicMemory))
+    slack = {home[step.node.output]: slack_bytes(step.rows[-1]) for step in made}
     lifetimes = [
         Lifetime(
             buffer,
-            graph.tensor(buffer).bytes,
+            graph.tensor(buffer).bytes + slack.get(buffer, 0),
             born[buffer],
             ends[buffer],
             "picture" if buffer in graph.inputs else "activation",
@@ -250,11 +263,26 @@ def _overlaps(graph: Graph, step: Step, places: Mapping[str, str]) -> Iterator[O
     if not step.rows:
         return
     first, memory = step.rows[0].block, step.rows[0]
+    if first.input not in places:  # rows of a picture that is stored nowhere
+        return
     result, data = places[step.node.output], places[first.input]
     dynamic = isinstance(memory, DynamicMemory)
     yield Overlap(result, data, dynamic_distance(memory) if dynamic else overlap_distance(graph, *step.rows))
     if first.residual is not None and places[first.residual] != data and len(step.rows) == 1:
         yield Overlap(result, places[first.residual], 0)
+
+
+def _check_stream(graph: Graph, steps: Sequence[Step]) -> None:
+    """Refuses a network whose picture cannot come row by row."""
+    readers = [step for step in steps if graph.inputs[0] in step.operands]
+    first = readers[0] if readers else steps[0]
+    by_rows = first.rows and not isinstance(first.rows[0], DynamicMemory)
+    if len(readers) != 1 or first.index != 0 or not by_rows:
+        raise UnsupportedError(
+            f"layer {first.name!r} ({first.operator})",
+            "it reads the whole picture, which therefore cannot come row by row",
+            "Begin an int8 network with a convolution that the row engine can do, or leave out streaming",
+        )
 
 
 def _check_ends(graph: Graph) -> None:
