@@ -17,7 +17,8 @@ def writes_outside(firmware: HostFirmware, seed: int = 0) -> list[str]:
     checked that the noise changes no result.
     """
     program = firmware.program
-    arena = np.frombuffer(firmware._arena, np.uint8)
+    place = (ctypes.c_uint8 * program.arena_bytes).in_dll(firmware._library, "mj_arena")
+    arena = np.frombuffer(place, np.uint8)
     picture = random_pictures(program.graph, 1, seed)[0]
     clean = firmware.run(picture[None])["logits"]
     before = np.zeros_like(arena)
