@@ -3,8 +3,8 @@
 An arena that does not fit the fastest memory (the tightly coupled one of a Cortex-M7) lies behind the data cache, and
 what a row engine reads for every row, planes, groups, prepared parameters, falls out of that cache between two rows.
 Those buffers are small and live for one layer. They get an arena of their own in the fast memory, next to the large one
-with the feature maps, and the two are planned together: their sum may not become larger than one arena would be, save
-for `GROWTH_BYTES`.
+with the feature maps, and the two are planned together: their sum may not become larger than one arena would be, or
+than a budget that was given.
 
 The algorithm, in words. The scratch memory of a block is taken apart. For each layer, the parts are chosen that leave
 the fewest bytes to be fetched from the slow memory, as far as the fast arena reaches: if what a row touches there, its
@@ -41,12 +41,10 @@ from millijoule.compile.rows import RowMemory, prefix
 from millijoule.compile.schedule import Schedule, Step
 from millijoule.graph import Graph
 
-__all__ = ["GROWTH_BYTES", "RESERVED_BYTES", "Demand", "Work", "fast_room", "in_two_memories", "plan_two"]
+__all__ = ["RESERVED_BYTES", "Demand", "Work", "fast_room", "in_two_memories", "plan_two"]
 
 RESERVED_BYTES = 16384
 """RAM kept free for stack and variables where they share the fast memory."""
-GROWTH_BYTES = 0
-"""So many bytes more than one arena two of them may have together."""
 TENSOR_PASSES = 2.0
 """A feature map is written once and read once."""
 KERNEL_PASSES = 16.0
@@ -85,7 +83,7 @@ def fast_room(board: Board, reserved: int = RESERVED_BYTES) -> tuple[Memory, int
 
 
 def in_two_memories(
-    graph: Graph, parts: Schedule, plan: MemoryPlan, board: Board | None
+    graph: Graph, parts: Schedule, plan: MemoryPlan, board: Board | None, budget: int | None = None
 ) -> tuple[Schedule, MemoryPlan]:
     """The schedule and the plan with an arena in the board's fastest memory beside the large one, where that helps.
 
@@ -98,6 +96,7 @@ def in_two_memories(
         parts: the schedule.
         plan: the plan for one arena.
         board: the target.
+        budget: bytes that both arenas may have together; never less than one arena needs, which is the default.
     """
     found = fast_room(board) if board is not None else None
     if board is None or found is None or plan.arena_bytes <= found[1]:
@@ -109,7 +108,7 @@ def in_two_memories(
         [step.name for step in parts.steps],
         {step.index: _work(graph, step) for step in parts.steps if step.rows},
         room=found[1],
-        limit=plan.arena_bytes + GROWTH_BYTES,
+        limit=max(plan.arena_bytes, budget or 0),
         cache=cache,
         overlaps=parts.overlaps,
     )
@@ -355,14 +354,14 @@ def _beside(
     offsets |= {name: slow.arena_bytes + offset for name, offset in fast.items()}
     order = sorted(lifetimes, key=lambda item: (item.first, offsets[item.name]))
     buffers = tuple(Buffer(offset=offsets[item.name], **vars(item)) for item in order)
-    steps = []
-    for index, step in enumerate(slow.steps):
-        alive = [buffer for buffer in buffers if buffer.first <= index <= buffer.last]
-        more = sum(aligned(buffer.bytes, alignment) for buffer in alive if buffer.name in fast)
-        steps.append(StepMemory(step.name, step.live_bytes + more, tuple(buffer.name for buffer in alive)))
+    live = live_bytes(lifetimes, len(step_names), alignment, overlaps)
+    steps = [
+        StepMemory(name, live[step], tuple(item.name for item in buffers if item.first <= step <= item.last))
+        for step, name in enumerate(step_names)
+    ]
     return MemoryPlan(
         slow.arena_bytes + height,
-        _bound(lifetimes, step_names, alignment, overlaps),
+        max(live),
         f"{slow.strategy}, two memories",
         alignment,
         buffers,

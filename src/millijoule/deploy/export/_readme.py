@@ -35,7 +35,7 @@ Made by millijoule {__version__}: {kind.title}. Everything that is needed is in 
 
 {kind.readme(project)}
 {_memory(project, kind)}
-{kind.reuse(project) if kind.reuse else _reuse(kind)}
+{kind.reuse(project) if kind.reuse else _reuse(project, kind)}
 ## Files
 
 {_files(kind)}
@@ -108,7 +108,10 @@ def _memory(project: Project, kind: Format) -> str:
 No other RAM but a stack of less than {image.stack_bytes:,} bytes. No plan of these layers can have a smaller arena than
 {plan.lower_bound:,} bytes. The figures were checked against {board.title}; other chips may have less.
 """
-    fences = sizes.get(".mj_arena", 0) - program.arena_bytes
+    fences = sizes.get(".mj_arena", 0) + sizes.get(".mj_fast", 0) - program.arena_bytes
+    places = image.arena_memory
+    if plan.fast_bytes:
+        places += f", {plan.fast_bytes:,} of them (`mj_fast`) in {image.fast_memory}, which answers at once"
     constants = program.weight_bytes
     rest = image.flash_bytes - code - constants
     return f"""## Where RAM and flash go
@@ -122,7 +125,7 @@ No other RAM but a stack of less than {image.stack_bytes:,} bytes. No plan of th
 
 | RAM, bytes | what |
 |---:|---|
-| {arena}; in {image.arena_memory} |
+| {arena}; in {places} |
 | {fences:,} | words around the arena that show whether something wrote beside it |
 | {image.stack_bytes:,} | stack, at the bottom of {board.data_memory.name}: an overflow faults, no data is lost |
 | {sizes.get(".data", 0) + sizes.get(".bss", 0):,} | variables (`.data`, `.bss`) |
@@ -132,15 +135,20 @@ Sizes with {image.compiler}. No plan of these layers can have a smaller arena th
 """
 
 
-def _reuse(kind: Format) -> str:
+def _reuse(project: Project, kind: Format) -> str:
     model, source = kind.model, kind.source
+    fast = ""
+    if project.program.plan.fast_bytes:
+        fast = """
+   `mj_fast`, `MJ_FAST_BYTES` of these bytes, is what every row needs: it has the section `.bss.mj_fast`, or what
+   `-DMJ_FAST=` says. In tightly coupled memory the model is faster; anywhere else it gives the same results."""
     return f"""## In an existing project, in five steps
 
 1. Copy the folder `{model}/`. It needs nothing else from here, no operating system, and of a C library only `memcpy`
    and `memset`.
 2. Compile `{source}/*.c` as C11 with `-O3 -ffp-contract=off` for your core; include path: `{model}`.
 3. Give the arena a place: `.mj_arena (NOLOAD) : {{ *(.mj_arena) }} > RAM` in the linker script, in the fastest RAM
-   with room for `MJ_ARENA_BYTES`; or compile with `-DMJ_ARENA=`, and it lies in `.bss` like any other variable.
+   with room for `MJ_ARENA_BYTES`; or compile with `-DMJ_ARENA=`, and it lies in `.bss` like any other variable.{fast}
 4. Call `mj_init()` once, with the floating-point unit and the caches on. `MJ_OK` means that a built-in picture gave
    the expected logits: compiler, flags, flash and RAM are right.
 5. For every picture write `MJ_INPUT_BYTES` bytes to `MJ_INPUT` and call `mj_run(&result)`. `result.class_index` is the
