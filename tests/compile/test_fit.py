@@ -111,3 +111,19 @@ def test_a_float_model_is_told_about_quantisation() -> None:
     }
     values = {name: value.astype(np.float32) for name, value in graph.constants.items()}
     assert "static quantisation" in refusal(replace(graph, tensors=floats, constants=values), "stm32l4r9i").fix
+
+
+def test_a_budget_that_no_plan_keeps_names_sizes_that_would() -> None:
+    graph = network(128, 32)
+    least = compile_graph(graph, self_test=False, objective="ram").arena_bytes
+    with pytest.raises(PlacementError) as caught:
+        compile_graph(graph, self_test=False, ram_budget=least // 2)
+    error = caught.value
+    assert f"less than {least:,} bytes" in error.reason and "'second'" in error.reason
+    found = re.search(r"resolution (\d+) \(([\d,]+) bytes\)", error.fix)
+    assert found is not None
+    need = int(found[2].replace(",", ""))
+    smaller = network(int(found[1]), 32)
+    assert need <= least // 2
+    assert compile_graph(smaller, self_test=False, objective="ram").arena_bytes == need
+    compile_graph(smaller, self_test=False, ram_budget=least // 2)

@@ -6,7 +6,7 @@ alone, and the memory of each is planned as the firmware's would be.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from millijoule.boards import Board, board_names, load_board
@@ -47,6 +47,7 @@ def check_fit(
     board: Board,
     kernels: str,
     able: Collection[str] = (),
+    least: Callable[[], int] | None = None,
 ) -> None:
     """Refuses a model that does not fit its board.
 
@@ -58,6 +59,7 @@ def check_fit(
         board: the target.
         kernels: "dsp" or "plain".
         able: as for `schedule`.
+        least: gives the bytes of the smallest arena that another plan could have.
 
     Raises:
         PlacementError: with the bytes needed, the bytes there, the layers at the peak, and what would fit.
@@ -81,6 +83,9 @@ def check_fit(
             f"beside {CODE_BYTES:,} for code"
         )
     remedies = list(_remedies(graph, need, board, kernels, able))
+    smallest = Need(least(), need.weight_bytes) if least is not None and need.arena_bytes > room else need
+    if fits(smallest, board):
+        remedies.insert(0, f"the objective ram ({smallest.arena_bytes:,} bytes)")
     fix = "This would fit: " + "; ".join(remedies) if remedies else "Choose a smaller network"
     raise PlacementError(f"model {graph.name!r} on {board.title}", "; ".join(reasons), fix)
 

@@ -18,12 +18,13 @@ from millijoule.compile.lower import Call, lower
 from millijoule.compile.lower import Layer as LoweredLayer
 from millijoule.compile.lower_rows import lower_rows
 from millijoule.compile.lower_rows_dynamic import lower_rows_dynamic
+from millijoule.compile.objective import options_for, planned
 from millijoule.compile.options import DEFAULTS, PlanOptions
 from millijoule.compile.orientation import oriented
 from millijoule.compile.placement import in_two_memories
-from millijoule.compile.plan import MemoryPlan, plan_memory
+from millijoule.compile.plan import MemoryPlan
 from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
-from millijoule.compile.schedule import Schedule, Step, schedule
+from millijoule.compile.schedule import Schedule, Step
 from millijoule.compile.staging import Copies, stage, with_staging
 from millijoule.errors import OptionError, PlacementError
 from millijoule.graph import Graph, Removed, prune, simplify, verify
@@ -156,6 +157,8 @@ def compile_graph(
     self_test: bool = True,
     trace: bool = False,
     options: PlanOptions = DEFAULTS,
+    objective: str = "cycles",
+    ram_budget: int | None = None,
     transpose: bool = True,
 ) -> Program:
     """Compiles a float, dynamic or integer graph to C.
@@ -167,14 +170,16 @@ def compile_graph(
         name: what the firmware calls itself (`MJ_MODEL_NAME`).
         self_test: bakes the golden vector in that `mj_init` checks.
         trace: keeps a checksum of every layer's result, to find the first layer that differs.
-        options: how the blocks run; no bit of a result depends on it.
-        transpose: whether an integer network may be computed on the transposed picture (`orientation`).
+        options: how the blocks run where nothing else matters; no bit of a result depends on it.
+        objective: "cycles", "ram" (the smallest arena that is found) or "energy" (as cycles), see `objective`.
+        ram_budget: bytes that the arena may have; the fastest plan within them is chosen.
+        transpose: whether an integer network may be computed on the transposed picture where that saves cycles.
 
     Raises:
-        OptionError: unknown variant of the kernels.
+        OptionError: unknown variant of the kernels, unknown objective, a budget below 1.
         BoardError: unknown board.
         UnsupportedError: an operator without a kernel.
-        PlacementError: the model does not fit the board; the message says what would.
+        PlacementError: the model does not fit the board or the budget; the message says what would.
     """
     if kernels not in KERNELS:
         raise OptionError(f"kernels {kernels!r}", "there is no such variant", f"Choose one of: {', '.join(KERNELS)}")
@@ -182,23 +187,30 @@ def compile_graph(
     # kernels read whole words: a few channels more are no slower than an odd number
     graph, removed = prune(replace(simplify(verify(graph)), name=name), multiple=4)
     turned = oriented(graph) if transpose else None
-    if turned is not None:
+    if turned is not None and (objective == "ram" or ram_budget is not None):
+        graph = _leaner(turned, graph, kernels, options, ram_budget if objective != "ram" else None)
+    elif turned is not None:
         try:
             program = compile_graph(
                 turned, target, kernels=kernels, name=name, self_test=self_test, trace=trace, options=options,
-                transpose=False,
+                objective=objective, transpose=False,
             )  # fmt: skip
             return replace(program, removed=removed)
         except PlacementError:
             pass  # longer rows need more memory
     able = row_layers(graph) | dynamic_layers(graph)
-    parts = schedule(graph, kernels, able, options)
-    plan = plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps)
+    options = options_for(graph, kernels, able, objective, ram_budget, options)
+    parts, plan = planned(graph, kernels, able, options)
     parts, plan = in_two_memories(graph, parts, plan, board)
     calls = _lower_all(graph, parts, plan, {}, kernels)
     staged = stage(graph, parts.steps, plan, calls, board, options)
     if board is not None:
-        check_fit(graph, parts, plan, sum(block_bytes(call) for call in calls), board, kernels, able)
+
+        def least() -> int:
+            smallest = options_for(graph, kernels, able, "ram", base=options)
+            return planned(graph, kernels, able, smallest)[1].arena_bytes
+
+        check_fit(graph, parts, plan, sum(block_bytes(call) for call in calls), board, kernels, able, least)
     if staged:
         calls, plan = _lower_all(graph, parts, plan, staged, kernels), with_staging(plan, staged)
     golden = golden_vector(graph) if self_test else None
@@ -226,10 +238,25 @@ def compile_graph(
     return Program(name, graph, board, kernels, files, plan, layers, trace, parts, options, staged, removed)
 
 
+def _leaner(turned: Graph, graph: Graph, kernels: str, options: PlanOptions, budget: int | None) -> Graph:
+    """The transposed network if it can keep the budget; else, or without one, what needs less memory of the two."""
+
+    def least(graph: Graph) -> int:
+        able = row_layers(graph) | dynamic_layers(graph)
+        return planned(graph, kernels, able, options_for(graph, kernels, able, "ram", base=options))[1].arena_bytes
+
+    bytes_turned, bytes_straight = least(turned), least(graph)
+    if budget is not None and min(bytes_turned, bytes_straight) <= budget:
+        return turned if bytes_turned <= budget else graph
+    return turned if bytes_turned < bytes_straight else graph
+
+
 def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, kernels: str) -> tuple[Call, ...]:
     """The kernel call of every layer, with addresses from the plan; `staged` says whose constants are copied where."""
 
     def address(tensor: str) -> str:
+        if tensor not in parts.home:  # a picture that comes row by row
+            return "NULL"
         return f"MJ_AT({C_TYPES[graph.tensor(tensor).dtype]}, {plan.buffer(parts.home[tensor]).offset})"
 
     def call(step: Step) -> Call:

@@ -1,0 +1,310 @@
+"""Options of a plan for what counts: fewest cycles, least memory, or fewest cycles within a given memory.
+
+Three measures lower the peak, none changes a bit of a result: smaller chunks (kernels are called more often), no map as
+a single row (pixels are left over at the end of each row), and handing rows from block to block instead of storing the
+map between them (all of these blocks' scratch memory is needed at once).
+
+The algorithm, in words. What a layer needs while it runs depends on its own blocks alone: on which of them are joined
+and on their chunks. So each run of consecutive blocks is looked at by itself: what it needs at least, and which chunks
+keep it within a limit at the least cost (lowering, step by step, what saves most bytes per cost). Dynamic programming
+over every chain of blocks then cuts it into runs: first so that the largest need is as small as it can be (that is the
+smallest peak, joins that help only together included), then so that the costs are smallest within the limit. Where a
+plan cannot place the buffers within their bound, the limit is lowered and the search repeated.
+
+Costs are estimated cycles, good enough to order measures; `tune` measures. Chains with dynamic quantisation have no
+options yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from millijoule.compile.fit import RESOLUTION_STEP, WIDTHS, at_resolution, at_width
+from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
+from millijoule.compile.plan import MemoryPlan, aligned, live_bytes, plan_memory
+from millijoule.compile.rows import Block, RowMemory, chains, chunk_pixels, filter_chunk, find_blocks, memory_of
+from millijoule.compile.rows_dynamic import find_dynamic_blocks
+from millijoule.compile.schedule import Schedule, joints, schedule, schedule_with
+from millijoule.errors import OptionError, PlacementError
+from millijoule.graph import Graph, macs
+
+__all__ = ["OBJECTIVES", "options_for", "planned"]
+
+OBJECTIVES = ("cycles", "ram", "energy")
+"""What a plan may be best at, the default first. Energy follows cycles on boards that do not sleep in between."""
+CHUNKS = (28, 16, 12, 8, 4)
+"""Sizes of chunks in pixels that are tried instead of larger ones."""
+LONGEST_RUN = 12
+"""Blocks that may be joined into one layer."""
+CALL_CYCLES = 30
+"""Per channel, or pair of them, and call of a kernel."""
+JOIN_SHARE = 0.01
+"""A joined block costs this share of a cycle per MAC: its weights find less room to be copied to."""
+TRIES = 6
+"""How often the limit is lowered."""
+
+Run = tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """What a block costs, its scratch memory, and whether its map is one row, with these options."""
+
+    options: RowOptions
+    bytes: int
+    cost: float
+    flat: bool
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What a run of blocks costs and needs with these options."""
+
+    cost: float
+    live: int
+    options: Mapping[str, RowOptions]
+
+
+def planned(graph: Graph, kernels: str, able: Collection[str], options: PlanOptions) -> tuple[Schedule, MemoryPlan]:
+    """The layers and the memory plan with these options."""
+    parts = schedule(graph, kernels, able, options)
+    return parts, plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps)
+
+
+def options_for(
+    graph: Graph,
+    kernels: str,
+    able: Collection[str],
+    objective: str = "cycles",
+    ram_budget: int | None = None,
+    base: PlanOptions = DEFAULTS,
+) -> PlanOptions:
+    """The options of the best plan.
+
+    Args:
+        graph: a verified graph.
+        kernels: "dsp" or "plain".
+        able: as for `schedule`.
+        objective: "cycles" and "energy": `base` itself if it keeps the budget; "ram": the smallest arena found.
+        ram_budget: bytes that the arena may have; None: any number.
+        base: the fastest options.
+
+    Raises:
+        OptionError: an unknown objective, or a budget that is no number of bytes.
+        PlacementError: no plan keeps the budget; with the least bytes, the layers at the peak, and what would.
+    """
+    if objective not in OBJECTIVES:
+        raise OptionError(f"objective {objective!r}", "there is no such objective", f"Choose: {', '.join(OBJECTIVES)}")
+    if ram_budget is not None and ram_budget < 1:
+        raise OptionError(f"RAM budget {ram_budget}", "it is no number of bytes", "Use 1 or more")
+    search = _Search(graph, kernels, able, base)
+    if objective != "ram":
+        if ram_budget is None or search.arena(base) <= ram_budget:
+            return base
+        found = search.within(ram_budget)
+        if found is not None:
+            return found
+    least = search.least()
+    parts, plan = planned(graph, kernels, able, least)
+    if ram_budget is not None and plan.arena_bytes > ram_budget:
+        peak = " and ".join(f"{parts.steps[index].name!r}" for index in plan.peak_steps()[:3])
+        remedies = list(_remedies(graph, kernels, able, ram_budget))
+        raise PlacementError(
+            f"model {graph.name!r} within {ram_budget:,} bytes of RAM",
+            f"no plan needs less than {plan.arena_bytes:,} bytes; the peak is in {peak}",
+            "This would do: " + "; ".join(remedies) if remedies else "Allow more bytes, or choose a smaller network",
+        )
+    return least
+
+
+def _remedies(graph: Graph, kernels: str, able: Collection[str], budget: int) -> Iterator[str]:
+    """What would keep the budget, each with the bytes it needs."""
+
+    def need(smaller: Graph | None) -> int | None:
+        if smaller is None:
+            return None
+        options = _Search(smaller, kernels, able, DEFAULTS).least()
+        found = planned(smaller, kernels, able, options)[1].arena_bytes
+        return found if found <= budget else None
+
+    size = graph.tensor(graph.inputs[0]).shape[1]
+    for resolution in range((size - 1) // RESOLUTION_STEP * RESOLUTION_STEP, 0, -RESOLUTION_STEP):
+        found = need(at_resolution(graph, resolution))
+        if found is not None:
+            yield f"resolution {resolution} ({found:,} bytes)"
+            break
+    for width in WIDTHS:
+        found = need(at_width(graph, width))
+        if found is not None:
+            yield f"{width:g} times the channels, a smaller alpha (about {found:,} bytes)"
+            break
+    if any(tensor.dtype == "float32" for tensor in graph.activations()):
+        yield "static quantisation to int8, if a quarter of these bytes is there"
+
+
+class _Search:
+    """Options of one graph."""
+
+    def __init__(self, graph: Graph, kernels: str, able: Collection[str], base: PlanOptions) -> None:
+        self.graph, self.kernels, self.able, self.base = graph, kernels, able, base
+        integer = find_blocks(graph, able)
+        self.blocks = (*integer, *find_dynamic_blocks(graph, able))
+        self.chains = chains(graph, integer, joints(graph, integer, base))
+        self.known: dict[tuple[str, int, bool], int] = {}
+        self.tables: dict[tuple[str, bool, bool], Sequence[_Level]] = {}
+
+    def least(self) -> PlanOptions:
+        """The options of the smallest arena, and no slower than it asks for."""
+        limit = self.smallest_peak()
+        candidates = [
+            self.base,
+            self.options(limit),
+            _tightest(self.base, [b for chain in self.chains for b in chain]),
+            self.options(0),
+        ]
+        sizes = [self.arena(options) for options in candidates]
+        return candidates[sizes.index(min(sizes))]
+
+    def within(self, budget: int) -> PlanOptions | None:
+        """The cheapest options that keep the budget, None if the search finds none."""
+        limit, smallest = budget, self.smallest_peak()
+        for _ in range(TRIES):
+            if limit < smallest:
+                return None
+            options = self.options(limit)
+            size = self.arena(options)
+            if size <= budget:
+                return options
+            limit -= size - budget
+        return None
+
+    def arena(self, options: PlanOptions) -> int:
+        """Bytes of the plan with these options."""
+        return planned(self.graph, self.kernels, self.able, options)[1].arena_bytes
+
+    def smallest_peak(self) -> int:
+        """The least bytes that all layers need, blocks cut into runs in the best way."""
+        parts = schedule_with(self.graph, self.kernels, self.blocks, (), self.base)
+        live = live_bytes(parts.lifetimes, len(parts.steps), overlaps=parts.overlaps)
+        own = {block.output for chain in self.chains for block in chain}
+        others = (size for size, step in zip(live, parts.steps, strict=True) if step.node.output not in own)
+        most = max(others, default=0)
+        for chain in self.chains:
+            best = [0]
+            for end in range(1, len(chain) + 1):
+                starts = range(max(0, end - LONGEST_RUN), end)
+                best.append(min(max(best[start], self.choice(chain[start:end], 0).live) for start in starts))
+            most = max(most, best[-1])
+        return most
+
+    def options(self, limit: int) -> PlanOptions:
+        """The cheapest options with which no run needs more than `limit` bytes; the least where that cannot be."""
+        own = dict(self.base.blocks)
+        unstored: set[str] = set()
+        for chain in self.chains:
+            best: list[tuple[int, float, tuple[Run, ...]]] = [(0, 0.0, ())]
+            for end in range(1, len(chain) + 1):
+                found = []
+                for start in range(max(0, end - LONGEST_RUN), end):
+                    choice = self.choice(chain[start:end], limit)
+                    over, cost, runs = best[start]
+                    over = max(over, choice.live - limit)
+                    found.append((max(over, 0), cost + choice.cost, (*runs, chain[start:end])))
+                best.append(min(found, key=lambda item: item[:2]))
+            for run in best[-1][2]:
+                own |= self.choice(run, limit).options
+                unstored |= {block.output for block in run[:-1]}
+        return replace(self.base, blocks=own, unstored=frozenset(unstored))
+
+    def choice(self, run: Run, limit: int) -> _Choice:
+        """The cheapest options of a run that need at most `limit` bytes, or the least that it can need."""
+        levels = [self.levels(block, index > 0, block is not run[-1]) for index, block in enumerate(run)]
+        places = [0] * len(run)
+        while self.live(run, levels, places) > limit:
+            # one step of one block at a time: one that is enough at the least cost, or what saves most per cost
+            steps = []
+            for index, (own, place) in enumerate(zip(levels, places, strict=True)):
+                for further in range(place + 1, len(own)):
+                    trial = [*places[:index], further, *places[index + 1 :]]
+                    saved = self.live(run, levels, places) - self.live(run, levels, trial)
+                    cost = max(own[further].cost - own[place].cost, 0.0)
+                    if saved > 0:
+                        enough = self.live(run, levels, trial) <= limit
+                        steps.append((not enough, cost if enough else cost / saved, -saved, trial))
+            if not steps:
+                break
+            *_, places = min(steps)
+        chosen = [own[place] for own, place in zip(levels, places, strict=True)]
+        joined = JOIN_SHARE * sum(macs(self.graph, node) for block in run for node in block.nodes) if run[1:] else 0.0
+        return _Choice(
+            joined + sum(level.cost for level in chosen),
+            self.live(run, levels, places),
+            {block.output: level.options for block, level in zip(run, chosen, strict=True)},
+        )
+
+    def live(self, run: Run, levels: Sequence[Sequence[_Level]], places: Sequence[int]) -> int:
+        """Bytes that are alive while the run is computed with these of its levels."""
+        chosen = [own[place] for own, place in zip(levels, places, strict=True)]
+        return self.beside(run, chosen[0].flat) + sum(level.bytes for level in chosen)
+
+    def beside(self, run: Run, flat: bool) -> int:
+        """Bytes alive beside the scratch memory; a map taken as one row may lie over its input differently."""
+        key = (run[0].output, len(run), flat)
+        if key not in self.known:
+            own = {} if flat else {b.output: replace(self.base.of(b.output), flat_bytes=0) for b in run}
+            options = replace(self.base, blocks={**self.base.blocks, **own})
+            unstored = {block.output for block in run[:-1]}
+            parts = schedule_with(self.graph, self.kernels, self.blocks, unstored, options)
+            step = next(step for step in parts.steps if step.node.output == run[-1].output)
+            live = live_bytes(parts.lifetimes, len(parts.steps), overlaps=parts.overlaps)[step.index]
+            self.known[key] = live - aligned(step.scratch_bytes)
+        return self.known[key]
+
+    def levels(self, block: Block, fed: bool, feeds: bool) -> Sequence[_Level]:
+        """What a block can be, from the fastest to what needs least memory."""
+        key = (block.output, fed, feeds)
+        if key not in self.tables:
+            found = []
+            for options in _ladder(self.base.of(block.output), block):
+                memory = memory_of(self.graph, block, fed=fed, feeds=feeds, options=options)
+                found.append(_Level(options, aligned(memory.bytes), _cost(memory), memory.flat))
+            self.tables[key] = found
+        return self.tables[key]
+
+
+def _cost(memory: RowMemory) -> float:
+    """Estimated cycles of the calls of kernels: one for each chunk of each row."""
+    calls = 0
+    if memory.conv is not None:
+        chunk = chunk_pixels(memory.conv, memory.window, memory.options)
+        calls += memory.conv.out_height * -(-memory.conv.out_width // chunk) * -(-memory.conv.out_channels // 2)
+    if memory.filter is not None:
+        channels = memory.filter.out_channels
+        if memory.block.project is not None:
+            channels += -(-memory.last.out_channels // 2)
+        chunk = filter_chunk(memory.filter, memory.options)
+        calls += memory.filter.out_height * -(-memory.filter.out_width // chunk) * channels
+    return float(CALL_CYCLES * calls)
+
+
+def _ladder(options: RowOptions, block: Block) -> list[RowOptions]:
+    """Options of a block from the fastest to those that need least memory."""
+    found = [options]
+    if block.nodes == (block.conv,):
+        found.append(replace(options, flat_bytes=0))
+    for pixels in CHUNKS:
+        last = found[-1]
+        smaller = replace(
+            last,
+            chunk_pixels=min(last.chunk_pixels, pixels),
+            filter_pixels=min(last.filter_pixels, pixels),
+        )
+        if smaller != last:
+            found.append(smaller)
+    return found
+
+
+def _tightest(base: PlanOptions, blocks: Sequence[Block]) -> PlanOptions:
+    """The least memory for every block."""
+    return replace(base, blocks={**base.blocks, **{b.output: _ladder(base.of(b.output), b)[-1] for b in blocks}})
