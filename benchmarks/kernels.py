@@ -2,8 +2,9 @@
 
     python benchmarks/kernels.py
 
-Each kernel is called by itself, with the shapes of MobileNetV2 layers and random data; the cycle models count no wait
-states.
+Each kernel is called by itself, with the shapes of MobileNetV2 layers and random data. First the inner kernels of the
+row engine (the table of kernel_ladder.py, with full traces), then the kernels of single layers, whose cycles are those
+of the models without wait states.
 """
 
 from __future__ import annotations
@@ -272,7 +273,27 @@ def table(machines: list[KernelMachine]) -> str:
     return "\n".join(lines) + "\n"
 
 
+LADDER_HEAD = """## Row engine: generated assembly
+
+The inner kernels of chains of convolutions (`mj_rows.h`), one call for one row: products of four neighbouring pixels
+with pairs of channels, rows of depthwise convolutions; requantisation included. Full traces: "flash" is the board as it
+is (code in flash behind its caches), "ideal" has memories without wait states. Weights in RAM. The same table alone,
+for other rounding rules, or with the C kernels: `python benchmarks/kernel_ladder.py --help`.
+
+"""
+LAYERS_HEAD = """
+## Layers that run by themselves: C
+
+What the row engine does not take (see docs/compiler.md), and the plain references. One call per kernel, all its
+overhead included (columns, edges, requantisation). Cycles: the models of the emulate room, no wait states. The bounds
+of the results are those of int8.
+
+"""
+
+
 def main() -> None:
+    import kernel_ladder  # beside this file
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     boards = ("stm32l4r9i", "stm32h7b3i")
@@ -282,11 +303,10 @@ def main() -> None:
     text = "# Kernels on the emulated boards\n\n"
     text += "Made by `python benchmarks/kernels.py`; compiler "
     text += f"{image.compiler}, flags `{' '.join(image.flags)}` (Cortex-M4).\n"
-    text += (
-        "One call per kernel: all overhead of the call included (columns, edges, requantisation). Rounding: single.\n"
-    )
-    text += "Cycles: the models of the emulate room, no wait states. The bounds of the results are those of int8.\n\n"
-    text += table(machines)
+    text += "Rounding: single. The versions that led here: [kernel_versions.md](kernel_versions.md); whole networks: "
+    text += "[ladder.md](ladder.md).\n\n"
+    text += LADDER_HEAD + kernel_ladder.table(kernel_ladder.measure("single", False, "ram", []))
+    text += LAYERS_HEAD + table(machines)
     text += "\nAdd, mean and softmax, per element of the input:\n\n" + elementwise_table(machines)
     atomic_write_text(arguments.out, text)
     print(text)
