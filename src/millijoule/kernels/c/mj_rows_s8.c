@@ -2,6 +2,7 @@
 
 #include "mj_dsp.h"
 #include "mj_requantize.h"
+#include "mj_scatter.h"
 
 #include <stddef.h>
 
@@ -204,19 +205,7 @@ static uint32_t *plane_word(const mj_rows *r, int32_t channel, int32_t column, i
 /* A row of the input into a slot of the planes, where no convolution comes first. */
 MJ_SMALL scatter(const int8_t *x, const mj_rows *r, int32_t slot)
 {
-    const int32_t channels = r->in_channels, step = 2 * r->filter->height;
-    for (int32_t c = 0; c < channels; ++c) {
-        int16_t *to = (int16_t *)(void *)plane_word(r, c, r->lead, slot);
-        const int8_t *from = x + c;
-        int32_t i = 0;
-        for (; i + 2 <= r->in_width; i += 2, from += 2 * channels, to += step) {
-            to[0] = from[0];
-            to[1] = from[channels];
-        }
-        if (i < r->in_width) {
-            to[0] = from[0];
-        }
-    }
+    mj_scatter(x, plane_word(r, 0, r->lead, slot), r->in_width, r->in_channels, r->filter->height, r->plane / 4);
 }
 
 /* The columns behind the picture that a product wrote as part of its last group are padding again. */
