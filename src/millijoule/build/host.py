@@ -33,7 +33,14 @@ from millijoule.kernels import FLAGS
 __all__ = ["HostFirmware", "LayerTime", "build_host", "host_compiler", "run_sanitized"]
 
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-pedantic")
-SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+SANITIZERS = (
+    "-DMJ_DEBUG",
+    "-g",
+    "-O1",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+)
 
 Pictures = npt.NDArray[np.uint8]
 _LOCK = threading.Lock()  # the models' memory is static: one picture at a time

@@ -35,7 +35,7 @@ __all__ = [
     "slack_bytes",
 ]
 
-STATE_BYTES = 24  # sizeof(mj_rows_state) where pointers have 64 bits
+STATE_BYTES = 40  # sizeof(mj_rows_state) where pointers have 64 bits, with MJ_DEBUG
 PAIR_BYTES = 32  # sizeof(mj_pair)
 FILTER_BYTES = 16  # sizeof(mj_filter) without taps
 POINTWISE = ((1, 1), (1, 1), (0, 0, 0, 0))

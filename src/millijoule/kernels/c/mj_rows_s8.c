@@ -7,7 +7,7 @@
 #include <stddef.h>
 
 /* what compile/rows.py reserves */
-_Static_assert(sizeof(mj_rows_state) <= 24, "the state of a block");
+_Static_assert(sizeof(mj_rows_state) <= 40, "the state of a block");
 _Static_assert(sizeof(mj_pair) == 32, "a pair");
 _Static_assert(sizeof(mj_filter) == 16, "a filter without taps");
 
@@ -261,15 +261,26 @@ static void multiply(const mj_products *p, const uint32_t *groups, int32_t pixel
     }
 }
 
+/* Where the next row of the result goes. */
 static int8_t *result_row(const mj_rows *r)
 {
-    return r->state->y + r->state->delivered * r->out_width * r->out_channels;
+    const int32_t count = r->out_width * r->out_channels;
+    int8_t *y = r->state->y + r->state->delivered * count;
+#ifdef MJ_DEBUG
+    const int32_t slack = r->row == NULL ? ((r->out_width + 3) / 4 * 4 - r->out_width) * r->out_channels : 0;
+    if (r->state->waiting < r->state->end && y < r->state->end && y + count + slack > r->state->waiting) {
+        __builtin_trap(); /* the planner proved otherwise */
+    }
+#endif
+    return y;
 }
 
 /* A row of the result lies in `row`, or at its place already. */
 static void deliver(const mj_rows *r)
 {
-    const int32_t channels = r->out_channels, count = r->out_width * channels, number = r->state->delivered++;
+    const int32_t channels = r->out_channels, count = r->out_width * channels, number = r->state->delivered;
+    int8_t *y = r->next != NULL ? r->row : result_row(r);
+    ++r->state->delivered;
     if (r->row == NULL) {
         return;
     }
@@ -280,7 +291,6 @@ static void deliver(const mj_rows *r)
             }
         }
     }
-    int8_t *y = r->next != NULL ? r->row : r->state->y + number * count;
     if (r->add != NULL) {
         const int8_t *other = r->kept != NULL ? r->kept + number % r->kept_rows * count : r->residual + number * count;
         r->sum(r->result_left ? r->row : other, r->result_left ? other : r->row, y, count, r->add);
@@ -347,7 +357,7 @@ static void convolve(const mj_rows *r, int32_t oy)
     const int32_t slot = r->filter != NULL ? r->state->made % r->filter->height : 0;
     const int32_t step = r->filter != NULL ? 4 * r->filter->height : 0;
     const int32_t width = r->made_width;
-    int8_t *pixels = r->row != NULL ? r->row : result_row(r);
+    int8_t *pixels = r->filter != NULL || r->row != NULL ? r->row : result_row(r);
     for (int32_t ox = 0; ox < width; ox += r->chunk) {
         const int32_t count = width - ox < r->chunk ? width - ox : r->chunk;
         if (r->window != NULL) {
@@ -389,8 +399,8 @@ static int16_t *widened_slot(const mj_rows *r)
 
 void mj_rows_begin(int8_t *y, const mj_rows *r)
 {
-    const mj_rows_state fresh = {0, 0, 0, y};
-    *r->state = fresh;
+    __builtin_memset(r->state, 0, sizeof *r->state);
+    r->state->y = y;
     if (r->next != NULL) {
         mj_rows_begin(y, r->next);
     }
@@ -454,9 +464,16 @@ void mj_rows_end(const mj_rows *r)
 
 void mj_rows_s8(const void *x, int8_t *y, const mj_rows *r)
 {
-    const uint8_t *row = x;
+    const int8_t *row = x;
+    const int32_t bytes = r->in_width * r->in_channels;
     mj_rows_begin(y, r);
-    for (int32_t i = 0; i < r->in_height; ++i, row += r->in_width * r->in_channels) {
+    for (int32_t i = 0; i < r->in_height; ++i, row += bytes) {
+#ifdef MJ_DEBUG
+        for (const mj_rows *block = r; block != NULL; block = block->next) {
+            block->state->waiting = row + bytes;
+            block->state->end = (const int8_t *)x + r->in_height * bytes;
+        }
+#endif
         mj_rows_push(row, r);
     }
     mj_rows_end(r);

@@ -45,6 +45,9 @@ typedef struct {
     int32_t made;      /* rows of the map between convolution and depthwise convolution, padding included */
     int32_t delivered; /* rows of the result */
     int8_t *y;
+#ifdef MJ_DEBUG /* what of the input has not been read, and must not be written over: checked at every row */
+    const int8_t *waiting, *end;
+#endif
 } mj_rows_state;
 
 typedef struct mj_rows {
