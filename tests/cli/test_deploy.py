@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from millijoule.cli.deploy import app
-from millijoule.errors import BoardError, OptionError, OutputError
+from millijoule.errors import BoardError, OptionError, OutputError, PlacementError
 from millijoule.graph import save_graph
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -68,3 +68,59 @@ def test_refusals(model: str) -> None:
         call("compile", model, "--board", "stm32f4")
     with pytest.raises(OptionError):
         call("emulate", model, "--board", "host")
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> str:
+    path = tmp_path / "chain.mj"
+    save_graph(random_network(["inverted"] * 3, 7, size=(40, 40, 3)), path)
+    return str(path)
+
+
+def test_objectives_and_budgets(chain: str) -> None:
+    usual = json.loads(call("compile", chain, "--json"))["arena_bytes"]
+    least = json.loads(call("compile", chain, "--objective", "ram", "--json"))["arena_bytes"]
+    assert json.loads(call("compile", chain, "--objective", "energy", "--json"))["arena_bytes"] == usual
+    middle = (least + usual) // 2
+    within = json.loads(call("compile", chain, "--ram-budget", str(middle), "--json"))
+    assert least < usual and within["arena_bytes"] <= middle
+    with pytest.raises(PlacementError, match=f"less than {least:,} bytes"):
+        call("compile", chain, "--ram-budget", str(least - 1))
+    with pytest.raises(OptionError, match="objective 'speed'"):
+        call("compile", chain, "--objective", "speed")
+    for wrong in ("0", "-5"):
+        with pytest.raises(OptionError, match="RAM budget"):
+            call("compile", chain, "--ram-budget", wrong)
+    call("compile", chain, "--ram-budget", "many", code=2)
+
+
+def test_explain_says_in_text_and_json_what_the_plan_is(chain: str) -> None:
+    text = call("compile", chain, "--board", "stm32l4r9i", "--explain")
+    values = json.loads(call("compile", chain, "--board", "stm32l4r9i", "--explain", "--json"))
+    facts = values["explanation"]
+    assert facts["arena_bytes"] == values["arena_bytes"] and len(facts["layers"]) == len(values["layers"])
+    for layer in facts["layers"]:
+        assert layer["live_bytes"] <= facts["arena_bytes"] and f"{layer['live_bytes']:,} bytes alive" in text
+        for item in layer["memory"]:
+            assert item["offset"] >= 0 and item["offset"] + item["bytes"] <= facts["arena_bytes"]
+        for block in layer["blocks"]:
+            assert sum(block["parts"].values()) <= layer["scratch_bytes"]
+        for kernel in layer["kernels"]:
+            assert kernel["name"] in text
+    assert max(layer["live_bytes"] for layer in facts["layers"]) <= facts["arena_bytes"]
+    assert any("(assembly)" in line for line in text.splitlines())
+    assert any(layer["staged"] for layer in facts["layers"])
+    assert {item["what"] for item in facts["lower"]} >= {"the objective ram"}
+    least = json.loads(call("compile", chain, "--board", "stm32l4r9i", "--objective", "ram", "--json"))["arena_bytes"]
+    assert next(item for item in facts["lower"] if item["what"] == "the objective ram")["arena_bytes"] == least
+    assert f"the objective ram: {least:,} bytes" in text and "<- peak" in text
+
+
+def test_explain_names_layers_that_the_row_engine_does_not_take(tmp_path: Path) -> None:
+    path = tmp_path / "odd.mj"
+    save_graph(random_network(["conv", "extreme", "extreme", "extreme", "dead"], 4, size=(12, 12, 3)), path)
+    facts = json.loads(call("compile", str(path), "--explain", "--json"))["explanation"]
+    for layer in facts["layers"]:
+        by_itself = not layer["blocks"] and layer["operator"] in ("conv2d", "depthwise_conv2d")
+        assert (layer["fallback"] is not None) == by_itself
+    assert any(layer["fallback"] for layer in facts["layers"])

@@ -27,6 +27,15 @@ Out = Annotated[Path, typer.Option(help="Folder to write; it appears whole or no
 Data = Annotated[Path | None, typer.Option(help="Prepared data set; its test split is used. Without it: noise.")]
 Count = Annotated[int, typer.Option("--pictures", min=1, help="How many pictures.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Objective = Annotated[
+    str,
+    typer.Option(
+        help="cycles; ram: the smallest arena; energy: as cycles, which decide it on these boards. Same results."
+    ),
+]
+RamBudget = Annotated[
+    int | None, typer.Option("--ram-budget", help="Bytes that the arena may have; the fastest plan within them.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export of millijoule.")]
 
 
@@ -41,23 +50,40 @@ def compile_command(
     board: BoardName = "host",
     out: Annotated[Path | None, typer.Option(help="Folder for the C files.")] = None,
     kernels: Kernels = "dsp",
+    objective: Objective = "cycles",
+    ram_budget: RamBudget = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Which layers run together, their rings, chunks and bytes, and the peak."),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model to C and print its memory plan; with --out the C files are written.
 
-    A model that does not fit the board is refused, with the bytes that are missing and what would fit.
+    A model that does not fit the board or the budget is refused, with the bytes that are missing and what would fit.
 
     Example: millijoule deploy compile runs/demo/static.mj --board stm32l4r9i --out build/model
+
+    Example: millijoule deploy compile runs/demo/static.mj --board stm32l4r9i --ram-budget 160000 --explain
     """
-    from millijoule.compile import compile_graph
+    from millijoule.cli._plan import explanation
+    from millijoule.compile import compile_graph, explain_program
     from millijoule.deploy import export_sources
 
-    program = compile_graph(load_graph(model), board, kernels=kernels, name=model.stem)
+    program = compile_graph(
+        load_graph(model), board, kernels=kernels, name=model.stem, objective=objective, ram_budget=ram_budget
+    )
     if out is not None:
         export_sources(program, out, overwrite=overwrite)
+    facts = explain_program(program) if explain else None
     if as_json:
-        typer.echo(json.dumps(program.summary()))
+        typer.echo(json.dumps(program.summary() if facts is None else {**program.summary(), "explanation": facts}))
+        return
+    if facts is not None:
+        typer.echo(explanation(facts))
+        if out is not None:
+            typer.echo(f"written    {out}")
         return
     table = _table(program.name, ("layer", "kernel", "result"), ("MACs", "constants", "alive"))
     for layer in program.layers:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from millijoule.compile.explain import explain_program, timeline
 from millijoule.compile.fit import CODE_BYTES, RESERVED_BYTES
 from millijoule.compile.golden import GoldenVector, golden_picture
+from millijoule.compile.objective import OBJECTIVES
+from millijoule.compile.options import PlanOptions, RowOptions
 from millijoule.compile.plan import Buffer, Lifetime, MemoryPlan, Overlap, StepMemory, lower_bound, plan_memory
 from millijoule.compile.program import HOST, KERNELS, Layer, Program, compile_graph
 
@@ -11,6 +14,7 @@ __all__ = [
     "CODE_BYTES",
     "HOST",
     "KERNELS",
+    "OBJECTIVES",
     "RESERVED_BYTES",
     "Buffer",
     "GoldenVector",
@@ -18,10 +22,14 @@ __all__ = [
     "Lifetime",
     "MemoryPlan",
     "Overlap",
+    "PlanOptions",
     "Program",
+    "RowOptions",
     "StepMemory",
     "compile_graph",
+    "explain_program",
     "golden_picture",
     "lower_bound",
     "plan_memory",
+    "timeline",
 ]

@@ -57,6 +57,7 @@ class Layer:
         scratch_bytes: temporary memory of its kernel.
         live_bytes: memory in use while it runs.
         output: the tensor of the graph that is its result.
+        sources: all C functions that it uses.
     """
 
     index: int
@@ -72,6 +73,7 @@ class Layer:
     scratch_bytes: int
     live_bytes: int
     output: str
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,7 @@ def compile_graph(
             step.scratch_bytes,
             plan.steps[step.index].live_bytes,
             step.node.output,
+            call.sources,
         )
         for step, call in zip(parts.steps, calls, strict=True)
     )

@@ -120,6 +120,8 @@ def compile_model(
     compiler: str = "zig",
     optimize: str | None = None,
     trace: bool = False,
+    objective: str = "cycles",
+    ram_budget: int | None = None,
 ) -> Firmware:
     """Graph -> C -> firmware that runs.
 
@@ -135,16 +137,19 @@ def compile_model(
         compiler: "zig" or "gcc" for a board.
         optimize: the optimisation flag; -O2 on this computer and -O3 on boards without it.
         trace: keeps a checksum of every layer's result.
+        objective: "cycles", "ram" or "energy", see `compile_graph`.
+        ram_budget: bytes that the arena may have.
 
     Raises:
-        PlacementError: the model does not fit the board; the message says what would.
+        PlacementError: the model does not fit the board or the budget; the message says what would.
         UnsupportedError: an operator without a kernel.
         ToolchainError: no compiler, or an error in a source.
         BoardError, OptionError: unknown board, kernels or compiler.
     """
-    return build_program(
-        compile_graph(graph, target, kernels=kernels, name=name, trace=trace), compiler=compiler, optimize=optimize
+    program = compile_graph(
+        graph, target, kernels=kernels, name=name, trace=trace, objective=objective, ram_budget=ram_budget
     )
+    return build_program(program, compiler=compiler, optimize=optimize)
 
 
 def build_program(program: Program, *, compiler: str = "zig", optimize: str | None = None) -> Firmware:

@@ -1,0 +1,76 @@
+"""The text of `deploy compile --explain`: groups of layers, rings, chunks, bytes, and what would lower the peak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["explanation"]
+
+
+def explanation(values: Mapping[str, Any]) -> str:
+    """The facts of `compile.explain` as lines."""
+    return "\n".join(_lines(values))
+
+
+def _lines(values: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{values['name']} on {values['target']}, {values['kernels']} kernels, layer by layer"
+    for layer in values["layers"]:
+        peak = "  <- peak" if layer["name"] in values["peak"] else ""
+        yield ""
+        yield f"{layer['index']:>3}  {' + '.join(layer['operations'])}"
+        yield f"     {layer['live_bytes']:,} bytes alive, {layer['macs']:,} MACs{peak}"
+        kernels = ", ".join(item["name"] + (" (assembly)" if item["assembly"] else "") for item in layer["kernels"])
+        yield f"     kernels   {kernels}"
+        for number, block in enumerate(layer["blocks"]):
+            name = f"block {number}" if len(layer["blocks"]) > 1 else "by rows"
+            yield f"     {name:<9} {_block(block)}"
+        if layer["fallback"]:
+            yield f"     by itself {layer['fallback']}"
+        for item in layer["overlaps"]:
+            yield (
+                f"     in place  the result may begin {item['distance']:,} bytes behind {item['input']}, begins "
+                f"{item['offset']:,} behind it and shares {item['shared_bytes']:,} bytes with it"
+            )
+        if layer["memory"]:
+            parts = (f"{item['name']} {item['bytes']:,}" for item in layer["memory"] if item["kind"] != "staged")
+            yield f"     memory    {', '.join(parts)}"
+        if layer["staged"]:
+            staged = (f"{item['name']} {item['bytes']:,} ({item['way']})" for item in layer["staged"])
+            yield f"     staged    {', '.join(staged)}"
+    yield ""
+    yield f"arena      {values['arena_bytes']:,} bytes; no plan of these layers can be smaller than " + (
+        f"{values['lower_bound']:,} ({values['strategy']})"
+    )
+    if values["fast_bytes"]:
+        yield f"fast       {values['fast_bytes']:,} bytes of it in the board's fastest memory"
+    yield f"peak       {'; '.join(values['peak'])}"
+    for item in values["lower"]:
+        yield f"lower      {item['what']}: {item['arena_bytes']:,} bytes"
+    if not values["lower"]:
+        yield "lower      nothing that is tried here would"
+    for item in values["removed"]:
+        yield f"removed    {item['channels']} channels of {item['layer']} that carry no information"
+
+
+def _block(block: Mapping[str, Any]) -> str:
+    """Rings and chunks of one block."""
+    parts = [" + ".join(block["layers"])] if block["fed_by_rows"] or block["feeds_rows"] else []
+    if block["whole_map_as_one_row"]:
+        parts.append("its whole map as one row")
+    if "widened" in block:
+        parts.append(f"{block['widened']['rows']} widened rows ({block['widened']['bytes']:,} bytes)")
+    if "chunk_pixels" in block:
+        parts.append(f"{block['chunk_pixels']} pixels at a time")
+    if "planes" in block:
+        planes = block["planes"]
+        parts.append(f"ring of {planes['rows']} rows of {planes['channels']} planes ({planes['bytes']:,} bytes)")
+    if "filter_pixels" in block:
+        parts.append(f"{block['filter_pixels']} filtered pixels at a time")
+    if "kept" in block:
+        parts.append(f"{block['kept']['rows']} input rows kept ({block['kept']['bytes']:,} bytes)")
+    if block["groups_bytes"]:
+        parts.append(f"groups of {block['groups_bytes']:,} bytes")
+    if block["feeds_rows"]:
+        parts.append("hands its rows to the next block")
+    return ", ".join(parts)
