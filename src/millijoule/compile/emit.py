@@ -118,7 +118,9 @@ def _memory(emission: Emission) -> str:
     plan = emission.plan
     fast = both = fast_array = inside = ""
     if not emission.streamed:
-        inside = '_Static_assert(MJ_INPUT_OFFSET + MJ_INPUT_BYTES <= MJ_BULK_BYTES, "the picture lies outside the arena");\n'
+        inside = (
+            '_Static_assert(MJ_INPUT_OFFSET + MJ_INPUT_BYTES <= MJ_BULK_BYTES, "the picture lies outside the arena");\n'
+        )
     at = "#define MJ_AT(type, offset) ((type *)(void *)&mj_arena[offset])\n"
     if plan.fast_bytes:
         fast, at, both = _FAST, _TWO_ARENAS, " in both arenas"

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from millijoule.compile._text import FLOAT_MAX, float_literal
 from millijoule.compile.lower import Call, Layer, Structure, window_structure
-from millijoule.compile.lower_rows import filter_kernel, lane_order, pack_lanes
+from millijoule.compile.lower_rows import lane_order, pack_lanes
 from millijoule.compile.rows import (
     FILTER_BYTES,
     chunk_pixels,
@@ -19,14 +19,20 @@ from millijoule.compile.rows import (
     plane_bytes,
     widened_row,
 )
-from millijoule.compile.rows_dynamic import OPTIONS, RESULT_BYTES, DynamicMemory, float_distance
+from millijoule.compile.rows_dynamic import FRONT_BYTES, OPTIONS, RESULT_BYTES, DynamicMemory, float_distance
 from millijoule.graph import WEIGHT_AXIS, Node
 from millijoule.kernels import Dims, dims_of
 
 __all__ = ["lower_rows_dynamic"]
 
-ALWAYS = ("mj_rows_dyn", "mj_rows_s8", "mj_product_range", "mj_product_planes_exact", "mj_filter_row_exact")
+ALWAYS = ("mj_rows_dyn", "mj_rows_s8", "mj_product_range", "mj_filter_row_stored")
 FULL = {"low": "-128", "high": "127"}
+
+
+def lower_bound_is_zero(node: Node) -> bool:
+    """Whether the result of a layer is never negative, by its own bounds."""
+    clamp = node.attrs.get("clamp")
+    return clamp is not None and clamp[0] == 0.0
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,8 @@ class _Lowering:
         taps = np.moveaxis(self.layer.graph.constant(node.inputs[1])[0], -1, 0)
         fields = {
             "taps": self.layer.flash("filter_taps", taps),
-            "filters": self.part("filters", "uint32_t", RESULT_BYTES),
-            "filter_row": self.uses(filter_kernel(dims)),
+            "filters": self.part("filters", "uint32_t", FRONT_BYTES),
+            "filter_row": self.uses("mj_filter_row_exact"),
             "channels": str(dims.out_channels),
             "height": str(dims.kernel[0]),
             "width": str(dims.kernel[1]),
@@ -114,7 +120,7 @@ class _Lowering:
 
 
 def lower_rows_dynamic(
-    layer: Layer, memory: DynamicMemory, scratch: int, quantized: int | None, *, exact: bool
+    layer: Layer, memory: DynamicMemory, scratch: int, quantized: int | None, *, plain: bool = False
 ) -> Call:
     """The call of the row engine for a chain.
 
@@ -123,7 +129,7 @@ def lower_rows_dynamic(
         memory: what the scratch memory holds.
         scratch: where in the arena it begins.
         quantized: where in the arena the input as int8 begins, None for the picture.
-        exact: whether values inside the chain are quantised through floats, bit for bit as layer by layer.
+        plain: without the quicker kernels for layers whose lower bound is zero.
     """
     graph, block = layer.graph, memory.block
     parts = _Lowering(layer, memory, scratch, [], list(ALWAYS))
@@ -135,7 +141,7 @@ def lower_rows_dynamic(
         "in_width": str(first.in_width),
         "in_channels": str(first.in_channels),
     }
-    extra: dict[str, str] = {"exact": str(int(exact))}
+    extra: dict[str, str] = {}
     if quantized is not None:
         extra["quantized"] = f"MJ_AT(int8_t, {quantized})"
     if block.normalize is not None:
@@ -155,12 +161,14 @@ def lower_rows_dynamic(
         order = lane_order(conv, memory.window)
         fields |= {
             "conv": parts.product(
-                block.conv, "conv", order, "mj_product_planes" if block.filter else parts.floats(after)
+                block.conv, "conv", order, "mj_product_planes_exact" if block.filter else parts.floats(after)
             ),
             "conv_groups": parts.part("groups", "uint32_t"),
             "chunk": str(chunk_pixels(conv, memory.window, OPTIONS)),
         }
         extra["conv"] = parts.meaning(block.conv, "conv")
+        if not plain and block.filter is not None and lower_bound_is_zero(block.conv):
+            extra["conv_relu"] = parts.uses("mj_product_planes_relu")
         if memory.window:
             window = window_structure(layer, block.conv)
             fields |= {
@@ -183,6 +191,10 @@ def lower_rows_dynamic(
             "filter_depth": str(-(-filtered.out_channels // 2)),
         }
         extra["filter"] = parts.meaning(block.filter, "filter")
+        if "sums" in memory.parts:
+            extra["sums"] = parts.part("sums", "int32_t")
+        if not plain and lower_bound_is_zero(block.filter) and filtered.kernel == (3, 3):
+            extra["filter_relu"] = parts.uses("mj_filter_row_relu_3x3")
         extra["filter_range"] = parts.uses(
             "mj_filter_range_3x3" if filtered.kernel == (3, 3) else "mj_filter_range_any"
         )

@@ -273,7 +273,7 @@ def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, 
         if isinstance(step.rows[0], DynamicMemory):
             place = parts.quantized.get(step.index)
             start = None if place is None else plan.buffer(place).offset
-            return lower_rows_dynamic(layer, step.rows[0], offset, start, exact=kernels == "plain")
+            return lower_rows_dynamic(layer, step.rows[0], offset, start, plain=kernels == "plain")
         return lower_rows(layer, step.rows, offset, lambda node: choose(graph, node, kernels).name, copies)
 
     return tuple(call(step) for step in parts.steps)

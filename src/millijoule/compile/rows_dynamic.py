@@ -34,14 +34,34 @@ from millijoule.compile.rows import (
 from millijoule.graph import Graph, Node, mode
 from millijoule.kernels import Dims, dims_of
 
-__all__ = ["DynamicMemory", "dynamic_distance", "dynamic_layers", "dynamic_memory_of", "find_dynamic_blocks"]
+__all__ = [
+    "DynamicBlock",
+    "DynamicMemory",
+    "can_store",
+    "dynamic_distance",
+    "dynamic_layers",
+    "dynamic_memory_of",
+    "find_dynamic_blocks",
+]
 
 OPTIONS = RowOptions()
-RESULT_BYTES = 16  # sizeof(mj_dynamic_result), in front of pairs and filters
+RESULT_BYTES = 16  # sizeof(mj_dynamic_result), in front of pairs
+FRONT_BYTES = 32  # sizeof(mj_filter_front)
 SUM_LIMIT = (1 << 23) - 64
 """Sums of a product lie in [-2^23, 2^23): two of them share a word; the engine moves them by up to 32."""
 FLAT_BYTES = 20480
 """A pointwise convolution by itself takes its whole map for one row if its groups need at most this much."""
+
+
+@dataclass(frozen=True)
+class DynamicBlock(Block):
+    """A chain.
+
+    Attributes:
+        stores: the sums of the depthwise convolution are stored, so that the last pass need not compute them again.
+    """
+
+    stores: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,14 +102,14 @@ def _suits(graph: Graph, node: Node) -> bool:
     return weights.min(initial=0) >= -127 and largest < SUM_LIMIT
 
 
-def find_dynamic_blocks(graph: Graph, able: Collection[str]) -> tuple[Block, ...]:
+def find_dynamic_blocks(graph: Graph, able: Collection[str]) -> tuple[DynamicBlock, ...]:
     """The chains of a graph: [convolution] depthwise convolution, pointwise convolution [addition], or a convolution.
 
     Args:
         graph: a verified graph.
         able: results of the convolutions that may be computed so (`dynamic_layers`).
     """
-    found: list[Block] = []
+    found: list[DynamicBlock] = []
     taken: set[str] = set()
     finder = _Finder(graph, frozenset(able))
     for node in graph.nodes:
@@ -133,7 +153,7 @@ class _Finder:
         readers = self.readers.get(node.output, [])
         return readers[0] if len(readers) == 1 and node.output not in self.graph.outputs else None
 
-    def block(self, first: Node) -> Block | None:
+    def block(self, first: Node) -> DynamicBlock | None:
         conv = first if self.serves(first, "conv2d") else None
         depthwise = self.inner(first) if conv is not None else first
         project = None
@@ -142,10 +162,10 @@ class _Finder:
             if reader is not None and self.serves(reader, "conv2d") and _pointwise(self.graph, reader):
                 project = reader
         if project is not None:
-            return self.with_ends(Block(None, conv, depthwise, project, None))
-        return None if conv is None else self.with_ends(Block(None, conv, None, None, None))
+            return self.with_ends(DynamicBlock(None, conv, depthwise, project, None))
+        return None if conv is None else self.with_ends(DynamicBlock(None, conv, None, None, None))
 
-    def with_ends(self, block: Block) -> Block | None:
+    def with_ends(self, block: DynamicBlock) -> DynamicBlock:
         """The chain with its addition and, in front of a window, with the layer that makes floats of the picture."""
         block = replace(block, add=self.addition(block.last_product))
         maker = self.written.get(block.input)
@@ -174,6 +194,14 @@ def _pointwise(graph: Graph, node: Node) -> bool:
 
 
 # *** memory *****
+
+
+def can_store(graph: Graph, block: Block) -> bool:
+    """Whether the sums of a chain's depthwise convolution may be stored: its rows must be made in one piece."""
+    if not isinstance(block, DynamicBlock) or block.filter is None:
+        return False
+    dims = dims_of(graph, block.filter)
+    return dims.out_width <= filter_chunk(dims, OPTIONS)
 
 
 def dynamic_memory_of(graph: Graph, block: Block) -> DynamicMemory:
@@ -221,8 +249,10 @@ def _sizes(graph: Graph, block: Block, dims: Mapping[str, Dims]) -> Iterator[tup
     if block.filter is not None:
         filtered = dims[block.filter.output]
         groups = max(groups, 4 * -(-filtered.out_channels // 2) * filter_chunk(filtered, OPTIONS))
-        yield "filters", RESULT_BYTES + (FILTER_BYTES + 4 * filter_words(filtered)) * filtered.out_channels
+        yield "filters", FRONT_BYTES + (FILTER_BYTES + 4 * filter_words(filtered)) * filtered.out_channels
         yield "planes", plane_bytes(filtered) * aligned(filtered.in_channels, 2)
+        if isinstance(block, DynamicBlock) and block.stores:
+            yield "sums", 4 * filtered.out_height * filtered.out_channels * aligned(filtered.out_width, 4)
     if block.project is not None:
         yield "project_pairs", _pairs(dims[block.project.output])
     # A row's groups for the first convolution are used up before those for the last one are made.

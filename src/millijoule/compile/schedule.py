@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from millijoule.compile.options import DEFAULTS, PlanOptions
 from millijoule.compile.plan import Lifetime, Overlap, live_bytes
@@ -22,7 +22,13 @@ from millijoule.compile.rows import (
     overlap_distance,
     slack_bytes,
 )
-from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_distance, dynamic_memory_of, find_dynamic_blocks
+from millijoule.compile.rows_dynamic import (
+    DynamicMemory,
+    can_store,
+    dynamic_distance,
+    dynamic_memory_of,
+    find_dynamic_blocks,
+)
 from millijoule.errors import GraphError, UnsupportedError
 from millijoule.graph import Graph, Node, macs, mode
 from millijoule.kernels import ROWS, ROWS_DYNAMIC, Kernel, choose, dims_of
@@ -138,7 +144,7 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = (), options: Pl
         GraphError: an output that no layer writes.
     """
     _check_ends(graph)
-    blocks = (*find_blocks(graph, able), *find_dynamic_blocks(graph, able))
+    blocks = _with_stored_sums(graph, kernels, (*find_blocks(graph, able), *find_dynamic_blocks(graph, able)), options)
     allowed = joints(graph, blocks, options)
     if options.unstored is not None:
         return schedule_with(graph, kernels, blocks, allowed & options.unstored, options)
@@ -156,6 +162,19 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = (), options: Pl
         if found is None or found[0][0] >= bound:
             return best
         (bound, alive), unstored, best = found
+
+
+def _with_stored_sums(graph: Graph, kernels: str, blocks: tuple[Block, ...], options: PlanOptions) -> tuple[Block, ...]:
+    """Dynamic chains store the sums of their depthwise convolution where the arena does not grow by it."""
+    able = [index for index, block in enumerate(blocks) if kernels != "plain" and can_store(graph, block)]
+    if not able:
+        return blocks
+    bound, _ = peak(schedule_with(graph, kernels, blocks, frozenset(), options))
+    for index in able:
+        trial = (*blocks[:index], replace(blocks[index], stores=True), *blocks[index + 1 :])  # type: ignore[call-arg]
+        if peak(schedule_with(graph, kernels, trial, frozenset(), options))[0] <= bound:
+            blocks = trial
+    return blocks
 
 
 def joints(graph: Graph, blocks: Sequence[Block], options: PlanOptions = DEFAULTS) -> frozenset[str]:

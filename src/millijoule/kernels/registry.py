@@ -283,8 +283,11 @@ ROW_KERNELS_DYNAMIC = (
     "mj_product_floats",
     "mj_product_floats_clamped",
     "mj_product_planes_exact",
+    "mj_product_planes_relu",
     "mj_filter_range_any",
     "mj_filter_range_3x3",
+    "mj_filter_row_relu_3x3",
+    "mj_filter_row_stored",
     "mj_filter_row_exact",
 )
 """Those that it needs besides for dynamic models (`mj_rows_dynamic.h`)."""

@@ -23,7 +23,7 @@ _GENERATORS: Mapping[str, Generator] = (
         f"mj_product_{form}": partial(product_source, f"mj_product_{form}")
         for form in ("planes", "planes_clamped", "pixels", "pixels_clamped")
     }
-    | {f"mj_product_{form}": partial(sums_source, f"mj_product_{form}") for form in ("range", "floats")}
+    | {f"mj_product_{form}": partial(sums_source, f"mj_product_{form}") for form in ("range", "floats", "planes_relu")}
     | {
         f"mj_filter_row_3x3_s{stride}_p{phase}": partial(filter_row_3x3, stride, phase)
         for stride in (1, 2)

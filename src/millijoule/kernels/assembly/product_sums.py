@@ -1,8 +1,8 @@
-"""mj_product_range and mj_product_floats as assembler text: blocks of two channels and four pixels, sums as they are.
+"""mj_product_range, mj_product_floats, mj_product_planes_relu as assembler text: blocks of two channels, four pixels.
 
 The loops over words are those of `product_block`. A rest of one to three pixels is computed as a whole group: for the
 range, the group is filled up with the last pixel first; of floats, only as many are stored as there are pixels.
-Converting the odd channel's sum to float divides it by 256, which is exact.
+Converting the odd channel's sum to float divides it by 256, which is exact. Multiplications and additions are never fused.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from millijoule.kernels.assembly.writer import Writer
 
 __all__ = ["sums_source"]
 
-_X, _WEIGHTS, _PAIRS, _OUT, _PIXELS, _DEPTH, _COUNT, _DISTANCE = range(0, 32, 4)
+_X, _WEIGHTS, _PAIRS, _OUT, _PIXELS, _DEPTH, _COUNT, _DISTANCE, _STEP = range(0, 36, 4)
 # words of the frame; the first five are loaded together
 _FRAME = {name: 4 * number for number, name in enumerate(("x", "weights", "pairs", "out", "depth", "count"))}
 _FRAME_BYTES = 24
 # words in a round of the loop: what stays in the instruction cache of the STM32L4+
 _UNROLL = {"cortex-m4": 12, "cortex-m7": 24}
 _LIMITS = {"LOWEST_EVEN": "s2", "HIGHEST_EVEN": "s3", "LOWEST_ODD": "s4", "HIGHEST_ODD": "s5"}
-_FLOATS = {"SCALE_EVEN": "s2", "BIAS_EVEN": "s3", "SCALE_ODD": "s4", "BIAS_ODD": "s5"}
+_FLOATS = {"SCALE_EVEN": "s2", "BIAS_EVEN": "s3", "SCALE_ODD": "s4", "BIAS_ODD": "s5", "INVERSE": "s24", "HALF": "s25"}
 
 
 @functools.cache
 def sums_source(name: str, core: str, rounding: str) -> str | None:
-    """The text of mj_product_range or mj_product_floats; no rounding rule takes part in them."""
+    """The text of one of the three; no rounding rule takes part in them."""
     return _Sums(name, core).text()
 
 
@@ -41,7 +41,9 @@ class _Results:
         """From sums to limits or stored floats, of a whole group."""
         lines = [f"sub H{pixel}, H{pixel}, L{pixel}" for pixel in range(4)]
         if self.form == "floats":
-            return lines + self._floats()
+            return lines + self._reals() + self._floats()
+        if self.form == "planes":
+            return lines + self._reals() + self._planes()
         lines += [f"asr H{pixel}, H{pixel}, #8" for pixel in range(4)]
         return lines + (self._limits() if self.core == "cortex-m4" else self._limits_in_pairs())
 
@@ -74,17 +76,36 @@ class _Results:
             lines += [f"vmov LOWEST_{name}, {low}", f"vmov HIGHEST_{name}, {high}"]
         return lines
 
-    def _floats(self) -> list[str]:
+    def _reals(self) -> list[str]:
+        """The sums as what they mean, channels of a pixel in s16, s17 and so on."""
         evens, odds = [f"s{16 + 2 * pixel}" for pixel in range(4)], [f"s{17 + 2 * pixel}" for pixel in range(4)]
         lines = []
         for pixel in range(4):
             lines += [f"vmov {evens[pixel]}, L{pixel}", f"vmov {odds[pixel]}, H{pixel}"]
         lines += [f"vcvt.f32.s32 {item}, {item}" for item in evens]
         lines += [f"vcvt.f32.s32 {item}, {item}, #8" for item in odds]
-        lines += ["vmov T3, OUT", "vmov T0, DISTANCE"]
         for operation, name in (("vmul", "SCALE"), ("vadd", "BIAS")):
             lines += [f"{operation}.f32 {item}, {item}, {name}_EVEN" for item in evens]
             lines += [f"{operation}.f32 {item}, {item}, {name}_ODD" for item in odds]
+        return lines
+
+    def _planes(self) -> list[str]:
+        """Quantised with zero point -128: negative ones become no less than that."""
+        values = [f"s{number}" for number in range(16, 24)]
+        lines = [f"vmul.f32 {item}, {item}, INVERSE" for item in values]
+        lines += [f"vadd.f32 {item}, {item}, HALF" for item in values]
+        lines += [f"vcvt.s32.f32 {item}, {item}" for item in values]
+        lines += [f"vmov L{pixel}, H{pixel}, s{16 + 2 * pixel}, s{17 + 2 * pixel}" for pixel in range(4)]
+        words = ("L0", "L2", "H0", "H2")
+        lines += [f"pkhbt {word}, {word}, {word[0]}{int(word[1]) + 1}, lsl #16" for word in words]
+        lines += ["mov T2, #0x800080", *(f"ssub16 {word}, {word}, T2" for word in words)]
+        lines += [f"ssat16 {word}, #8, {word}" for word in words]
+        lines += ["vmov T3, OUT", "vmov T0, DISTANCE", "vmov T4, STEP", "add T0, T0, T3"]
+        lines += ["str L0, [T3]", "str L2, [T3, T4]", "str H0, [T0]", "str H2, [T0, T4]"]
+        return [*lines, "add T3, T3, T4, lsl #1", "vmov OUT, T3"]
+
+    def _floats(self) -> list[str]:
+        lines = ["vmov T3, OUT", "vmov T0, DISTANCE"]
         last, done = self.writer.label("last"), self.writer.label("stored")
         lines += ["vmov T1, X_END", "cmp x, T1", f"bhs {last}"]
         for pixel in range(4):
@@ -105,7 +126,7 @@ class _Block(Block):
 class _Sums:
     def __init__(self, name: str, core: str) -> None:
         self.core = core
-        self.form = "range" if name.endswith("range") else "floats"
+        self.form = name.split("_")[2]
         self.writer = Writer(name, {})
         self.block = _Block(self.writer, core, "single", "pixels", False)
         self.results = _Results(self.writer, core, self.form)
@@ -117,7 +138,7 @@ class _Sums:
         write, waiting = self.writer, self.block.waiting
         careful, pair, group, end = (write.label(name) for name in ("careful", "pair", "group", "end"))
         write.emit("push {r4, r5, r6, r7, r8, r9, r10, r11, lr}")
-        write.emit("vpush {d8, d9, d10, d11}")
+        write.emit("vpush {d8, d9, d10, d11, d12}")
         write.emit(f"sub sp, #{_FRAME_BYTES}")
         for name, field in (("weights", _WEIGHTS), ("pairs", _PAIRS), ("out", _OUT), ("count", _COUNT)):
             write.emit(f"ldr r1, [r0, #{field}]")
@@ -131,6 +152,13 @@ class _Sums:
             ldr r3, [r0, #{_DEPTH}]""")
         if self.form == "range":
             self._fill_up()
+        if self.form == "planes":
+            write.block(f"""
+                ldr r4, [r0, #{_STEP}]
+                vmov {waiting["STEP"]}, r4
+                ldr r4, [r0, #{_PAIRS}]
+                vldr s24, [r4, #-16]
+                vmov.f32 s25, #0.5""")
         write.block(f"""
             sub r1, r1, #16
             str r1, [sp, #{_FRAME["x"]}]
@@ -171,7 +199,7 @@ class _Sums:
             self._end_pair(careful)
         write.place(end)
         write.emit(f"add sp, #{_FRAME_BYTES}")
-        write.emit("vpop {d8, d9, d10, d11}")
+        write.emit("vpop {d8, d9, d10, d11, d12}")
         write.emit("pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}")
         return write.text()
 
@@ -210,7 +238,9 @@ class _Sums:
             vldmia r2, {s0, s1, s2, s3, s4, s5}
             add r2, r2, #32""")
         write.emit("add r6, r1, r4")
-        write.emit("add r7, r3, #8")
+        if self.form == "planes":
+            write.emit(f"vmov r5, {waiting['DISTANCE']}")
+        write.emit("add r7, r3, r5, lsl #1" if self.form == "planes" else "add r7, r3, #8")
         write.emit(f"str r6, [sp, #{_FRAME['weights']}]")
         write.emit(f"str r2, [sp, #{_FRAME['pairs']}]")
         write.emit(f"str r7, [sp, #{_FRAME['out']}]")

@@ -1,74 +1,31 @@
-#include "mj_dsp.h"
-#include "mj_rows_dynamic.h"
+#include "mj_filter_3x3.h"
 
-typedef struct {
-    int32_t lowest, highest;
-} limits;
+MJ_ROW_3X3(dense_kept, mj_dense_3x3, 1)
+MJ_ROW_3X3(dense_ranged, mj_dense_3x3, 0)
+MJ_ROW_3X3(spaced_kept, mj_spaced_3x3, 1)
+MJ_ROW_3X3(spaced_ranged, mj_spaced_3x3, 0)
 
-static inline __attribute__((always_inline)) void move(limits *limit, int32_t sum)
-{
-    limit->lowest = sum < limit->lowest ? sum : limit->lowest;
-    limit->highest = sum > limit->highest ? sum : limit->highest;
-}
-
-/* x: three words of a column pair in the order of the slots; a, b: taps (w0, w1) and (w1, w2) in that order. */
-static inline __attribute__((always_inline)) int32_t even(const uint32_t *x, const uint32_t *a, const uint32_t *c,
-                                                          int32_t sum)
-{
-    for (int32_t row = 0; row < 3; ++row) {
-        sum = mj_smlad(x[row], a[row], sum);
-        sum = mj_smlabb(x[3 + row], c[row], sum);
-    }
-    return sum;
-}
-
-static inline __attribute__((always_inline)) int32_t odd(const uint32_t *x, const uint32_t *a, const uint32_t *c,
-                                                         int32_t sum)
-{
-    for (int32_t row = 0; row < 3; ++row) {
-        sum = mj_smlatt(x[row], a[row], sum);
-        sum = mj_smlad(x[3 + row], c[row], sum);
-    }
-    return sum;
-}
-
-/* 3 x 3, slots = 3: a row of a depthwise convolution of which only the limits of each channel's sums are kept. */
+/* 3 x 3, slots = 3: a row of a depthwise convolution of which only the limits of each channel's sums are kept, or all
+ * of them. */
 void mj_filter_range_3x3(const mj_filter_row *f)
 {
-    for (int32_t channel = 0; channel < f->channels; ++channel) {
-        mj_filter_limits *filter = (mj_filter_limits *)(uintptr_t)(f->filters + (channel * f->filter_bytes >> 2));
-        const uint32_t *x = f->planes + (channel * f->plane >> 2);
-        limits limit = {filter->lowest, filter->highest};
-        const int32_t bias = filter->bias;
-        uint32_t first[3], second[3], third[3], shifted[3];
-        int32_t slot = f->top;
-        for (int32_t row = 0; row < 3; ++row) {
-            first[slot] = filter->taps[2 * row];              /* (w0, w1) */
-            second[slot] = filter->taps[2 * row + 1];         /* (w1, w2) */
-            third[slot] = filter->taps[2 * row + 1] >> 16;    /* w2 */
-            shifted[slot] = filter->taps[2 * row] << 16;      /* (0, w0) */
-            slot = slot < 2 ? slot + 1 : 0;
-        }
-        int32_t p = 0;
-        if (f->stride == 2) {
-            for (; p < f->pixels; ++p, x += 3) {
-                move(&limit, f->phase ? odd(x, shifted, second, bias) : even(x, first, third, bias));
-            }
+    mj_filter_front *front = (mj_filter_front *)(uintptr_t)f->filters - 1;
+    int32_t *out = front->next;
+    for (int32_t i = 0; i < f->channels; ++i) {
+        mj_filter *filter = (mj_filter *)(uintptr_t)(f->filters + (i * f->filter_bytes >> 2));
+        mj_filter_limits *limits = (mj_filter_limits *)(void *)filter;
+        const uint32_t *x = f->planes + (i * f->plane >> 2);
+        mj_channel_3x3 c = mj_taps_3x3(f, filter);
+        c.lowest = limits->lowest;
+        c.highest = limits->highest;
+        if (out != 0) {
+            (f->stride == 2 ? spaced_kept : dense_kept)(x, &c, f, out);
+            out += mj_fill_up(out, f->pixels);
         } else {
-            if (f->phase) {
-                move(&limit, odd(x, shifted, second, bias));
-                ++p;
-                x += 3;
-            }
-            for (; p + 2 <= f->pixels; p += 2, x += 3) {
-                move(&limit, even(x, first, third, bias));
-                move(&limit, odd(x, shifted, second, bias));
-            }
-            if (p < f->pixels) {
-                move(&limit, even(x, first, third, bias));
-            }
+            (f->stride == 2 ? spaced_ranged : dense_ranged)(x, &c, f, out);
         }
-        filter->lowest = limit.lowest;
-        filter->highest = limit.highest;
+        limits->lowest = c.lowest;
+        limits->highest = c.highest;
     }
+    front->next = out;
 }

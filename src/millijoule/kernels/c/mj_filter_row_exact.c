@@ -4,7 +4,7 @@
 /* Any window: a row of a depthwise convolution from planes to groups, quantised through floats. */
 void mj_filter_row_exact(const mj_filter_row *f)
 {
-    const mj_dynamic_result *result = (const mj_dynamic_result *)(const void *)f->filters - 1;
+    const mj_dynamic_result *result = &((const mj_filter_front *)(const void *)f->filters - 1)->result;
     for (int32_t c = 0; c < f->channels; ++c) {
         const mj_filter *filter = (const mj_filter *)(const void *)(f->filters + (c * f->filter_bytes >> 2));
         const mj_filter_floats *floats = (const mj_filter_floats *)(const void *)filter;

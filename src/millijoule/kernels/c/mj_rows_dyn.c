@@ -2,14 +2,14 @@
 
 #include <stddef.h>
 
-_Static_assert(sizeof(mj_dynamic_result) == 16, "what compile/rows_dynamic.py reserves");
+/* what compile/rows_dynamic.py reserves */
+_Static_assert(sizeof(mj_dynamic_result) == 16, "in front of pairs");
+_Static_assert(sizeof(mj_filter_front) == 32, "in front of filters");
 _Static_assert(sizeof(mj_pair_range) == sizeof(mj_pair) && sizeof(mj_pair_floats) == sizeof(mj_pair), "pairs");
 
 #define MJ_SMALL static __attribute__((noinline)) void
-#define MJ_LARGEST_SHIFT 15          /* with more, mj_product_* goes a longer way */
-#define MJ_LARGEST_ADDEND 4194200.0f /* 256 times an addend stays below 2^30, see kernels/assembly/product.py */
 #define MJ_SUM_LIMIT (INT32_C(1) << 23)
-#define MJ_SEARCH 32                 /* offsets of a sum that are tried in each direction */
+#define MJ_LARGEST 30000.0f
 
 /* one channel of a convolution: real = sum * scale + bias */
 typedef struct {
@@ -118,97 +118,28 @@ static mj_dynamic_range range_of(const numbers *n)
     return mj_dynamic_range_of(low, high);
 }
 
-/* *** the quick way: v = (((sum + start) * multiplier >> 32) + addend) >> shift ***** */
-
-typedef struct {
-    int32_t start, multiplier, addend, shift;
-} fixed;
-
-/* Returns 0 where these integers do not suffice. A start that is off by n moves the result by n * multiplier, whose
- * fraction helps to meet the bias more closely than a step of the addend. */
-static int32_t fix(const channel *c, float inverse, int32_t zero, fixed *result)
+/* Whether results before saturation keep within 16 bits. */
+static int32_t is_small(const numbers *n, float inverse)
 {
-    const float ratio = c->scale * inverse, offset = c->bias * inverse, limit = 30000.0f;
-    const float first = (float)c->lowest * ratio + offset, last = (float)c->highest * ratio + offset;
-    if (!(first > -limit && last < limit && offset > -limit && offset < limit)) {
-        return 0;
-    }
-    int32_t shift = MJ_LARGEST_SHIFT;
-    float multiplier = ratio * 140737488355328.0f; /* 2^(32 + shift) */
-    float moved = offset * 32768.0f, addend = moved + ((float)zero + 0.5f) * 32768.0f;
-    while (multiplier >= 2147483648.0f || addend >= MJ_LARGEST_ADDEND || addend <= -MJ_LARGEST_ADDEND) {
-        multiplier *= 0.5f;
-        moved *= 0.5f;
-        addend *= 0.5f;
-        if (--shift < 1) {
+    for (int32_t i = 0; i < n->channels; ++i) {
+        const channel c = channel_of(n, i);
+        const float lowest = ((float)c.lowest * c.scale + c.bias) * inverse;
+        const float highest = ((float)c.highest * c.scale + c.bias) * inverse;
+        if (!(lowest > -MJ_LARGEST && highest < MJ_LARGEST)) {
             return 0;
-        }
-    }
-    const int32_t m = (int32_t)multiplier, below = (int32_t)moved - (moved < (float)(int32_t)moved ? 1 : 0);
-    const uint32_t fraction = (uint32_t)((moved - (float)below) * 4294967296.0f);
-    const int64_t wanted =
-        ((int64_t)(below + (2 * zero + 1) * (INT32_C(1) << (shift - 1))) * (INT64_C(1) << 32)) + fraction;
-    int32_t best = 0;
-    uint32_t error = UINT32_MAX, rest = fraction + (uint32_t)m * MJ_SEARCH;
-    for (int32_t n = -MJ_SEARCH; n <= MJ_SEARCH; ++n, rest -= (uint32_t)m) {
-        const uint32_t off = (int32_t)rest < 0 ? 0u - rest : rest;
-        if (off < error) {
-            error = off;
-            best = n;
-        }
-    }
-    result->start = c->start + best;
-    result->multiplier = m;
-    result->addend = (int32_t)((wanted - (int64_t)best * m + (INT64_C(1) << 31)) >> 32);
-    result->shift = shift;
-    return 1;
-}
-
-/* All constants of the integer kernels; 0 where one of them is not possible. */
-static __attribute__((noinline)) int32_t set_fixed(const numbers *n, mj_dynamic_range out)
-{
-    const float inverse = 1.0f / out.scale;
-    for (int32_t c = 0; c < n->channels; c += 2) {
-        const channel even = channel_of(n, c), odd = channel_of(n, c + 1);
-        fixed first, second = {0, 0, 0, 1};
-        if (!fix(&even, inverse, out.zero, &first) ||
-            (c + 1 < n->channels && !fix(&odd, inverse, out.zero, &second))) {
-            return 0;
-        }
-        if (n->pairs != NULL) {
-            mj_pair *pair = n->pairs + c / 2;
-            start_pair(pair, first.start, second.start);
-            pair->multiplier_even = first.multiplier;
-            pair->addend_even = first.addend;
-            pair->shift_even = first.shift;
-            pair->multiplier_odd = second.multiplier;
-            pair->addend_odd = second.addend;
-            pair->shift_odd = second.shift;
-            continue;
-        }
-        for (int32_t i = 0; i < 2 && c + i < n->channels; ++i) {
-            const fixed *one = i ? &second : &first;
-            mj_filter *filter = (mj_filter *)(void *)(n->filters + ((c + i) * n->filter_bytes >> 2));
-            filter->bias = one->start;
-            filter->multiplier = one->multiplier;
-            filter->addend = one->addend;
-            filter->shift = one->shift;
         }
     }
     return 1;
 }
 
-/* Prepares a convolution inside the chain, whose ranges are known, and says whether the quick way is possible. */
-static int32_t settle(const numbers *n, mj_dynamic_range out, int32_t exact)
+/* Prepares a convolution inside the chain, whose ranges are known. Returns whether functions named *_relu may do it. */
+static __attribute__((noinline)) int32_t settle(const numbers *n, mj_dynamic_range out, mj_dynamic_result *place)
 {
-    if (!exact && set_fixed(n, out)) {
-        return 1;
-    }
-    set_floats(n);
     const mj_dynamic_result result = {1.0f / out.scale, out.zero, n->layer->low, n->layer->high};
-    void *first = n->pairs != NULL ? (void *)n->pairs : (void *)n->filters;
-    ((mj_dynamic_result *)first)[-1] = result;
-    return 0;
+    const int32_t relu = n->layer->low == 0.0f && is_small(n, result.inverse);
+    set_floats(n);
+    *place = result;
+    return relu;
 }
 
 static uint32_t two(int32_t low, int32_t high)
@@ -355,7 +286,8 @@ void mj_rows_dyn(const void *x, float *y, const mj_rows *rows, const mj_rows_dyn
         set_limits(&first);
         pass(x, y, &part);
         range = range_of(&first);
-        conv.product = settle(&first, range, d->exact) ? r.conv->product : mj_product_planes_exact;
+        const int32_t relu = settle(&first, range, (mj_dynamic_result *)(void *)first.pairs - 1);
+        conv.product = relu && d->conv_relu != NULL ? d->conv_relu : r.conv->product;
         conv.zero = range.zero;
         r.conv = &conv;
     }
@@ -368,11 +300,22 @@ void mj_rows_dyn(const void *x, float *y, const mj_rows *rows, const mj_rows_dyn
         filter.filter_row = d->filter_range;
         set_taps(&filter);
         set_limits(&second);
+        mj_filter_front *front = (mj_filter_front *)(void *)filter.filters - 1;
+        front->next = d->sums;
         pass(x, y, &part);
         range = range_of(&second);
-        filter.filter_row = settle(&second, range, d->exact) ? r.filter->filter_row : mj_filter_row_exact;
+        const int32_t relu = settle(&second, range, &front->result);
+        filter.filter_row = relu && d->filter_relu != NULL ? d->filter_relu : r.filter->filter_row;
         r.filter = &filter;
         finish(r.project, d->project, range);
+        if (relu && d->sums != NULL) { /* rows without channels, from which the filter gets nothing */
+            front->next = d->sums;
+            filter.filter_row = mj_filter_row_stored;
+            r.conv = NULL;
+            r.window = NULL;
+            r.in_channels = 0;
+            r.in_height = r.made_height;
+        }
     }
     pass(x, y, &r);
     for (int32_t i = 0; d->clamp_after && i < r.out_height * r.out_width * (r.out_channels / 4); ++i) {

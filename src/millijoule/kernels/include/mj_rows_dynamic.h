@@ -1,16 +1,14 @@
 /* Chains of layers with float data and int8 weights, row by row, without their wide maps: the row engine in passes.
  *
  * A convolution with dynamic quantisation needs the range of its whole input before it can begin. A chain
- * [convolution] [depthwise convolution] [pointwise convolution] [addition] therefore runs again and again over its input,
- * which is kept as int8: the first pass finds the range of the convolution's result, the second one computes it
- * again, quantised, and finds the range of the depthwise convolution's result; the last one computes everything.
+ * [convolution] [depthwise convolution] [pointwise convolution] [addition] therefore runs again and again over its
+ * input, which is kept as int8: the first pass finds the range of the convolution's result, the second one computes it
+ * again, quantised, and finds the range of the depthwise convolution's result; the last one computes everything. Where
+ * there is room for the sums of the depthwise convolution, the second pass stores them, and the last one begins there.
  *
- * Ranges, and the floats that leave the chain, are those of the layers one by one, bit for bit. In between, sums become
- * int8 in one of two ways:
- *   exact  through floats as mj_dynamic_quantize does, bit for bit
- *   quick  by the integer kernels of mj_rows.h (rounding rule "single"), whose constants are made from the ranges at
- *          run time. Where the exact value lies within about 2^-12 of a step from a half, the neighbour may come out.
- *          A layer whose numbers do not suit the integer kernels goes the exact way.
+ * Bit for bit as layer by layer: sums become int8 through the floats of mj_dynamic_quantize. Where the lower bound of a
+ * layer is zero, its zero point is -128, and rounding and saturation are simpler (functions named *_relu); these need
+ * results before saturation of less than 16 bits, which is known from the range.
  */
 #ifndef MJ_ROWS_DYNAMIC_H
 #define MJ_ROWS_DYNAMIC_H
@@ -27,24 +25,35 @@ typedef struct {
 
 typedef struct {
     const mj_dynamic_layer *conv, *filter, *project; /* NULL where `rows` has none */
-    /* RAM: the input as int8; may begin where x does. NULL: x are picture bytes, of which channel c means byte * scale[c] +
-     * offset[c], step 0 or 1 from one channel to the next */
+    /* RAM: the input as int8; may begin where x does. NULL: x are picture bytes, of which channel c means
+     * byte * scale[c] + offset[c], step 0 or 1 from one channel to the next */
     int8_t *quantized;
     const float *scale, *offset;
     int32_t step;
-    int8_t *table;                                   /* RAM: 256 bytes per channel, or once; picture only */
-    void (*filter_range)(const mj_filter_row *f);    /* as rows->filter->filter_row */
+    int8_t *table;                                /* RAM: 256 bytes per channel, or once; picture only */
+    /* as rows->conv->product and rows->filter->filter_row: what quantises where the lower bound is zero, or NULL */
+    void (*conv_relu)(const mj_product *p);
+    void (*filter_relu)(const mj_filter_row *f);
+    void (*filter_range)(const mj_filter_row *f);
+    int32_t *sums; /* RAM: all sums of the depthwise convolution; NULL: the last pass computes them again */
     float low, high; /* of the addition */
-    int32_t exact;       /* 1: the exact way */
     int32_t clamp_after; /* 1: the bounds of conv, which gives the result, are kept in the end */
 } mj_rows_dynamic;
 
-/* What the kernels below find in front of the first pair or filter. */
+/* What the kernels below find in front of the first pair. */
 typedef struct {
     float inverse; /* 1 / scale of the result */
     int32_t zero;
     float low, high;
 } mj_dynamic_result;
+
+/* In front of the first filter: where the next sums are stored or read back, or NULL, and the other. */
+typedef struct {
+    _Alignas(16) int32_t *next;
+    _Alignas(16) mj_dynamic_result result;
+} mj_filter_front;
+
+#define MJ_RELU_PIXELS 64 /* what compile/rows_dynamic.py makes at a time */
 
 /* Pairs and filters in the other kernels' places; the first two words, or the first one, are as in mj_rows.h. */
 typedef struct {
@@ -76,16 +85,31 @@ void mj_product_range(const mj_product *p);
 void mj_product_floats(const mj_product *p);
 /* within the bounds of mj_dynamic_result */
 void mj_product_floats_clamped(const mj_product *p);
-/* mj_product_planes the exact way (mj_pair_floats) */
+/* as mj_product_planes (mj_pair_floats) */
 void mj_product_planes_exact(const mj_product *p);
-/* Rows of a depthwise convolution: sums only move the limits (mj_filter_limits). Any window; 3 x 3. */
+void mj_product_planes_relu(const mj_product *p);
+/* Rows of a depthwise convolution: sums move the limits (mj_filter_limits), and all are stored if there is a place for
+ * them in mj_filter_front: those of a channel in a row, their number filled up to a multiple of four. Any window;
+ * 3 x 3. */
 void mj_filter_range_any(const mj_filter_row *f);
 void mj_filter_range_3x3(const mj_filter_row *f);
-/* any window, to groups the exact way (mj_filter_floats) */
+/* To groups (mj_filter_floats): any window; 3 x 3 and at most MJ_RELU_PIXELS pixels; from stored sums. */
 void mj_filter_row_exact(const mj_filter_row *f);
+void mj_filter_row_relu_3x3(const mj_filter_row *f);
+void mj_filter_row_stored(const mj_filter_row *f);
 
 /* x (in_height, in_width, in_channels) -> y (out_height, out_width, out_channels). `rows` as for mj_rows_s8, but
  * out_channels and row_distance count bytes of floats, and what depends on ranges is left open. */
 void mj_rows_dyn(const void *x, float *y, const mj_rows *rows, const mj_rows_dynamic *dynamic);
+
+/* The row of sums gets its last one again until it is a multiple of four long, which is returned. */
+static inline int32_t mj_fill_up(int32_t *sums, int32_t count)
+{
+    const int32_t padded = (count + 3) / 4 * 4;
+    for (int32_t i = count; i < padded; ++i) {
+        sums[i] = sums[count - 1];
+    }
+    return padded;
+}
 
 #endif
