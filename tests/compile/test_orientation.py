@@ -8,6 +8,7 @@ from tests.networks import random_network, random_pictures
 
 from millijoule.build import build_host
 from millijoule.compile import compile_graph
+from millijoule.compile.options import PlanOptions
 from millijoule.compile.orientation import computed_macs, oriented
 from millijoule.deploy import first_difference
 from millijoule.execute import run
@@ -39,6 +40,13 @@ def test_a_narrow_network_is_transposed() -> None:
     found = build_host(program).run(pictures)
     np.testing.assert_array_equal(found["logits"], run(graph, pictures)[graph.outputs[0]])
     assert first_difference(program, pictures) is None
+
+
+def test_a_picture_that_comes_row_by_row_stays_upright() -> None:
+    graph = random_network(LAYERS, 0, size=NARROW)
+    assert oriented(graph) is not None
+    streamed = compile_graph(graph, options=PlanOptions(stream=True))
+    assert "transpose" not in [layer.operator for layer in streamed.layers]
 
 
 @pytest.mark.parametrize(("size", "kind"), [((12, 12, 3), "integer"), ((5, 14, 1), "integer"), (NARROW, "float")])

@@ -175,7 +175,8 @@ def compile_graph(
         options: how the blocks run where nothing else matters; no bit of a result depends on it.
         objective: "cycles", "ram" (the smallest arena that is found) or "energy" (as cycles), see `objective`.
         ram_budget: bytes that the arena may have; the fastest plan within them is chosen.
-        transpose: whether an integer network may be computed on the transposed picture where that saves cycles.
+        transpose: whether an integer network may be computed on the transposed picture where that saves cycles;
+            a picture that comes row by row stays upright.
 
     Raises:
         OptionError: unknown variant of the kernels, unknown objective, a budget below 1.
@@ -188,7 +189,7 @@ def compile_graph(
     board = None if target == HOST else load_board(target) if isinstance(target, str) else target
     # kernels read whole words: a few channels more are no slower than an odd number
     graph, removed = prune(replace(simplify(verify(graph)), name=name), multiple=4)
-    turned = oriented(graph) if transpose else None
+    turned = oriented(graph) if transpose and not options.stream else None
     if turned is not None and (objective == "ram" or ram_budget is not None):
         graph = _leaner(turned, graph, kernels, options, ram_budget if objective != "ram" else None)
     elif turned is not None:
