@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import struct
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,6 +292,13 @@ of the results are those of int8.
 """
 
 
+def commit() -> str:
+    """The commit that is checked out, in short."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
 def main() -> None:
     import kernel_ladder  # beside this file
 
@@ -303,7 +311,7 @@ def main() -> None:
     text = "# Kernels on the emulated boards\n\n"
     text += "Made by `python benchmarks/kernels.py`; compiler "
     text += f"{image.compiler}, flags `{' '.join(image.flags)}` (Cortex-M4).\n"
-    text += "Rounding: single. The versions that led here: [kernel_versions.md](kernel_versions.md); whole networks: "
+    text += f"Commit {commit()}. Rounding: single. The versions that led here: [kernel_versions.md](kernel_versions.md); whole networks: "
     text += "[ladder.md](ladder.md).\n\n"
     text += LADDER_HEAD + kernel_ladder.table(kernel_ladder.measure("single", False, "ram", []))
     text += LAYERS_HEAD + table(machines)
