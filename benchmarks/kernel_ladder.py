@@ -27,7 +27,7 @@ from millijoule.kernels.assembly import assembly_source
 BOARDS = ("stm32l4r9i", "stm32h7b3i")
 START = """
 #include <stdint.h>
-#include "mj_rows.h"
+#include "mj_dense.h"
 extern uint32_t mj_stack_top[];
 void Reset_Handler(void);
 void mj_run_many(const %(struct)s *first, int32_t count);
@@ -168,6 +168,42 @@ def product(name: str, pixels: int, inner: int, channels: int) -> Shape:
     return Shape(name, title, "mj_product", pixels * inner * channels, pixels * channels, place)
 
 
+# *** dense layers *****
+
+
+def pack_dense(weights: np.ndarray) -> np.ndarray:
+    """int8 (features, numbers) -> words in the order of mj_dense.h, written down once more."""
+    features, numbers = weights.shape
+    full = np.zeros((features + features % 2, -(-numbers // 8) * 8), np.int64)
+    full[:features, :numbers] = weights
+    order = np.arange(full.shape[1]).reshape(-1, 2, 2).transpose(0, 2, 1).ravel()
+    rows = np.ascontiguousarray((256 * full[1::2] + full[0::2])[:, order].astype(np.int16)).view(np.uint32)
+    words = [np.stack(rows[i : i + 2], axis=1).ravel() for i in range(0, len(rows), 2)]
+    return np.concatenate(words)
+
+
+def dense(numbers: int, features: int) -> Shape:
+    """A dense layer, without the widening of its input."""
+    depth = (numbers + 7) // 8 * 4
+
+    def place(machine: RowMachine, weights_in: str) -> int:
+        rng = np.random.default_rng(0)
+        x = rng.integers(-128, 128, 2 * depth).astype(np.int16).tobytes()
+        weights = pack_dense(rng.integers(-127, 128, (features, numbers))).tobytes()
+        count = (features + 1) // 2
+        requant = np.tile(np.array([1 << 30, 3 << 9, 10] * 2, dtype=np.int32), (count, 1))
+        pairs = pack_pairs(*rng.integers(-999, 999, (2, count)).astype(np.int32), requant)
+        where = machine.flash if weights_in == "flash" else machine.ram + 4096 + len(x)
+        parts = (machine.ram + 4096, where + len(pairs), where, machine.ram + 64)
+        for address, data in zip(parts, (x, weights, pairs), strict=False):
+            machine.machine.write(address, data)
+        machine.machine.write(machine.ram, struct.pack("<4I4i", *parts, depth, features, -128, 100))
+        return machine.ram
+
+    title = f"{numbers} -> {features}"
+    return Shape("mj_dense_lanes", title, "mj_dense", numbers * features, features, place)
+
+
 # *** rows of depthwise convolutions *****
 
 
@@ -205,6 +241,11 @@ def filter_row(size: int, stride: int, phase: int, pixels: int, channels: int) -
 
 
 SHAPES: tuple[Shape, ...] = (
+    dense(1280, 10),
+    dense(640, 128),
+    dense(128, 128),
+    dense(128, 640),
+    dense(8, 128),
     filter_row(3, 1, 1, 112, 16),
     filter_row(3, 1, 1, 56, 96),
     filter_row(3, 1, 1, 28, 96),

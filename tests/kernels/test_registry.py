@@ -15,6 +15,8 @@ import millijoule.kernels
 from millijoule.errors import UnsupportedError
 from millijoule.graph import OPERATORS, GraphBuilder, Quant
 from millijoule.kernels import (
+    DENSE_INNER,
+    DENSE_LANES,
     KERNELS,
     ROW_KERNELS,
     ROW_KERNELS_DYNAMIC,
@@ -32,7 +34,7 @@ from millijoule.kernels import (
 FOLDER = Path(millijoule.kernels.__file__).parent
 DECLARED = {
     name
-    for header in ("mj_kernels.h", "mj_rows.h", "mj_row_engine.h", "mj_rows_dynamic.h")
+    for header in ("mj_kernels.h", "mj_rows.h", "mj_row_engine.h", "mj_rows_dynamic.h", "mj_dense.h")
     for name in re.findall(r"^void (mj_\w+)\(", headers()[header], flags=re.MULTILINE)
 }
 ENGINE = {"mj_rows_s8", "mj_rows_begin", "mj_rows_push", "mj_rows_end"}  # one file
@@ -42,6 +44,7 @@ def test_files_registry_and_header_agree() -> None:
     names = {kernel.name for kernel in KERNELS}
     assert len(names) == len(KERNELS)
     files = {path.stem for path in (FOLDER / "c").iterdir()}
+    names |= {DENSE_LANES.name, DENSE_INNER}
     assert files == names | {ROWS.name, ROWS_DYNAMIC.name, *ROW_KERNELS, *ROW_KERNELS_DYNAMIC}
     assert files | ENGINE == DECLARED
 

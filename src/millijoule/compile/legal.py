@@ -15,7 +15,7 @@ import numpy.typing as npt
 from millijoule.graph import Graph, Node, arithmetic, mode
 from millijoule.graph.bounds import Bounds, accumulator_bounds, folded_bias, stored_bounds
 
-__all__ = ["RowNumbers", "refusal", "row_layers", "row_numbers"]
+__all__ = ["RowNumbers", "dense_by_lanes", "refusal", "row_layers", "row_numbers"]
 
 PRODUCT_LIMIT = 1 << 23
 """Sums of a product lie in [-2^23, 2^23): two of them share a word."""
@@ -56,7 +56,7 @@ def row_numbers(graph: Graph, node: Node, stored: Mapping[str, Bounds] | None = 
 
     Args:
         graph: a verified graph.
-        node: an integer conv2d or depthwise_conv2d.
+        node: an integer conv2d, depthwise_conv2d or dense.
         stored: from `stored_bounds`; computed when not given.
     """
     low, high = accumulator_bounds(graph, node, stored)
@@ -66,7 +66,7 @@ def row_numbers(graph: Graph, node: Node, stored: Mapping[str, Bounds] | None = 
     multiplier, shift = arithmetic.multipliers(reals, graph.rounding)
     bias = folded_bias(graph, node)
     weights = graph.constant(node.inputs[1])
-    axes = (0, 1, 2) if node.op == "depthwise_conv2d" else (1, 2, 3)
+    axes = (0, 1, 2) if node.op == "depthwise_conv2d" else tuple(range(1, weights.ndim))
     constant = ~weights.any(axis=axes)
     if constant.any():
         bounds = arithmetic.clamp_bounds(node.attrs.get("clamp"), result)
@@ -87,24 +87,29 @@ def row_layers(graph: Graph) -> frozenset[str]:
     return frozenset(n.output for n in nodes if mode(graph, n) == "integer" and refusal(graph, n, stored) is None)
 
 
+def dense_by_lanes(graph: Graph, node: Node) -> bool:
+    """Whether a dense layer of int8 can be computed on packed lanes (mj_dense.h)."""
+    return refusal(graph, node) is None
+
+
 def refusal(graph: Graph, node: Node, stored: Mapping[str, Bounds] | None = None) -> str | None:
     """Why the row kernels cannot compute an int8 convolution exactly; None if they can.
 
     Args:
         graph: a verified graph.
-        node: an integer conv2d or depthwise_conv2d.
+        node: an integer conv2d, depthwise_conv2d or dense.
         stored: from `stored_bounds`; computed when not given.
     """
     numbers = row_numbers(graph, node, stored)
     smallest, largest = int(numbers.low.min()), int(numbers.high.max())
-    if node.op == "conv2d":
+    if node.op in ("conv2d", "dense"):
         if graph.constant(node.inputs[1]).min(initial=0) < -127:
             return "a weight is -128"
         if smallest < -PRODUCT_LIMIT or largest >= PRODUCT_LIMIT:
             return f"a sum can reach {max(-smallest, largest):,}, beyond 2^23"
     if smallest < -(2**31) or largest >= 2**31 or numbers.bias.min() < -(2**31) or numbers.bias.max() >= 2**31:
         return "a sum can leave 32 bits"
-    doubled = graph.rounding == "double" and node.op == "depthwise_conv2d"
+    doubled = graph.rounding == "double" and node.op in ("depthwise_conv2d", "dense")
     if doubled and (smallest < -DOUBLED_LIMIT or largest >= DOUBLED_LIMIT):
         return f"a sum can reach {max(-smallest, largest):,}, beyond 2^30"
     first, last = DOUBLED_SHIFTS if doubled else SHIFTS[graph.rounding]

@@ -7,17 +7,18 @@ of `mj_kernels.h` word by word.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from millijoule.compile._text import C_TYPES, FLOAT_MAX, float_literal
+from millijoule.compile.legal import dense_by_lanes, row_numbers
 from millijoule.compile.schedule import Step
 from millijoule.errors import UnsupportedError
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, arithmetic
-from millijoule.kernels import Kernel
+from millijoule.kernels import DENSE_INNER, DENSE_LANES, Kernel
 
 __all__ = ["LOWERINGS", "Call", "Constant", "Layer", "Structure", "add_structure", "lower", "window_structure"]
 
@@ -310,9 +311,32 @@ def _features(layer: Layer) -> tuple[str, str]:
 
 
 def _dense_int8(layer: Layer) -> Call:
+    if layer.kernel.variant == "dsp" and dense_by_lanes(layer.graph, layer.node):
+        return _dense_lanes(layer)
     bias, requant, weights = _folded_bias(layer), _requant(layer), _weights(layer)
     sizes = _features(layer)
     return layer.call(layer.x, weights, bias, layer.y, *sizes, "&requant", layer.scratch, structures=(requant,))
+
+
+def _dense_lanes(layer: Layer) -> Call:
+    """Two features in one lane of 16 bits: mj_dense.h."""
+    graph, node = layer.graph, layer.node
+    numbers, zero = row_numbers(graph, node), graph.quant(node.output).scalar_zero_point
+    offset = 1 if graph.rounding == "single" else 0
+    shift = -numbers.shift.astype(np.int64) - offset
+    addend = np.full(len(shift), zero) if graph.rounding == "mulhi" else (2 * zero + 1) << (shift - 1)
+    channels = np.stack([numbers.bias, numbers.multiplier, addend, shift], axis=1)
+    if len(channels) % 2:
+        channels = np.concatenate([channels, np.ones_like(channels[:1])])
+    even, odd = channels[0::2], channels[1::2]
+    starts = np.stack([even[:, 0], 256 * odd[:, 0] + even[:, 0]], axis=1)
+    pairs = np.concatenate([starts, even[:, 1:], odd[:, 1:]], axis=1).astype(np.uint32).view(np.int32)
+    words = DENSE_LANES.packed(graph.constant(node.inputs[1])).view(np.uint32)
+    call = layer.call(
+        layer.x, layer.flash("weights", words), layer.flash("pairs", pairs), layer.y, *_features(layer),
+        *map(str, _bounds(layer)), layer.scratch,
+    )  # fmt: skip
+    return replace(call, kernel=DENSE_LANES.name, sources=(DENSE_LANES.name, DENSE_INNER))
 
 
 def _dense_dynamic(layer: Layer) -> Call:

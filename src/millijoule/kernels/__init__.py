@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from millijoule.kernels.assembly import assembly_source
 from millijoule.kernels.registry import (
+    DENSE_INNER,
+    DENSE_LANES,
     FLAGS,
     KERNELS,
     ROW_KERNELS,
@@ -21,6 +23,8 @@ from millijoule.kernels.registry import (
 )
 
 __all__ = [
+    "DENSE_INNER",
+    "DENSE_LANES",
     "FLAGS",
     "KERNELS",
     "ROWS",

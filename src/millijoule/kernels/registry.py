@@ -22,6 +22,8 @@ from millijoule.graph import Graph, Node, mode
 
 __all__ = [
     "ARITHMETICS",
+    "DENSE_INNER",
+    "DENSE_LANES",
     "FLAGS",
     "KERNELS",
     "ROWS",
@@ -176,8 +178,8 @@ def _window_block_scratch(dims: Dims) -> int:
 
 
 def _row_scratch(dims: Dims) -> int:
-    """The input features as int16."""
-    return 2 * _round_up(dims.in_channels, 4)
+    """The input features as int16; by eights for `DENSE_LANES`, which may take the layer over."""
+    return 2 * _round_up(dims.in_channels, 8)
 
 
 def _outside_scratch(dims: Dims) -> int:
@@ -216,6 +218,23 @@ def _pack_channel_groups(weights: Int8) -> Int8:
     padded[:, :channels] = flat
     groups = padded.reshape(flat.shape[0], -1, 4)
     return np.ascontiguousarray(groups.transpose(1, 0, 2)).reshape(-1)
+
+
+def _pack_lanes(weights: Int8) -> Int8:
+    """Weights (out, in) as words of lanes in the order of mj_dense.h, as bytes.
+
+    Out is padded with zeros to a multiple of 2, in to a multiple of 8. Lane k of features (2j, 2j + 1) is
+    256 * w[2j+1][k] + w[2j][k]; numbers by fours as 0, 2, 1, 3.
+    """
+    features, numbers = weights.shape
+    padded = np.zeros((_round_up(features, 2), _round_up(numbers, 8)), dtype=np.int64)
+    padded[:features, :numbers] = weights
+    padded = padded.reshape(len(padded), -1, 4)[:, :, [0, 2, 1, 3]].reshape(len(padded), -1)
+    lanes = (256 * padded[1::2] + padded[0::2]).astype(np.int16)
+    words = np.ascontiguousarray(lanes).view(np.int32)
+    even = len(words) // 2 * 2
+    together = words[:even].reshape(even // 2, 2, words.shape[1]).transpose(0, 2, 1)
+    return np.concatenate([together.ravel(), words[even:].ravel()]).view(np.int8)
 
 
 # *** the table *****
@@ -270,6 +289,12 @@ ROWS = Kernel("mj_rows_s8", "rows", "integer", "dsp", _any_size, _no_scratch)
 
 ROWS_DYNAMIC = Kernel("mj_rows_dyn", "rows", "dynamic", "dsp", _any_size, _no_scratch)
 """The row engine in passes, for chains with float data and int8 weights (`compile.rows_dynamic`)."""
+
+DENSE_LANES = Kernel("mj_dense_s8_lanes", "dense", "integer", "dsp", _any_size, _row_scratch, _pack_lanes)
+"""Takes the place of mj_dense_s8_dsp where the weights allow it (`compile.legal`); weights are in [-127, 127]."""
+
+DENSE_INNER = "mj_dense_lanes"
+"""Its inner kernel (`mj_dense.h`), generated for the boards."""
 
 ROW_KERNELS = (
     *(f"mj_product_{form}{bounds}" for form in ("planes", "pixels") for bounds in ("", "_clamped")),

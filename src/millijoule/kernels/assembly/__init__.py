@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from millijoule.kernels.assembly.dense import dense_source
 from millijoule.kernels.assembly.depthwise import filter_row_3x3, filter_row_window
 from millijoule.kernels.assembly.product import product_source
 from millijoule.kernels.assembly.product_sums import sums_source
@@ -19,7 +20,8 @@ CORES = ("cortex-m4", "cortex-m7")
 # (core, rounding) -> text, None when only C exists for that rounding
 Generator = Callable[[str, str], str | None]
 _GENERATORS: Mapping[str, Generator] = (
-    {
+    {"mj_dense_lanes": dense_source}
+    | {
         f"mj_product_{form}": partial(product_source, f"mj_product_{form}")
         for form in ("planes", "planes_clamped", "pixels", "pixels_clamped")
     }
