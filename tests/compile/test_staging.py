@@ -77,3 +77,26 @@ def test_copies_save_the_cycles_that_flash_cost() -> None:
     )
     assert with_copies.stalls["flash_data"] < without.stalls["flash_data"]
     assert with_copies.cycles < without.cycles
+
+
+def test_behind_a_cache_only_weights_that_it_cannot_hold_are_copied() -> None:
+    graph = random_network(["strided", "conv", "pointwise"], 2, size=(48, 48, 3))
+    plain = load_board("stm32h7b3i")
+    assert plain.flash.staging and plain.flash.cache_bytes == 16384
+    copied = []
+    for cache in (16384, 64):
+        target = replace(plain, flash=replace(plain.flash, cache_bytes=cache))
+        plan = compile_graph(graph, target).plan
+        copied.append([buffer.name for buffer in plan.buffers if "weights of layer" in buffer.name])
+    assert not copied[0] and copied[1]
+
+
+def test_copies_lie_in_memory_without_a_cache() -> None:
+    graph = random_network(["strided", "strided", "pointwise", "depthwise", "pointwise"], 1, size=(64, 64, 3))
+    plain = load_board("stm32h7b3i")
+    small = (replace(plain.memories[0], size=24 * 1024), *plain.memories[1:])
+    target = replace(plain, memories=small, flash=replace(plain.flash, cache_bytes=64))
+    program = compile_graph(graph, target)
+    copies = [buffer for buffer in program.plan.buffers if "weights of layer" in buffer.name]
+    assert program.plan.fast_offset is not None
+    assert copies and all(buffer.offset >= program.plan.fast_offset for buffer in copies)

@@ -64,7 +64,8 @@ class Memory:
 class Flash:
     """The program memory: base, size in bytes, wait states at the board's clock, bits per line.
 
-    `staging`: whether weights are better copied to free RAM before their layer, because no data cache holds them.
+    `staging`: whether weights are better copied to free RAM before their layer, because no data cache holds them, or
+    where they are larger than the `cache_bytes` of the one in front of it (0: none worth counting).
     """
 
     base: int
@@ -73,6 +74,7 @@ class Flash:
     line_bits: int
     bank_mode: str
     staging: bool = False
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,10 @@ A convolution reads its weights again for every few pixels. Behind the STM32L4+ 
 waits (256 bytes of data cache hold no layer), so that an inference loses a tenth of its cycles; one copy per layer
 costs a percent of that. The copy goes where the plan leaves a hole during that layer: the arena never grows for it.
 Weights that fit no hole are copied a tile at a time where a layer reads each of them in one go.
+
+Behind a data cache, as on the Cortex-M7, the second read of a weight costs nothing as long as the cache holds all that
+a row of the layer reads. Copies are made of larger weights only, into memory that is not cached itself, and if enough
+rows read them.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from dataclasses import dataclass, replace
 from millijoule.boards import Board
 from millijoule.compile.lower import Call
 from millijoule.compile.options import DEFAULTS, PlanOptions
+from millijoule.compile.placement import fast_room
 from millijoule.compile.plan import ALIGNMENT, Buffer, MemoryPlan, aligned
 from millijoule.compile.rows import prefix
 from millijoule.compile.schedule import Step
@@ -25,6 +30,8 @@ MINIMUM_PIXELS = 16
 """A layer with fewer output pixels reads its weights too seldom to gain from a copy: kernels take four at a time."""
 MINIMUM_TILE = 1024
 """Fewer bytes than this are not worth being copied apart from the rest."""
+MINIMUM_ROWS = 5
+"""With fewer rows a copy costs as much as the cache misses that it saves (a line of flash awaited, a line copied)."""
 _READ_AGAIN = ("conv2d", "depthwise_conv2d")
 
 
@@ -68,16 +75,34 @@ def stage(
     """
     if board is None or not board.flash.staging:
         return {}
+    start = _uncached(plan, board)
     found: dict[int, dict[str, Copy]] = {}
     for step, call in zip(steps, calls, strict=True):
         sizes = {item.name: item.value.nbytes for item in call.constants}
-        taken: list[tuple[int, int]] = []
+        taken = [(0, start)]
+        if board.flash.cache_bytes and not _exceeds(graph, step, sizes, board.flash.cache_bytes):
+            continue
         for name, whole, unit, way in _candidates(graph, step, sizes, options):
             copy = _place(plan, step.index, whole, unit, way, taken)
             if copy is not None:
                 taken.append((copy.offset, copy.offset + copy.bytes))
                 found.setdefault(step.index, {})[name] = copy
     return found
+
+
+def _uncached(plan: MemoryPlan, board: Board) -> int:
+    """Where the part of the arena begins that may hold copies: behind a data cache only what is not cached itself."""
+    fast = fast_room(board)
+    if not board.flash.cache_bytes or fast is None or plan.arena_bytes <= fast[1]:
+        return 0
+    return plan.slow_bytes
+
+
+def _exceeds(graph: Graph, step: Step, sizes: Mapping[str, int], cache: int) -> bool:
+    """Whether the weights of a layer fall out of the cache between two of many rows."""
+    weights = sum(size for name, size in sizes.items() if name.endswith("weights"))
+    flat = any(memory.flat for memory in step.rows)
+    return weights > cache and not flat and graph.tensor(step.node.output).shape[1] >= MINIMUM_ROWS
 
 
 def _candidates(
