@@ -311,8 +311,8 @@ def main() -> None:
     text = "# Kernels on the emulated boards\n\n"
     text += "Made by `python benchmarks/kernels.py`; compiler "
     text += f"{image.compiler}, flags `{' '.join(image.flags)}` (Cortex-M4).\n"
-    text += f"Commit {commit()}. Rounding: single. The versions that led here: [kernel_versions.md](kernel_versions.md); whole networks: "
-    text += "[ladder.md](ladder.md).\n\n"
+    text += f"Commit {commit()}. Rounding: single. Versions on the way: [kernel_versions.md](kernel_versions.md); "
+    text += "whole networks: [ladder.md](ladder.md).\n\n"
     text += LADDER_HEAD + kernel_ladder.table(kernel_ladder.measure("single", False, "ram", []))
     text += LAYERS_HEAD + table(machines)
     text += "\nAdd, mean and softmax, per element of the input:\n\n" + elementwise_table(machines)
