@@ -11,7 +11,7 @@ import pytest
 
 from millijoule.cli import bench
 from millijoule.compile import Layer
-from millijoule.errors import BoardError, DataError, FormatError, MillijouleError, OptionError
+from millijoule.errors import BoardError, DataError, FormatError, MillijouleError, OptionError, PlacementError
 from millijoule.graph import save_graph
 from millijoule.nets import layer_table, mobilenet_v2
 
@@ -102,6 +102,24 @@ def test_every_family_can_be_timed() -> None:
     assert row["reference"] is None and row["macs"] == 264_192
     assert {kind["name"]: kind["layers"] for kind in row["kinds"]} == {"dense": 10, "other": 2}
     assert row["kinds"][0]["cycles_per_mac"] == pytest.approx(row["cycles_per_mac"], rel=0.2)
+
+
+@needs_boards
+def test_every_layer_in_text_and_json(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    arguments = ("--model", model, "--board", "stm32l4r9i", "--layers", "--objective", "ram")
+    text, values = call(*arguments), json.loads(call(*arguments, "--json"))
+    (row,) = values["boards"]
+    for figure in ("cycles", "instructions", "macs"):
+        assert sum(layer[figure] for layer in row["layers"]) == row[figure]
+    assert sum(layer["share"] for layer in row["layers"]) == pytest.approx(1.0)
+    assert all(layer["kernels"] for layer in row["layers"][:-1]) and not row["layers"][-1]["kernels"]
+    for layer in row["layers"]:
+        line = next(line for line in text.splitlines() if f"  {layer['name']}  " in line)
+        assert f"{layer['cycles']:,}" in line
+        assert all(name.removeprefix("mj_") in line for name in layer["kernels"])
+    with pytest.raises(PlacementError):
+        call("--model", model, "--board", "stm32l4r9i", "--ram-budget", "8")
 
 
 def test_kinds_of_layers() -> None:

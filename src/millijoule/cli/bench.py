@@ -104,6 +104,11 @@ def kernels(
         str | None, typer.Option(help="Requantisation rule: single, double or mulhi.", show_default="single")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="A quantised .mj file instead of --net.")] = None,
+    objective: Annotated[str, typer.Option(help="cycles, ram or energy: as for `millijoule deploy compile`.")] = (
+        "cycles"
+    ),
+    ram_budget: Annotated[int | None, typer.Option("--ram-budget", help="Bytes that the arena may have.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every layer with its kernels, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Time one inference, every instruction and address, and sum the cycles by kind of layer.
@@ -117,7 +122,7 @@ def kernels(
 
     Example: millijoule bench kernels --board stm32h7b3i --alpha 0.35 --resolution 128 --json
 
-    Example: millijoule bench kernels --net resnet8
+    Example: millijoule bench kernels --net resnet8 --layers
     """
     from millijoule.boards import load_board
     from millijoule.deploy import compile_model
@@ -143,9 +148,11 @@ def kernels(
     picture = _pictures(graph.tensor(graph.inputs[0]).shape[1:], 1)[0]
     rows = []
     for name, item in zip(names, boards, strict=True):
-        firmware = compile_model(graph, item, name=network["name"])
+        firmware = compile_model(graph, item, name=network["name"], objective=objective, ram_budget=ram_budget)
         profile: Any = firmware.profile(picture, method="trace")
         rows.append(_result(item, firmware, profile, _reference(name, network)))
+        if layers:
+            rows[-1]["layers"] = _layers(firmware, profile)
     values = {"network": network, "boards": rows}
     typer.echo(json.dumps(values, indent=2) if as_json else _text(values))
 
@@ -261,6 +268,33 @@ def _result(board: Board, firmware: Firmware, profile: Profile, reference: Mappi
     }
 
 
+def _layers(firmware: Firmware, profile: Profile) -> list[dict[str, Any]]:
+    """The figures of every layer, and of what `mj_run` does between them."""
+    used = {layer.symbol: list(layer.sources) for layer in firmware.program.layers}
+    return [
+        {
+            "name": row.name,
+            "kernels": used.get(row.symbol, []),
+            "macs": row.macs,
+            "instructions": row.instructions,
+            "cycles": row.cycles,
+            "cycles_per_mac": row.cycles / row.macs if row.macs else None,
+            "share": row.cycles / profile.cycles,
+        }
+        for row in [*profile.layers, profile.outside]
+    ]
+
+
+def _layer_text(board: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of the layers; kernels last, since they may be many."""
+    lines = [["board", "layer", "MACs", "cycles", "cycles/MAC", "share"]]
+    for row in rows:
+        share = f"{100 * row['share']:.1f} %"
+        lines.append([board, row["name"], _number(row["macs"]), _number(row["cycles"]), _ratio(row), share])
+    kernels = ["kernels", *(", ".join(name.removeprefix("mj_") for name in row["kernels"]) for row in rows)]
+    return [f"{line}  {names}".rstrip() for line, names in zip(_aligned(lines), kernels, strict=True)]
+
+
 def _text(values: Mapping[str, Any]) -> str:
     """One aligned table for all boards, and below it for what its figures hold."""
     network = values["network"]
@@ -280,6 +314,9 @@ def _text(values: Mapping[str, Any]) -> str:
             label = f"{kind['name']}, cycles"
             lines.append([row["board"], label, _number(kind["cycles"]), _ratio(kind), f"{100 * kind['share']:.1f} %"])
     text = [", ".join(f"{name} {value}" for name, value in network.items()), "", *_aligned(lines), ""]
+    for row in values["boards"]:
+        if "layers" in row:
+            text += [*_layer_text(row["board"], row["layers"]), ""]
     for row in values["boards"]:
         flash = ", ".join(f"{name} {value:,}" for name, value in row["flash"].items())
         text.append(f"{row['board']}: {'; '.join(row['conditions'].values())}; model {row['model']}")
