@@ -133,6 +133,17 @@ def test_results_and_ram_are_those_of_one_memory(seed: int) -> None:
         np.testing.assert_array_equal(values, results[1][name], err_msg=name)
 
 
+def test_a_budget_lets_the_fast_arena_grow() -> None:
+    graph = random_network(BLOCKS, 1, size=(64, 64, 3))
+    least = compile_graph(graph, small(), transpose=False)
+    budget = least.arena_bytes + 3000
+    more = compile_graph(graph, small(), ram_budget=budget, transpose=False)
+    assert least.arena_bytes < more.arena_bytes <= budget
+    assert more.plan.fast_bytes > least.plan.fast_bytes
+    same = compile_graph(graph, small(), ram_budget=least.arena_bytes, transpose=False)
+    assert same.plan == least.plan
+
+
 def test_the_fast_memory_saves_cycles() -> None:
     from millijoule.deploy import build_program
 

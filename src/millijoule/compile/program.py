@@ -174,7 +174,8 @@ def compile_graph(
         trace: keeps a checksum of every layer's result, to find the first layer that differs.
         options: how the blocks run where nothing else matters; no bit of a result depends on it.
         objective: "cycles", "ram" (the smallest arena that is found) or "energy" (as cycles), see `objective`.
-        ram_budget: bytes that the arena may have; the fastest plan within them is chosen.
+        ram_budget: bytes that the arena may have; the fastest plan within them is chosen. Where an arena is split over
+            two memories (`placement`), more bytes than one needs may make it faster.
         transpose: whether an integer network may be computed on the transposed picture where that saves cycles;
             a picture that comes row by row stays upright.
 
@@ -204,7 +205,7 @@ def compile_graph(
     able = row_layers(graph) | dynamic_layers(graph)
     options = options_for(graph, kernels, able, objective, ram_budget, options)
     parts, plan = planned(graph, kernels, able, options)
-    parts, plan = in_two_memories(graph, parts, plan, board)
+    parts, plan = in_two_memories(graph, parts, plan, board, None if objective == "ram" else ram_budget)
     calls = _lower_all(graph, parts, plan, {}, kernels)
     staged = stage(graph, parts.steps, plan, calls, board, options)
     if board is not None:
