@@ -2,7 +2,7 @@
 
 The loops over words are those of `product_block`. A rest of one to three pixels is computed as a whole group: for the
 range, the group is filled up with the last pixel first; of floats, only as many are stored as there are pixels.
-Converting the odd channel's sum to float divides it by 256, which is exact. Multiplications and additions are never fused.
+Converting the odd channel's sum to float divides it by 256, which is exact. Multiplication and addition are not fused.
 """
 
 from __future__ import annotations
