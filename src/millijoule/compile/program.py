@@ -19,10 +19,11 @@ from millijoule.compile.lower import Layer as LoweredLayer
 from millijoule.compile.lower_rows import lower_rows
 from millijoule.compile.lower_rows_dynamic import lower_rows_dynamic
 from millijoule.compile.objective import options_for, planned
-from millijoule.compile.options import DEFAULTS, PlanOptions
+from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
 from millijoule.compile.orientation import oriented
 from millijoule.compile.placement import in_two_memories
 from millijoule.compile.plan import MemoryPlan
+from millijoule.compile.recorded import recorded_for, with_winners
 from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Schedule, Step
 from millijoule.compile.staging import Copies, stage, with_staging
@@ -162,6 +163,7 @@ def compile_graph(
     objective: str = "cycles",
     ram_budget: int | None = None,
     transpose: bool = True,
+    winners: Mapping[str, RowOptions] | None = None,
 ) -> Program:
     """Compiles a float, dynamic or integer graph to C.
 
@@ -178,6 +180,8 @@ def compile_graph(
             two memories (`placement`), more bytes than one needs may make it faster.
         transpose: whether an integer network may be computed on the transposed picture where that saves cycles;
             a picture that comes row by row stays upright.
+        winners: the fastest options of blocks by their shape (`recorded.shape_key`), as `deploy.tune` finds them; None:
+            those that the package brings for the board. They never make the arena larger.
 
     Raises:
         OptionError: unknown variant of the kernels, unknown objective, a budget below 1.
@@ -197,12 +201,14 @@ def compile_graph(
         try:
             program = compile_graph(
                 turned, target, kernels=kernels, name=name, self_test=self_test, trace=trace, options=options,
-                objective=objective, transpose=False,
+                objective=objective, transpose=False, winners=winners,
             )  # fmt: skip
             return replace(program, removed=removed)
         except PlacementError:
             pass  # longer rows need more memory
     able = row_layers(graph) | dynamic_layers(graph)
+    fastest = recorded_for(board, kernels) if winners is None else winners
+    options = with_winners(graph, kernels, able, options, fastest)
     options = options_for(graph, kernels, able, objective, ram_budget, options)
     parts, plan = planned(graph, kernels, able, options)
     parts, plan = in_two_memories(graph, parts, plan, board, None if objective == "ram" else ram_budget)

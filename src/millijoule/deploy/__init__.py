@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from millijoule.deploy.export import FORMATS, check_format, export_project, export_sources
 from millijoule.deploy.firmware import Firmware, build_program, compile_model
+from millijoule.deploy.tuning import Tuning, tune
 from millijoule.deploy.verify import LayerDifference, TargetReport, VerifyReport, first_difference, verify
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Firmware",
     "LayerDifference",
     "TargetReport",
+    "Tuning",
     "VerifyReport",
     "build_program",
     "check_format",
@@ -18,5 +20,6 @@ __all__ = [
     "export_project",
     "export_sources",
     "first_difference",
+    "tune",
     "verify",
 ]
