@@ -18,8 +18,11 @@ _X, _WEIGHTS, _PAIRS, _OUT, _PIXELS, _DEPTH, _COUNT, _DISTANCE, _STEP = range(0,
 # words of the frame; the first five are loaded together
 _FRAME = {name: 4 * number for number, name in enumerate(("x", "weights", "pairs", "out", "depth", "count"))}
 _FRAME_BYTES = 24
-# words in a round of the loop: what stays in the instruction cache of the STM32L4+
-_UNROLL = {"cortex-m4": 12, "cortex-m7": 24}
+# words in a round of the loop: what stays in the instruction cache of the STM32L4+, measured
+_UNROLL = {
+    "cortex-m4": {"range": 7, "floats": 9, "planes": 7},
+    "cortex-m7": {"range": 24, "floats": 24, "planes": 24},
+}
 _LIMITS = {"LOWEST_EVEN": "s2", "HIGHEST_EVEN": "s3", "LOWEST_ODD": "s4", "HIGHEST_ODD": "s5"}
 _FLOATS = {"SCALE_EVEN": "s2", "BIAS_EVEN": "s3", "SCALE_ODD": "s4", "BIAS_ODD": "s5", "INVERSE": "s24", "HALF": "s25"}
 
@@ -176,13 +179,13 @@ class _Sums:
         if self.core == "cortex-m7":  # the loop loads ahead of the second word
             write.emit("cmp r3, #1")
             write.emit(f"beq {careful}")
-        self.block.choose_entry(4, _UNROLL[self.core], "ENTRY")
+        self.block.choose_entry(4, _UNROLL[self.core][self.form], "ENTRY")
         write.place(pair)
         self._begin_pair()
         write.align(2)
         write.place(group)
         self.results.group = group
-        self.block.looped(4, _UNROLL[self.core], "ENTRY", group=group)
+        self.block.looped(4, _UNROLL[self.core][self.form], "ENTRY", group=group)
         self._end_pair(pair)
         write.emit(f"b {end}")
         self.block.tables()
