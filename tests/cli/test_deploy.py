@@ -124,3 +124,29 @@ def test_explain_names_layers_that_the_row_engine_does_not_take(tmp_path: Path) 
         by_itself = not layer["blocks"] and layer["operator"] in ("conv2d", "depthwise_conv2d")
         assert (layer["fallback"] is not None) == by_itself
     assert any(layer["fallback"] for layer in facts["layers"])
+
+
+def test_a_streamed_picture_has_no_memory(tmp_path: Path) -> None:
+    model = str(tmp_path / "rows.mj")
+    save_graph(random_network(["strided", "depthwise", "pointwise"], 3, size=(20, 20, 3)), Path(model))
+    whole, rows = (json.loads(call("compile", model, "--json", *more)) for more in ((), ("--stream",)))
+    assert any(buffer["kind"] == "picture" for buffer in whole["plan"]["buffers"])
+    assert not any(buffer["kind"] == "picture" for buffer in rows["plan"]["buffers"])
+    call("compile", model, "--stream", "--out", str(tmp_path / "rows"))
+    assert (tmp_path / "rows" / "mj_frame.c").exists()
+
+
+def test_tuning_refuses_what_it_cannot_do(model: str) -> None:
+    with pytest.raises(OptionError, match="no cycles"):
+        call("compile", model, "--tune")
+    with pytest.raises(OptionError, match="objective ram"):
+        call("compile", model, "--board", "stm32l4r9i", "--tune", "--objective", "ram")
+
+
+@needs_boards
+def test_tuning_says_what_it_found(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millijoule.deploy.tuning.CANDIDATES", {"stage": (False,)})
+    values = json.loads(call("compile", model, "--board", "stm32l4r9i", "--tune", "--json"))["tuning"]
+    assert values["tried"] >= 1 and values["cycles_after"] <= values["cycles_before"]
+    text = call("compile", model, "--board", "stm32l4r9i", "--tune")
+    assert f"{values['cycles_before']:,} cycles with the defaults" in text and "0 timed now" in text

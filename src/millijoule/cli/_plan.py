@@ -1,11 +1,58 @@
-"""The text of `deploy compile --explain`: groups of layers, rings, chunks, bytes, and what would lower the peak."""
+"""Planning options of several commands: the text of `--explain`, and `--tune`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["explanation"]
+from millijoule.cli._bars import progress_bars
+from millijoule.errors import OptionError
+from millijoule.graph import Graph
+
+if TYPE_CHECKING:
+    from millijoule.boards import Board
+    from millijoule.deploy import Tuning
+
+__all__ = ["explanation", "tuned", "tuning_text", "tuning_values"]
+
+
+def tuned(graph: Graph, board: str | Board, kernels: str, objective: str, ram_budget: int | None) -> Tuning:
+    """Searches the fastest options of every block, with a bar.
+
+    Raises:
+        OptionError: the objective is ram, which leaves nothing to choose, or the board is "host".
+    """
+    from millijoule.deploy import tune
+
+    if objective == "ram":
+        raise OptionError("--tune", "the objective ram decides the chunks", "Leave out one of the two")
+    with progress_bars() as progress:
+        return tune(graph, board, kernels=kernels, ram_budget=ram_budget, progress=progress)
+
+
+def tuning_values(found: Tuning) -> dict[str, Any]:
+    """What a search found, as JSON values."""
+    from millijoule.compile.recorded import differences
+
+    return {
+        "cycles_before": found.cycles_before,
+        "cycles_after": found.cycles_after,
+        "tried": found.tried,
+        "traced": found.traced,
+        "winners": {key: differences(options) for key, options in found.winners.items()},
+    }
+
+
+def tuning_text(found: Tuning) -> str:
+    """The same as lines."""
+    values = tuning_values(found)
+    lines = [
+        f"tuned      {found.cycles_before:,} cycles with the defaults, {found.cycles_after:,} tuned "
+        f"({100 * found.gain:.2f} % fewer); {found.tried} programs, {found.traced} timed now"
+    ]
+    for key, changed in values["winners"].items():
+        lines.append(f"           {key}: {', '.join(f'{name} {value}' for name, value in changed.items())}")
+    return "\n".join(lines)
 
 
 def explanation(values: Mapping[str, Any]) -> str:

@@ -108,6 +108,12 @@ def kernels(
         "cycles"
     ),
     ram_budget: Annotated[int | None, typer.Option("--ram-budget", help="Bytes that the arena may have.")] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="First search the fastest chunk sizes for each board; a dozen inferences.")
+    ] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="The picture comes row by row and is stored nowhere.")] = (
+        False
+    ),
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer with its kernels, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
@@ -125,6 +131,7 @@ def kernels(
     Example: millijoule bench kernels --net resnet8 --layers
     """
     from millijoule.boards import load_board
+    from millijoule.cli._plan import tuned, tuning_values
     from millijoule.deploy import compile_model
 
     names = BOARDS if board.lower() == "all" else (board.lower() if board.lower() in BOARDS else board,)
@@ -148,9 +155,20 @@ def kernels(
     picture = _pictures(graph.tensor(graph.inputs[0]).shape[1:], 1)[0]
     rows = []
     for name, item in zip(names, boards, strict=True):
-        firmware = compile_model(graph, item, name=network["name"], objective=objective, ram_budget=ram_budget)
+        found = tuned(graph, item, "dsp", objective, ram_budget) if tune else None
+        firmware = compile_model(
+            graph,
+            item,
+            name=network["name"],
+            objective=objective,
+            ram_budget=ram_budget,
+            stream=stream,
+            winners=None if found is None else found.winners,
+        )
         profile: Any = firmware.profile(picture, method="trace")
         rows.append(_result(item, firmware, profile, _reference(name, network)))
+        if found is not None:
+            rows[-1]["tuning"] = tuning_values(found)
         if layers:
             rows[-1]["layers"] = _layers(firmware, profile)
     values = {"network": network, "boards": rows}
@@ -317,6 +335,13 @@ def _text(values: Mapping[str, Any]) -> str:
     for row in values["boards"]:
         if "layers" in row:
             text += [*_layer_text(row["board"], row["layers"]), ""]
+    for row in values["boards"]:
+        if "tuning" in row:
+            tuning = row["tuning"]
+            text.append(
+                f"{row['board']}: {tuning['cycles_before']:,} cycles with the defaults, {tuning['cycles_after']:,} "
+                f"tuned; {tuning['tried']} programs, {tuning['traced']} timed now"
+            )
     for row in values["boards"]:
         flash = ", ".join(f"{name} {value:,}" for name, value in row["flash"].items())
         text.append(f"{row['board']}: {'; '.join(row['conditions'].values())}; model {row['model']}")

@@ -36,6 +36,16 @@ Objective = Annotated[
 RamBudget = Annotated[
     int | None, typer.Option("--ram-budget", help="Bytes that the arena may have; the fastest plan within them.")
 ]
+Tune = Annotated[
+    bool,
+    typer.Option(
+        "--tune",
+        help="Try other chunk sizes in the emulator and keep the fastest; minutes, resumed if interrupted.",
+    ),
+]
+Stream = Annotated[
+    bool, typer.Option("--stream", help="The picture comes row by row (mj_push_row) and is stored nowhere.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export of millijoule.")]
 
 
@@ -52,10 +62,12 @@ def compile_command(
     kernels: Kernels = "dsp",
     objective: Objective = "cycles",
     ram_budget: RamBudget = None,
+    stream: Stream = False,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Which layers run together, their rings, chunks and bytes, and the peak."),
     ] = False,
+    tune: Tune = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -66,22 +78,36 @@ def compile_command(
     Example: millijoule deploy compile runs/demo/static.mj --board stm32l4r9i --out build/model
 
     Example: millijoule deploy compile runs/demo/static.mj --board stm32l4r9i --ram-budget 160000 --explain
+
+    Example: millijoule deploy compile runs/demo/static.mj --board stm32l4r9i --stream
     """
-    from millijoule.cli._plan import explanation
-    from millijoule.compile import compile_graph, explain_program
+    from millijoule.cli._plan import explanation, tuned, tuning_text, tuning_values
+    from millijoule.compile import PlanOptions, compile_graph, explain_program
     from millijoule.deploy import export_sources
 
+    graph = load_graph(model)
+    found = tuned(graph, board, kernels, objective, ram_budget) if tune else None
     program = compile_graph(
-        load_graph(model), board, kernels=kernels, name=model.stem, objective=objective, ram_budget=ram_budget
+        graph,
+        board,
+        kernels=kernels,
+        name=model.stem,
+        options=PlanOptions(stream=stream),
+        objective=objective,
+        ram_budget=ram_budget,
+        winners=None if found is None else found.winners,
     )
     if out is not None:
         export_sources(program, out, overwrite=overwrite)
     facts = explain_program(program) if explain else None
     if as_json:
-        typer.echo(json.dumps(program.summary() if facts is None else {**program.summary(), "explanation": facts}))
+        values = program.summary() | ({} if facts is None else {"explanation": facts})
+        typer.echo(json.dumps(values | ({} if found is None else {"tuning": tuning_values(found)})))
         return
     if facts is not None:
         typer.echo(explanation(facts))
+        if found is not None:
+            typer.echo(tuning_text(found))
         if out is not None:
             typer.echo(f"written    {out}")
         return
@@ -96,6 +122,8 @@ def compile_command(
     typer.echo("alive      bytes of RAM in use while the layer runs; constants: its bytes of flash")
     typer.echo(f"constants  {program.weight_bytes:,} bytes of flash")
     typer.echo(f"work       {program.macs:,} MACs")
+    if found is not None:
+        typer.echo(tuning_text(found))
     if out is not None:
         typer.echo(f"written    {out}")
 

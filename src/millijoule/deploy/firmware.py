@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millijoule.boards import Board
-from millijoule.compile import MemoryPlan, Program, compile_graph
+from millijoule.compile import MemoryPlan, PlanOptions, Program, RowOptions, compile_graph
 from millijoule.errors import FormatError
 from millijoule.files import Progress
 from millijoule.graph import Graph
@@ -122,6 +122,8 @@ def compile_model(
     trace: bool = False,
     objective: str = "cycles",
     ram_budget: int | None = None,
+    winners: Mapping[str, RowOptions] | None = None,
+    stream: bool = False,
 ) -> Firmware:
     """Graph -> C -> firmware that runs.
 
@@ -139,6 +141,8 @@ def compile_model(
         trace: keeps a checksum of every layer's result.
         objective: "cycles", "ram" or "energy", see `compile_graph`.
         ram_budget: bytes that the arena may have.
+        winners: from `tune`; None: those that the package brings.
+        stream: the picture comes row by row and is stored nowhere.
 
     Raises:
         PlacementError: the model does not fit the board or the budget; the message says what would.
@@ -147,7 +151,15 @@ def compile_model(
         BoardError, OptionError: unknown board, kernels or compiler.
     """
     program = compile_graph(
-        graph, target, kernels=kernels, name=name, trace=trace, objective=objective, ram_budget=ram_budget
+        graph,
+        target,
+        kernels=kernels,
+        name=name,
+        trace=trace,
+        options=PlanOptions(stream=stream),
+        objective=objective,
+        ram_budget=ram_budget,
+        winners=winners,
     )
     return build_program(program, compiler=compiler, optimize=optimize)
 
