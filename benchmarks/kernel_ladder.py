@@ -207,35 +207,47 @@ def dense(numbers: int, features: int) -> Shape:
 # *** rows of depthwise convolutions *****
 
 
-def filter_row(size: int, stride: int, phase: int, pixels: int, channels: int) -> Shape:
-    """A row of a depthwise convolution with a window of size x size."""
+def filter_row(size: int, stride: int, phase: int, pixels: int, channels: int, width: int | None = None) -> Shape:
+    """A row of a depthwise convolution with a window of size x width, or size x size."""
+    width = width or size
     groups, depth = (pixels + 3) // 4, (channels + 1) // 2
-    pairs = (phase + stride * (4 * groups - 1) + size + 1) // 2
-    words = size * (2 if size == 3 else (size + 1) // 2)  # of taps
+    pairs = (phase + stride * (4 * groups - 1) + width + 1) // 2
+    words = size * (2 if width == 3 else (width + 1) // 2)  # of taps
 
     def place(machine: RowMachine, weights_in: str) -> int:
         del weights_in  # the filters are made in RAM
         rng = np.random.default_rng(0)
         planes = rng.integers(-128, 128, (channels, pairs, size, 2)).astype(np.int16)
         taps = np.zeros((channels, size, 2 * words // size), np.int16)
-        taps[:, :, :size] = rng.integers(-128, 128, (channels, size, size))
-        if size == 3:
+        taps[:, :, :width] = rng.integers(-128, 128, (channels, size, width))
+        if width == 3:
             taps = taps[:, :, [0, 1, 1, 2]]
         head = np.tile(np.array([777, 1 << 30, 3 << 9, 10], dtype=np.int32), (channels, 1))
-        filters = np.concatenate([head, taps.reshape(channels, -1).view(np.int32)], axis=1)
+        filters = np.concatenate([head, np.ascontiguousarray(taps).reshape(channels, -1).view(np.int32)], axis=1)
         addresses = [machine.ram + 64]
         for data in (planes.tobytes(), filters.tobytes()):
             machine.machine.write(addresses[-1], data)
             addresses.append(addresses[-1] + len(data) + 31 & ~31)
-        numbers = (pixels, channels, planes[0].nbytes, 16 * depth, 1, size, size, stride, phase, filters[0].nbytes)
+        numbers = (
+            pixels,
+            channels,
+            planes[0].nbytes,
+            16 * depth,
+            min(1, size - 1),
+            size,
+            width,
+            stride,
+            phase,
+            filters[0].nbytes,
+        )
         machine.machine.write(
             machine.ram, struct.pack("<3I10i2I", *addresses, *numbers, -128 & 0xFFFF | 0xFF800000, 0x007F007F)
         )
         return machine.ram
 
-    name = f"mj_filter_row_{size}x{size}_s{stride}_p{phase}"
+    name = f"mj_filter_row_{size}x{width}_s{stride}_p{phase}"
     return Shape(
-        name, f"{pixels} pixels, {channels} channels", "mj_filter_row", pixels * channels * size * size,
+        name, f"{pixels} pixels, {channels} channels", "mj_filter_row", pixels * channels * size * width,
         pixels * channels, place,
     )  # fmt: skip
 
@@ -259,6 +271,8 @@ SHAPES: tuple[Shape, ...] = (
     filter_row(5, 1, 0, 14, 192),
     filter_row(5, 2, 1, 28, 96),
     filter_row(7, 1, 1, 28, 96),
+    *(filter_row(height, 1, 0, 28, 96, width) for height, width in ((1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))),
+    *(filter_row(height, 1, 1, 28, 96, width) for height, width in ((3, 5), (5, 3), (4, 4), (2, 2))),
     product("mj_product_planes", 112, 8, 48),
     product("mj_product_planes", 56, 16, 96),
     product("mj_product_planes", 112, 30, 16),

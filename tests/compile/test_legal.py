@@ -282,3 +282,21 @@ def test_sizes_beyond_every_kernel_are_refused_with_the_layer(options: Any, reas
     with pytest.raises(UnsupportedError, match=r"layer '(middle|before)'.*beyond every kernel") as raised:
         compile_graph(graph)
     assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "name"),
+    [
+        ((1, 5), (1, 1), (0, 0, 2, 2), "mj_filter_row_1x5_s1_p0"),
+        ((5, 1), (2, 2), (2, 2, 0, 0), "mj_filter_row_5x1_s2_p0"),
+        ((3, 5), (1, 1), (1, 1, 1, 2), "mj_filter_row_3x5_s1_p1"),
+        ((4, 2), (2, 2), (1, 1, 0, 1), "mj_filter_row_4x2_s2_p0"),
+        ((1, 8), (1, 1), (0, 0, 3, 4), "mj_filter_row_any"),
+    ],
+)
+def test_every_window_has_a_row_kernel(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int], name: str
+) -> None:
+    program = exact(network(kernel=kernel, stride=stride, padding=padding, depthwise=True))
+    found = {file for file in program.files if file.startswith("mj_filter_row_") and file.endswith(".c")}
+    assert found == {f"{name}.c"}

@@ -26,7 +26,7 @@ from millijoule.compile.rows import (
 )
 from millijoule.compile.staging import Copy
 from millijoule.graph import Node, arithmetic
-from millijoule.kernels import ROW_KERNELS, Dims, dims_of
+from millijoule.kernels import Dims, dims_of, filter_row
 
 __all__ = ["filter_kernel", "lane_order", "lower_rows", "pack_lanes"]
 
@@ -62,8 +62,7 @@ def pack_lanes(weights: npt.NDArray[np.int8], order: npt.NDArray[np.int64]) -> n
 def filter_kernel(dims: Dims) -> str:
     """The C function for a depthwise convolution of these sizes."""
     phase = lead(dims) - dims.padding[2]
-    name = f"mj_filter_row_{dims.kernel[0]}x{dims.kernel[1]}_s{dims.stride[1]}_p{phase % 2}"
-    return name if name in ROW_KERNELS else "mj_filter_row_any"
+    return filter_row(*dims.kernel, dims.stride[1], phase % 2)
 
 
 @dataclass(frozen=True)

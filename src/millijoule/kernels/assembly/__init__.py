@@ -32,8 +32,10 @@ _GENERATORS: Mapping[str, Generator] = (
         for phase in (0, 1)
     }
     | {
-        f"mj_filter_row_{size}x{size}_s{stride}_p{phase}": partial(filter_row_window, size, stride, phase)
-        for size in (5, 7)
+        f"mj_filter_row_{height}x{width}_s{stride}_p{phase}": partial(filter_row_window, (height, width), stride, phase)
+        for height in range(1, 8)
+        for width in range(1, 8)
+        if (height, width) != (3, 3)
         for stride in (1, 2)
         for phase in (0, 1)
     }

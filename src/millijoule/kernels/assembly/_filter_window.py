@@ -1,9 +1,10 @@
-"""A row of a depthwise convolution with a larger window (5 x 5, 7 x 7) from planes to groups.
+"""A row of a depthwise convolution with a window of any size up to 7 x 7 from planes to groups.
 
 Four outputs at a time. The taps of a channel lie on the stack, slot by slot, so that every offset is constant: in pairs
 from an even column on, (w0, w1), (w2, w3), ..., (wn, 0), and from an odd one on, (w1, w2), ..., (wn-1, wn), whose first
 tap is the low half of the first pair. An output whose window begins at an even column needs the first form, one at an
-odd column the second.
+odd column the second. Rows of even width end at an odd column with the high half of the last pair; rows of three taps
+come as (w0, w1), (w1, w2), which is all that both forms need.
 """
 
 from __future__ import annotations
@@ -47,30 +48,42 @@ class Window(Row):
     """Writes one function, for the Cortex-M4.
 
     Args:
-        size: height and width of the window, odd.
+        size: height and width of the window, 1 to 7.
         stride: 1 or 2.
         phase: 0 or 1.
         rounding: "single" or "mulhi".
     """
 
-    def __init__(self, size: int, stride: int, phase: int, rounding: str) -> None:
-        super().__init__(stride, phase, rounding, symbol=f"mj_filter_row_{size}x{size}_s{stride}_p{phase}")
-        self.size = size
-        self.pairs = (size + 1) // 2
-        columns = {(phase + stride * output) % 2 for output in range(4)}
-        even = [f"r{4 + number}" for number in range(self.pairs)]
-        odd = [f"r{4 + self.pairs + number}" for number in range(self.pairs - 1)]
-        self.even, self.odd = even, odd
+    def __init__(self, size: tuple[int, int], stride: int, phase: int, rounding: str) -> None:
+        self.height, self.width = size
+        name = f"mj_filter_row_{self.height}x{self.width}_s{stride}_p{phase}"
+        super().__init__(stride, phase, rounding, symbol=name)
+        self.pairs = 2 if self.width == 3 else (self.width + 1) // 2
+        self.even = [f"r{4 + number}" for number in range(self.pairs)]
+        odd = 0 if self.width == 3 else (self.width - 1) // 2
+        self.odd = [f"r{4 + self.pairs + number}" for number in range(odd)]
+        used = {register for output in range(4) for _, _, register in self.row_of((phase + stride * output) % 2)}
         # registers that hold a row of the table while it is made, in the order of the table
-        self.kept = (even if 0 in columns else even[:1]) + (odd if 1 in columns else [])
+        self.kept = [register for register in self.even + self.odd if register in used]
         # the whole of a channel must stay within the 1 KB of instruction cache of the STM32L4+
-        self.table_in_loop = size > 5
-        self.frame = (_TABLE + 4 * len(self.kept) * size + 7) // 8 * 8
-        self.turn = 8 * stride * size  # bytes of four outputs
+        self.table_in_loop = self.height > 1 and self.height * self.width > 30
+        self.frame = (_TABLE + 4 * len(self.kept) * self.height + 7) // 8 * 8
+        self.turn = 8 * stride * self.height  # bytes of four outputs
+
+    def row_of(self, odd: int) -> list[tuple[str, int, str]]:
+        """One row of a window that begins at an even or an odd column: (instruction, word, register of its taps)."""
+        if not odd:
+            products = [("smlad", number, register) for number, register in enumerate(self.even)]
+            return [products[0], ("smlabt", 1, self.even[1])] if self.width == 3 else products
+        first = ("smlatb", 0, self.even[0])
+        if self.width == 3:
+            return [first, ("smlad", 1, self.even[1])]
+        products = [first, *(("smlad", number + 1, register) for number, register in enumerate(self.odd))]
+        return products if self.width % 2 else [*products, ("smlabt", self.pairs, self.even[-1])]
 
     def before_call(self) -> None:
         """Everything that one call needs only once."""
-        row, taps = 4 * len(self.kept), 4 * self.pairs * self.size
+        row, taps = 4 * len(self.kept), 4 * self.pairs * self.height
         self.emit(f"""
             push {{r4-r11, lr}}
             ldrd x, y, [source, #{LOW}]
@@ -150,19 +163,19 @@ class Window(Row):
         self.emit(
             "vmov y, row_0",
             f"add b, sp, #{_TABLE}",
-            f"add c, b, #{row * self.size}",
+            f"add c, b, #{row * self.height}",
         )
         used = [register for register in self.odd if register in self.kept]
         again = self.writer.label("again")
         if self.table_in_loop:
-            self.emit(f"add d, x, #{4 * self.pairs * self.size}")
+            self.emit(f"add d, x, #{4 * self.pairs * self.height}")
             self.put(again=again)
-        for _ in range(1 if self.table_in_loop else self.size):
-            self.emit(f"ldmia x!, {{{', '.join(self.even)}}}")
+        for _ in range(1 if self.table_in_loop else self.height):
+            self.emit(_multiple("ldr", "ldmia", "x", self.even))
             for number, register in enumerate(used):
                 self.emit(f"lsr {register}, {self.even[number]}, #16")
                 self.emit(f"pkhbt {register}, {register}, {self.even[number + 1]}, lsl #16")
-            self.emit(f"stmia y!, {{{', '.join(self.kept)}}}", "cmp y, c", "it eq", "moveq y, b")
+            self.emit(_multiple("str", "stmia", "y", self.kept), "cmp y, c", "it eq", "moveq y, b")
         if self.table_in_loop:
             self.emit("cmp x, d")
             self.put(f"bne {again}")
@@ -170,24 +183,19 @@ class Window(Row):
     def _products(self) -> list[_Product]:
         """All products of four outputs, slot by slot."""
         found = []
-        for slot in range(self.size):
+        for slot in range(self.height):
 
             def data(pair: int, slot: int = slot) -> str:
-                return f"[source, #{4 * (pair * self.size + slot)}]"
+                return f"[source, #{4 * (pair * self.height + slot)}]"
 
             def taps(register: str, slot: int = slot) -> str:
                 return f"[sp, #{_TABLE + 4 * (slot * len(self.kept) + self.kept.index(register))}]"
 
-            for number in range(self.pairs):
+            for number in range(self.pairs + 1):
                 for output, name in enumerate("abcd"):
                     column = self.phase + self.stride * output
-                    word = data(column // 2 + number)
-                    if column % 2 == 0:
-                        found.append(_Product(name, "smlad", word, taps(self.even[number])))
-                    elif number == 0:
-                        found.append(_Product(name, "smlatb", word, taps(self.even[0])))
-                    else:
-                        found.append(_Product(name, "smlad", word, taps(self.odd[number - 1])))
+                    for multiply, word, register in self.row_of(column % 2)[number : number + 1]:
+                        found.append(_Product(name, multiply, data(column // 2 + word), taps(register)))
         return found
 
     def _outputs(self, full: bool) -> None:
@@ -233,12 +241,19 @@ class Window(Row):
         self.emit("cmp source, r6")
 
 
+def _multiple(single: str, several: str, base: str, registers: list[str]) -> str:
+    """Loads or stores registers; the base goes behind them. One register has instructions of its own."""
+    if len(registers) == 1:
+        return f"{single} {registers[0]}, [{base}], #4"
+    return f"{several} {base}!, {{{', '.join(registers)}}}"
+
+
 class M7Window(Window):
     """The same for the Cortex-M7: `scheduled`, constants from the stack."""
 
     paired = False
 
-    def __init__(self, size: int, stride: int, phase: int, rounding: str) -> None:
+    def __init__(self, size: tuple[int, int], stride: int, phase: int, rounding: str) -> None:
         super().__init__(size, stride, phase, rounding)
         self.table_in_loop = False
 

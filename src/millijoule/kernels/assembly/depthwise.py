@@ -21,11 +21,11 @@ def filter_row_3x3(stride: int, phase: int, core: str, rounding: str) -> str:
     return (M7Row if core == "cortex-m7" else Row)(stride, phase, rounding).text()
 
 
-def filter_row_window(size: int, stride: int, phase: int, core: str, rounding: str) -> str:
-    """The text of mj_filter_row_<size>x<size>_s<stride>_p<phase>.
+def filter_row_window(size: tuple[int, int], stride: int, phase: int, core: str, rounding: str) -> str:
+    """The text of mj_filter_row_<height>x<width>_s<stride>_p<phase>.
 
     Args:
-        size: 5 or 7.
+        size: height and width, 1 to 7.
         stride: 1 or 2.
         phase: 0 or 1.
         core: "cortex-m4" or "cortex-m7".

@@ -104,5 +104,18 @@ void mj_filter_row_7x7_s1_p0(const mj_filter_row *f);
 void mj_filter_row_7x7_s1_p1(const mj_filter_row *f);
 void mj_filter_row_7x7_s2_p0(const mj_filter_row *f);
 void mj_filter_row_7x7_s2_p1(const mj_filter_row *f);
+/* every other window up to 7 x 7, likewise: mj_filter_row_<height>x<width>_s<stride>_p<phase> */
+#define MJ_FILTER_ROWS(height, width)                                                                                  \
+    void mj_filter_row_##height##x##width##_s1_p0(const mj_filter_row *f);                                             \
+    void mj_filter_row_##height##x##width##_s1_p1(const mj_filter_row *f);                                             \
+    void mj_filter_row_##height##x##width##_s2_p0(const mj_filter_row *f);                                             \
+    void mj_filter_row_##height##x##width##_s2_p1(const mj_filter_row *f);
+MJ_FILTER_ROWS(1, 1) MJ_FILTER_ROWS(1, 2) MJ_FILTER_ROWS(1, 3) MJ_FILTER_ROWS(1, 4) MJ_FILTER_ROWS(1, 5) MJ_FILTER_ROWS(1, 6) MJ_FILTER_ROWS(1, 7)
+MJ_FILTER_ROWS(2, 1) MJ_FILTER_ROWS(2, 2) MJ_FILTER_ROWS(2, 3) MJ_FILTER_ROWS(2, 4) MJ_FILTER_ROWS(2, 5) MJ_FILTER_ROWS(2, 6) MJ_FILTER_ROWS(2, 7)
+MJ_FILTER_ROWS(3, 1) MJ_FILTER_ROWS(3, 2) MJ_FILTER_ROWS(3, 4) MJ_FILTER_ROWS(3, 5) MJ_FILTER_ROWS(3, 6) MJ_FILTER_ROWS(3, 7)
+MJ_FILTER_ROWS(4, 1) MJ_FILTER_ROWS(4, 2) MJ_FILTER_ROWS(4, 3) MJ_FILTER_ROWS(4, 4) MJ_FILTER_ROWS(4, 5) MJ_FILTER_ROWS(4, 6) MJ_FILTER_ROWS(4, 7)
+MJ_FILTER_ROWS(5, 1) MJ_FILTER_ROWS(5, 2) MJ_FILTER_ROWS(5, 3) MJ_FILTER_ROWS(5, 4) MJ_FILTER_ROWS(5, 6) MJ_FILTER_ROWS(5, 7)
+MJ_FILTER_ROWS(6, 1) MJ_FILTER_ROWS(6, 2) MJ_FILTER_ROWS(6, 3) MJ_FILTER_ROWS(6, 4) MJ_FILTER_ROWS(6, 5) MJ_FILTER_ROWS(6, 6) MJ_FILTER_ROWS(6, 7)
+MJ_FILTER_ROWS(7, 1) MJ_FILTER_ROWS(7, 2) MJ_FILTER_ROWS(7, 3) MJ_FILTER_ROWS(7, 4) MJ_FILTER_ROWS(7, 5) MJ_FILTER_ROWS(7, 6)
 
 #endif
