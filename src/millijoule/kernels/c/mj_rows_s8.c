@@ -1,6 +1,7 @@
 #include "mj_row_engine.h"
 
 #include "mj_dsp.h"
+#include "mj_gather.h"
 #include "mj_requantize.h"
 #include "mj_scatter.h"
 
@@ -90,7 +91,7 @@ MJ_SMALL prepare_filters(const mj_filters *f)
     }
 }
 
-MJ_SMALL fill(uint32_t *words, int32_t count, uint32_t word)
+MJ_SMALL fill(mj_word *words, int32_t count, uint32_t word)
 {
     for (int32_t i = 0; i < count; ++i) {
         words[i] = word;
@@ -99,34 +100,9 @@ MJ_SMALL fill(uint32_t *words, int32_t count, uint32_t word)
 
 /* *** from rows to groups ***** */
 
-/* Four int8 channels become two words: channels (0, 2), then (1, 3), as SXTB16 unpacks them; what is left of a number
- * of channels that is no multiple of four stays in order (compile/rows.py packs the weights alike). */
 MJ_SMALL gather(const int8_t *x, int32_t pixels, int32_t channels, uint32_t *groups)
 {
-    const int32_t depth = (channels + 1) / 2;
-    for (int32_t first = 0; first < pixels; first += 4, groups += 4 * depth) {
-        const int32_t count = pixels - first < 4 ? pixels - first : 4;
-        for (int32_t p = 0; p < count; ++p) {
-            uint32_t *word = groups + p;
-            int32_t c = 0;
-            for (; c + 8 <= channels; c += 8, x += 8, word += 16) {
-                const uint32_t a = mj_load_s8x4(x), b = mj_load_s8x4(x + 4);
-                word[0] = mj_sxtb16(a);
-                word[4] = mj_sxtb16_ror8(a);
-                word[8] = mj_sxtb16(b);
-                word[12] = mj_sxtb16_ror8(b);
-            }
-            for (; c + 4 <= channels; c += 4, x += 4, word += 8) {
-                const uint32_t a = mj_load_s8x4(x);
-                word[0] = mj_sxtb16(a);
-                word[4] = mj_sxtb16_ror8(a);
-            }
-            for (; c < channels; c += 2, word += 4) {
-                *word = two(x[0], c + 1 < channels ? x[1] : 0);
-                x += c + 1 < channels ? 2 : 1;
-            }
-        }
-    }
+    mj_gather(x, pixels, channels, groups); /* compile/lower_rows.py packs the weights in the same order */
 }
 
 /* One row of the input as int16, behind its left padding. */
@@ -148,18 +124,26 @@ MJ_SMALL widen(const uint8_t *x, const mj_rows *r, int16_t *out)
         }
         return;
     }
-    for (; i < count; i += r->in_channels) {
-        for (int32_t c = 0; c < r->in_channels; ++c) {
-            out[i + c] = r->table[c * r->table_step + x[i + c]];
+    const int8_t *table = r->table;
+    const int32_t channels = r->in_channels, step = r->table_step;
+    if (step != 0) {
+        for (; i < count; i += channels) {
+            for (int32_t c = 0; c < channels; ++c) {
+                out[i + c] = table[c * step + x[i + c]];
+            }
         }
+        return;
     }
-}
-
-/* two numbers, from any even address */
-static inline uint32_t pair_at(const int16_t *from)
-{
-    typedef uint32_t __attribute__((aligned(2), may_alias)) pair;
-    return *(const pair *)(const void *)from;
+    for (; i + 4 <= count; i += 4) {
+        const uint32_t word = mj_load_s8x4((const int8_t *)x + i);
+        const uint32_t first = two(table[word & 0xFFu], table[word >> 8 & 0xFFu]);
+        const uint32_t second = two(table[word >> 16 & 0xFFu], table[word >> 24]);
+        __builtin_memcpy(out + i, &first, 4);
+        __builtin_memcpy(out + i + 2, &second, 4);
+    }
+    for (; i < count; ++i) {
+        out[i] = table[x[i]];
+    }
 }
 
 /* The windows of `pixels` outputs of row oy from column ox on, as groups: for each kernel row its numbers in order,
@@ -173,23 +157,7 @@ MJ_SMALL collect(const mj_rows *r, int32_t oy, int32_t ox, int32_t pixels)
     slot = slot < 0 ? slot + w->kernel_height : slot % w->kernel_height;
     for (int32_t ky = 0; ky < w->kernel_height; ++ky) {
         const int16_t *from = r->widened + slot * r->widened_row + ox * step;
-        uint32_t *group = r->conv_groups + 4 * words * ky;
-        for (int32_t p = 0; p < pixels; ++p, from += step) {
-            uint32_t *to = group + 4 * depth * (p >> 2) + (p & 3);
-            int32_t i = 0;
-            for (; i + 5 <= words; i += 5, to += 20) {
-                const uint32_t a = pair_at(from + 2 * i), b = pair_at(from + 2 * i + 2), c = pair_at(from + 2 * i + 4);
-                const uint32_t d = pair_at(from + 2 * i + 6), e = pair_at(from + 2 * i + 8);
-                to[0] = a;
-                to[4] = b;
-                to[8] = c;
-                to[12] = d;
-                to[16] = e;
-            }
-            for (; i < words; ++i, to += 4) {
-                *to = pair_at(from + 2 * i);
-            }
-        }
+        mj_gather_windows(from, pixels, words, step, r->conv_groups + 4 * words * ky, 4 * depth);
         slot = slot + 1 == w->kernel_height ? 0 : slot + 1;
     }
 }
@@ -415,7 +383,7 @@ void mj_rows_begin(int8_t *y, const mj_rows *r)
         fill(r->planes, (made_channels(r) + 1) / 2 * 2 * r->plane / 4, twice(made_zero(r)));
     }
     if (r->window != NULL) {
-        fill((uint32_t *)(void *)r->widened, r->window->kernel_height * r->widened_row / 2, twice(r->in_zero));
+        fill((mj_word *)(void *)r->widened, r->window->kernel_height * r->widened_row / 2, twice(r->in_zero));
     }
 }
 
@@ -445,7 +413,7 @@ void mj_rows_end(const mj_rows *r)
 {
     mj_rows_state *s = r->state;
     while (r->window != NULL && (r->filter != NULL ? s->made : s->delivered) < r->made_height) {
-        fill((uint32_t *)(void *)widened_slot(r), r->widened_row / 2, twice(r->in_zero));
+        fill((mj_word *)(void *)widened_slot(r), r->widened_row / 2, twice(r->in_zero));
         ++s->received;
         windows(r);
     }
