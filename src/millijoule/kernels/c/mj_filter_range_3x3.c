@@ -10,7 +10,7 @@ MJ_ROW_3X3(spaced_ranged, mj_spaced_3x3, 0)
 void mj_filter_range_3x3(const mj_filter_row *f)
 {
     mj_filter_front *front = (mj_filter_front *)(uintptr_t)f->filters - 1;
-    int32_t *out = front->next;
+    int32_t *out = front->sums.next;
     for (int32_t i = 0; i < f->channels; ++i) {
         mj_filter *filter = (mj_filter *)(uintptr_t)(f->filters + (i * f->filter_bytes >> 2));
         mj_filter_limits *limits = (mj_filter_limits *)(void *)filter;
@@ -27,5 +27,5 @@ void mj_filter_range_3x3(const mj_filter_row *f)
         limits->lowest = c.lowest;
         limits->highest = c.highest;
     }
-    front->next = out;
+    front->sums.next = out;
 }

@@ -14,12 +14,12 @@ void mj_filter_range_any(const mj_filter_row *f)
             const int32_t sum = mj_filter_sum(f, filter, c, p);
             lowest = sum < lowest ? sum : lowest;
             highest = sum > highest ? sum : highest;
-            if (front->next != 0) {
-                front->next[p] = sum;
+            if (front->sums.next != 0) {
+                front->sums.next[p] = sum;
             }
         }
-        if (front->next != 0) {
-            front->next += mj_fill_up(front->next, f->pixels);
+        if (front->sums.next != 0) {
+            front->sums.next += mj_fill_up(front->sums.next, f->pixels);
         }
         limits->lowest = lowest;
         limits->highest = highest;

@@ -301,7 +301,7 @@ void mj_rows_dyn(const void *x, float *y, const mj_rows *rows, const mj_rows_dyn
         set_taps(&filter);
         set_limits(&second);
         mj_filter_front *front = (mj_filter_front *)(void *)filter.filters - 1;
-        front->next = d->sums;
+        front->sums.next = d->sums;
         pass(x, y, &part);
         range = range_of(&second);
         const int32_t relu = settle(&second, range, &front->result);
@@ -309,7 +309,7 @@ void mj_rows_dyn(const void *x, float *y, const mj_rows *rows, const mj_rows_dyn
         r.filter = &filter;
         finish(r.project, d->project, range);
         if (relu && d->sums != NULL) { /* rows without channels, from which the filter gets nothing */
-            front->next = d->sums;
+            front->sums.next = d->sums;
             filter.filter_row = mj_filter_row_stored;
             r.conv = NULL;
             r.window = NULL;

@@ -49,8 +49,11 @@ typedef struct {
 
 /* In front of the first filter: where the next sums are stored or read back, or NULL, and the other. */
 typedef struct {
-    _Alignas(16) int32_t *next;
-    _Alignas(16) mj_dynamic_result result;
+    union {
+        int32_t *next;
+        int32_t room[4]; /* the same size everywhere */
+    } sums;
+    mj_dynamic_result result;
 } mj_filter_front;
 
 #define MJ_RELU_PIXELS 64 /* what compile/rows_dynamic.py makes at a time */
