@@ -233,7 +233,7 @@ def compile_graph(
             step.name,
             step.operator,
             step.mode,
-            step.kernel.name,
+            call.kernel,
             step.symbol,
             step.macs,
             graph.tensor(step.operands[0]).shape,
