@@ -15,7 +15,7 @@ import numpy.typing as npt
 from millijoule.graph import Graph, Node, arithmetic, mode
 from millijoule.graph.bounds import Bounds, accumulator_bounds, folded_bias, stored_bounds
 
-__all__ = ["RowNumbers", "dense_by_lanes", "refusal", "row_layers", "row_numbers"]
+__all__ = ["RowNumbers", "dense_by_lanes", "refusal", "row_layers", "row_numbers", "row_sums"]
 
 PRODUCT_LIMIT = 1 << 23
 """Sums of a product lie in [-2^23, 2^23): two of them share a word."""
@@ -37,18 +37,16 @@ class RowNumbers:
         bias: folded bias, int64, one per output channel.
         multiplier: int32.
         shift: int8.
-        low: smallest sum, int64.
-        high: largest sum, int64.
+        constant: bool, the channels without weights.
     """
 
     bias: npt.NDArray[np.int64]
     multiplier: npt.NDArray[np.int32]
     shift: npt.NDArray[np.int8]
-    low: npt.NDArray[np.int64]
-    high: npt.NDArray[np.int64]
+    constant: npt.NDArray[np.bool_]
 
 
-def row_numbers(graph: Graph, node: Node, stored: Mapping[str, Bounds] | None = None) -> RowNumbers:
+def row_numbers(graph: Graph, node: Node) -> RowNumbers:
     """Bias and requantisation of an int8 convolution for the row kernels.
 
     A channel whose weights are all zero is a constant; its sum and scale, which may be extreme, are replaced by others
@@ -57,27 +55,40 @@ def row_numbers(graph: Graph, node: Node, stored: Mapping[str, Bounds] | None = 
     Args:
         graph: a verified graph.
         node: an integer conv2d, depthwise_conv2d or dense.
-        stored: from `stored_bounds`; computed when not given.
     """
-    low, high = accumulator_bounds(graph, node, stored)
+    bias = folded_bias(graph, node)
     data, result = graph.quant(node.inputs[0]), graph.quant(node.output)
     scales = np.asarray(graph.quant(node.inputs[1]).scale, dtype=np.float64)
-    reals = np.broadcast_to(data.scalar_scale * scales / result.scalar_scale, low.shape)
+    reals = np.broadcast_to(data.scalar_scale * scales / result.scalar_scale, bias.shape)
     multiplier, shift = arithmetic.multipliers(reals, graph.rounding)
-    bias = folded_bias(graph, node)
     weights = graph.constant(node.inputs[1])
     axes = (0, 1, 2) if node.op == "depthwise_conv2d" else tuple(range(1, weights.ndim))
-    constant = ~weights.any(axis=axes)
+    constant: npt.NDArray[np.bool_] = np.asarray(~weights.any(axis=axes))
     if constant.any():
         bounds = arithmetic.clamp_bounds(node.attrs.get("clamp"), result)
         value = arithmetic.requantize(bias.astype(np.int32), multiplier, shift, graph.rounding).astype(np.int64)
         value = np.clip(value + result.scalar_zero_point, *bounds) - result.scalar_zero_point
         sums = value * round(1 / CONSTANT_SCALE)
         exact = arithmetic.quantize_multiplier(CONSTANT_SCALE, graph.rounding)
-        bias, low, high = (np.where(constant, sums, old) for old in (bias, low, high))
+        bias = np.where(constant, sums, bias)
         multiplier = np.where(constant, exact[0], multiplier).astype(np.int32)
         shift = np.where(constant, exact[1], shift).astype(np.int8)
-    return RowNumbers(bias, multiplier, shift, low, high)
+    return RowNumbers(bias, multiplier, shift, constant)
+
+
+def row_sums(
+    graph: Graph, node: Node, numbers: RowNumbers, stored: Mapping[str, Bounds] | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The smallest and the largest sum of each channel in the row kernels.
+
+    Args:
+        graph: a verified graph.
+        node: an integer conv2d, depthwise_conv2d or dense.
+        numbers: its `row_numbers`.
+        stored: from `stored_bounds`; computed when not given.
+    """
+    low, high = accumulator_bounds(graph, node, stored)
+    return np.where(numbers.constant, numbers.bias, low), np.where(numbers.constant, numbers.bias, high)
 
 
 def row_layers(graph: Graph) -> frozenset[str]:
@@ -100,8 +111,9 @@ def refusal(graph: Graph, node: Node, stored: Mapping[str, Bounds] | None = None
         node: an integer conv2d, depthwise_conv2d or dense.
         stored: from `stored_bounds`; computed when not given.
     """
-    numbers = row_numbers(graph, node, stored)
-    smallest, largest = int(numbers.low.min()), int(numbers.high.max())
+    numbers = row_numbers(graph, node)
+    low, high = row_sums(graph, node, numbers, stored)
+    smallest, largest = int(low.min()), int(high.max())
     if node.op in ("conv2d", "dense"):
         if graph.constant(node.inputs[1]).min(initial=0) < -127:
             return "a weight is -128"
@@ -116,7 +128,7 @@ def refusal(graph: Graph, node: Node, stored: Mapping[str, Bounds] | None = None
     if numbers.shift.min() < first or numbers.shift.max() > last:
         return f"its scales ask for shifts from {numbers.shift.min()} to {numbers.shift.max()}, not {first} to {last}"
     zero = graph.quant(node.output).scalar_zero_point
-    for end in (numbers.low, numbers.high):
+    for end in (low, high):
         value = arithmetic.requantize(end, numbers.multiplier, numbers.shift, graph.rounding).astype(np.int64) + zero
         if value.min() < np.iinfo(np.int16).min or value.max() > np.iinfo(np.int16).max:
             return f"a result before saturation can reach {value.min()} or {value.max()}, beyond 16 bits"
