@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from millijoule.compile._text import float_literal, note, string_literal
-from millijoule.compile.emit_stream import DECLARATIONS
 from millijoule.compile.emission import Emission, block_bytes, defines, title
+from millijoule.compile.emit_stream import DECLARATIONS
 
 __all__ = ["model_header"]
 

@@ -13,8 +13,8 @@ from millijoule.compile.schedule import Step
 __all__ = ["DECLARATIONS", "FEED", "first_layer", "frame_source", "run"]
 
 DECLARATIONS = """\
-/* The picture in rows of MJ_INPUT_WIDTH * MJ_INPUT_CHANNELS bytes: mj_begin, mj_push_row for each row from top to bottom,
- * mj_finish. No row is needed once mj_push_row has returned. mj_finish returns an mj_status. */
+/* The picture in rows of MJ_INPUT_WIDTH * MJ_INPUT_CHANNELS bytes: mj_begin, mj_push_row for each row from top to
+ * bottom, mj_finish. No row is needed once mj_push_row has returned. mj_finish returns an mj_status. */
 void mj_begin(void);
 void mj_push_row(const uint8_t *row);
 int mj_finish(mj_result *result);
