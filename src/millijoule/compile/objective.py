@@ -17,8 +17,9 @@ options yet.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from millijoule.compile.fit import RESOLUTION_STEP, WIDTHS, at_resolution, at_width
 from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
@@ -35,7 +36,7 @@ OBJECTIVES = ("cycles", "ram", "energy")
 """What a plan may be best at, the default first. Energy follows cycles on boards that do not sleep in between."""
 CHUNKS = (28, 16, 12, 8, 4)
 """Sizes of chunks in pixels that are tried instead of larger ones."""
-LONGEST_RUN = 12
+LONGEST_RUN = 8
 """Blocks that may be joined into one layer."""
 CALL_CYCLES = 30
 """Per channel, or pair of them, and call of a kernel."""
@@ -109,7 +110,7 @@ def options_for(
     parts, plan = planned(graph, kernels, able, least)
     if ram_budget is not None and plan.arena_bytes > ram_budget:
         peak = " and ".join(f"{parts.steps[index].name!r}" for index in plan.peak_steps()[:3])
-        remedies = list(_remedies(graph, kernels, able, ram_budget))
+        remedies = list(_remedies(graph, kernels, able, ram_budget, base))
         raise PlacementError(
             f"model {graph.name!r} within {ram_budget:,} bytes of RAM",
             f"no plan needs less than {plan.arena_bytes:,} bytes; the peak is in {peak}",
@@ -118,29 +119,43 @@ def options_for(
     return least
 
 
-def _remedies(graph: Graph, kernels: str, able: Collection[str], budget: int) -> Iterator[str]:
+def _remedies(graph: Graph, kernels: str, able: Collection[str], budget: int, base: PlanOptions) -> Iterator[str]:
     """What would keep the budget, each with the bytes it needs."""
+    plain = replace(base, blocks={}, unstored=None)
 
     def need(smaller: Graph | None) -> int | None:
         if smaller is None:
             return None
-        options = _Search(smaller, kernels, able, DEFAULTS).least()
+        options = _Search(smaller, kernels, able, plain).least()
         found = planned(smaller, kernels, able, options)[1].arena_bytes
         return found if found <= budget else None
 
     size = graph.tensor(graph.inputs[0]).shape[1]
-    for resolution in range((size - 1) // RESOLUTION_STEP * RESOLUTION_STEP, 0, -RESOLUTION_STEP):
-        found = need(at_resolution(graph, resolution))
-        if found is not None:
-            yield f"resolution {resolution} ({found:,} bytes)"
-            break
-    for width in WIDTHS:
-        found = need(at_width(graph, width))
-        if found is not None:
-            yield f"{width:g} times the channels, a smaller alpha (about {found:,} bytes)"
-            break
+    resolutions = range((size - 1) // RESOLUTION_STEP * RESOLUTION_STEP, 0, -RESOLUTION_STEP)
+    for resolution, found in _first(resolutions, lambda resolution: need(at_resolution(graph, resolution))):
+        yield f"resolution {resolution} ({found:,} bytes)"
+    for width, found in _first(WIDTHS, lambda width: need(at_width(graph, width))):
+        yield f"{width:g} times the channels, a smaller alpha (about {found:,} bytes)"
     if any(tensor.dtype == "float32" for tensor in graph.activations()):
         yield "static quantisation to int8, if a quarter of these bytes is there"
+
+
+Size = TypeVar("Size")
+
+
+def _first(sizes: Sequence[Size], need: Callable[[Size], int | None]) -> Iterator[tuple[Size, int]]:
+    """The largest of the sizes, which fall, with a need, by bisection: smaller ones need less."""
+    low, high = 0, len(sizes)
+    best: tuple[Size, int] | None = None
+    while low < high:
+        middle = (low + high) // 2
+        found = need(sizes[middle])
+        if found is None:
+            low = middle + 1
+        else:
+            best, high = (sizes[middle], found), middle
+    if best is not None:
+        yield best
 
 
 class _Search:
