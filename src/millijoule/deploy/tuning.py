@@ -1,10 +1,11 @@
 """Which options make each block fastest on a board: tried in the emulator, kept by shape.
 
 One knob at a time is turned for all blocks at once, and the whole network timed, every instruction and address; then
-each block keeps, knob by knob, the value with which it was fastest. The combination is timed, too, and dropped if it is
-no faster than the defaults. Everything is deterministic, so a trace of the same firmware is never made twice: traces
-are kept in the cache folder by the firmware's bytes, the board and the version of the model of time. An interrupted
-search goes on where it was; a change of a kernel, the compiler or the board starts anew.
+each block keeps, knob by knob, the value with which it was fastest, if the knob changed anything of that block and the
+arena does not grow. The combination is timed, too, and dropped if it is no faster than the defaults. Everything is
+deterministic, so a trace of the same firmware is never made twice: traces are kept in the cache folder by the
+firmware's bytes, the board and the version of the model of time. An interrupted search goes on where it was; a change
+of a kernel, the compiler or the board starts anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from millijoule.boards import Board
 from millijoule.compile import PlanOptions, Program, RowOptions, compile_graph, golden_picture
 from millijoule.compile.options import DEFAULTS
 from millijoule.compile.recorded import shape_key
+from millijoule.compile.rows import chunk_pixels, filter_chunk
 from millijoule.deploy.firmware import build_program
 from millijoule.errors import OptionError, PlacementError
 from millijoule.files import Progress, atomic_write_json, cache_folder
@@ -44,7 +46,8 @@ class Tuning:
     """What the search found.
 
     Attributes:
-        winners: `shape_key` of a block -> its options, for `compile_graph(winners=...)`; empty if nothing is faster.
+        winners: `shape_key` of a block -> its options, for `compile_graph(winners=...)`, which takes those that leave
+            the arena as it is; empty if nothing is faster.
         cycles_before: of one inference with the defaults.
         cycles_after: with the winners.
         tried: programs that differ, the combination included.
@@ -108,6 +111,7 @@ def tune(
     traced, tried = int(before.traced), 1
     best: dict[str, dict[str, tuple[int, Any]]] = {}
     usual = _by_block(base, before)
+    forms = _forms(base)
     for done, (name, value) in enumerate(candidates, 1):
         if progress is not None:
             progress("tuning", done, len(candidates) + 2)
@@ -120,9 +124,11 @@ def tune(
         seen.add(program.files["mj_model.c"])
         timing = _timing(program, compiler)
         tried, traced = tried + 1, traced + timing.traced
+        changed = {key for key, form in _forms(program).items() if form != forms.get(key)}
         for key, cycles in _by_block(program, timing).items():
-            # blocks that are joined differently cannot be compared one by one
-            if key in usual and cycles < usual[key] * (1 - LEAST_GAIN):
+            # Blocks that are joined differently cannot be compared one by one; what became faster without a change of
+            # its own did so by where code and data happen to lie.
+            if key in usual and key in changed and cycles < usual[key] * (1 - LEAST_GAIN):
                 knobs = best.setdefault(key, {})
                 if name not in knobs or cycles < knobs[name][0]:
                     knobs[name] = (cycles, value)
@@ -149,6 +155,23 @@ def _by_block(program: Program, timing: _Timing) -> dict[str, int]:
         if len(step.rows) == 1 and step.mode == "integer":
             key = shape_key(program.graph, step.rows[0].block)
             found[key] = found.get(key, 0) + timing.layers.get(step.symbol, 0)
+    return found
+
+
+def _forms(program: Program) -> dict[str, list[Any]]:
+    """How blocks run that have a key, by the key: chunks, parts of their memory, staged weights."""
+    found: dict[str, list[Any]] = {}
+    for step in program.schedule.steps:
+        if len(step.rows) == 1 and step.mode == "integer":
+            memory = step.rows[0]
+            staged = {name: copy.way for name, copy in program.staged.get(step.index, {}).items()}
+            sizes = {name: size for name, (_, size) in memory.parts.items()}
+            chunks = (
+                None if memory.conv is None else chunk_pixels(memory.conv, memory.window, memory.options),
+                None if memory.filter is None else filter_chunk(memory.filter, memory.options),
+            )
+            form = (memory.flat, chunks, sizes, staged)
+            found.setdefault(shape_key(program.graph, memory.block), []).append(form)
     return found
 
 
