@@ -81,11 +81,13 @@ def test_winners_belong_to_shapes_and_never_make_the_arena_larger() -> None:
     own = PlanOptions(blocks={find_blocks(graph, able)[0].output: RowOptions(filter_pixels=12)})
     assert with_winners(graph, "dsp", able, own, small).of(next(iter(own.blocks))).filter_pixels == 12
     assert with_winners(graph, "dsp", able, DEFAULTS, {"another shape": RowOptions()}) is DEFAULTS
-    usual = compile_graph(graph, BOARD, self_test=False, winners={}).arena_bytes
-    large = dict.fromkeys(
-        keys, RowOptions(filter_pixels=112, chunk_pixels=112, chunk_bytes=1 << 20, flat_bytes=1 << 20)
-    )
-    assert compile_graph(graph, BOARD, self_test=False, winners=large).arena_bytes <= usual
+    longer = random_network(["inverted", "inverted"], 2, size=(40, 148, 3))
+    most = RowOptions(filter_pixels=112, chunk_pixels=112, chunk_bytes=1 << 20, flat_bytes=1 << 20)
+    large = dict.fromkeys(blocks(simplify(verify(longer))), most)
+    usual = compile_graph(longer, transpose=False, self_test=False, winners={}).arena_bytes
+    assert compile_graph(longer, transpose=False, self_test=False, winners=large).arena_bytes <= usual
+    roomy = compile_graph(longer, transpose=False, self_test=False, winners=large, ram_budget=10 * usual)
+    assert usual < roomy.arena_bytes <= 10 * usual
     other = random_network(["inverted", "inverted"], 2, size=(20, 37, 3))
     assert not set(blocks(other)) & set(keys)
 

@@ -181,7 +181,7 @@ def compile_graph(
         transpose: whether an integer network may be computed on the transposed picture where that saves cycles;
             a picture that comes row by row stays upright.
         winners: the fastest options of blocks by their shape (`recorded.shape_key`), as `deploy.tune` finds them; None:
-            those that the package brings for the board. They never make the arena larger.
+            those that the package brings for the board. They never make the arena larger, except within `ram_budget`.
 
     Raises:
         OptionError: unknown variant of the kernels, unknown objective, a budget below 1.
@@ -208,7 +208,7 @@ def compile_graph(
             pass  # longer rows need more memory
     able = row_layers(graph) | dynamic_layers(graph)
     fastest = recorded_for(board, kernels) if winners is None else winners
-    options = with_winners(graph, kernels, able, options, fastest)
+    options = with_winners(graph, kernels, able, options, fastest, ram_budget)
     options = options_for(graph, kernels, able, objective, ram_budget, options)
     parts, plan = planned(graph, kernels, able, options)
     parts, plan = in_two_memories(graph, parts, plan, board, None if objective == "ram" else ram_budget)

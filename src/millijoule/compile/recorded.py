@@ -45,9 +45,23 @@ def shape_key(graph: Graph, block: Block) -> str:
 
 
 def with_winners(
-    graph: Graph, kernels: str, able: frozenset[str], options: PlanOptions, winners: Winners
+    graph: Graph,
+    kernels: str,
+    able: frozenset[str],
+    options: PlanOptions,
+    winners: Winners,
+    ram_budget: int | None = None,
 ) -> PlanOptions:
-    """`options` with the winners for all blocks that have none of their own, as far as the arena does not grow."""
+    """`options` with the winners for all blocks that have none of their own, as far as the arena does not grow.
+
+    Args:
+        graph: a verified graph.
+        kernels: "dsp" or "plain".
+        able: as for `schedule`.
+        options: what the winners are added to.
+        winners: by `shape_key`.
+        ram_budget: the arena may grow up to this.
+    """
     blocks = find_blocks(graph, able)
     found: dict[str, list[str]] = {}
     for block in blocks:
@@ -56,7 +70,7 @@ def with_winners(
             found.setdefault(key, []).append(block.output)
     if not found:
         return options
-    limit = planned(graph, kernels, able, options)[1].arena_bytes
+    limit = max(planned(graph, kernels, able, options)[1].arena_bytes, ram_budget or 0)
     for key, outputs in found.items():
         trial = replace(options, blocks={**options.blocks, **dict.fromkeys(outputs, winners[key])})
         if planned(graph, kernels, able, trial)[1].arena_bytes <= limit:
