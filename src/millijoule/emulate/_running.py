@@ -107,6 +107,8 @@ class Runner:
         end = _NOWHERE if until is None else until & ~1
         self.stop_requested = False
         self.until_cycle = until_cycle
+        if machine.hooks_gone:
+            machine.translate_again()
         if not self._started:
             self._started = True
             if machine.register("pc") & ~1 != machine.read_word(machine.boot_address + 4) & ~1:

@@ -155,7 +155,7 @@ class AccessCheck:
     ) -> None:
         if self._handle is not None:
             remove_hook(self.machine.emulator, self._handle)
-            self.machine.translate_again()
+            self.machine.hooks_gone = True
             self._handle = None
             if self._deliver:
                 self.machine.runner.stop_reasons.remove(self._reason)

@@ -117,6 +117,7 @@ class Machine:
         self._prices: dict[tuple[int | None, int, int, int], tuple[int, int]] = {}
         self._corrections: list[EdgeTotal] = []
         self._past_cycles = 0
+        self.hooks_gone = False  # hooks were removed: translate again before the next run, the counts stay until then
         self._timeline: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
         self.faults: list[FaultReport] = []
@@ -386,6 +387,7 @@ class Machine:
         self.clear_counts()
         self.counter.forget_blocks()
         self.emulator.ctl_flush_tb()
+        self.hooks_gone = False
 
     def totals(self) -> list[EdgeTotal]:
         """Instructions and cycles of every edge since the counts were cleared."""

@@ -196,7 +196,7 @@ class FullTrace:
     ) -> None:
         if self._handle is not None:
             remove_hook(self.machine.emulator, self._handle)
-            self.machine.translate_again()
+            self.machine.hooks_gone = True
             self._handle = None
         if self._error is not None:
             raise self._error
