@@ -130,7 +130,8 @@ def requantize(acc: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLi
         shift: in [-31, 30], "mulhi": [0, 30]; broadcasts against `acc`.
         rounding: "single": one rounding, halves up: ``(acc * m + 2**(30-shift)) >> (31-shift)`` (TFLite built with
             TFLITE_SINGLE_ROUNDING). "double": gemmlowp's two steps, a saturating rounding doubling high multiply and
-            then a rounding right shift with halves away from zero (the reference kernels of LiteRT and TFLite Micro).
+            then a rounding right shift with halves away from zero (LiteRT's reference convolutions; its dense layers
+            round once).
             "mulhi": one multiplication that keeps the high word, rounded with halves up,
             ``((acc << shift) * m + 2**31) >> 32`` (SMMULR of the Cortex-M4 and M7).
             A left shift wraps to 32 bits as it does in C ("double", "mulhi").
