@@ -9,6 +9,9 @@ int memcmp(const void *left, const void *right, size_t count);
 
 /* Words that may alias anything: the caller's objects have other types. */
 typedef uint32_t __attribute__((may_alias)) word;
+typedef struct __attribute__((may_alias)) {
+    uint32_t words[4];
+} four_words; /* one LDM and one STM, with debug information and without */
 
 __attribute__((used)) void *memcpy(void *restrict target, const void *restrict source, size_t count)
 {
@@ -16,12 +19,7 @@ __attribute__((used)) void *memcpy(void *restrict target, const void *restrict s
     const uint8_t *from = source;
     if ((((uintptr_t)to | (uintptr_t)from) & 3u) == 0) {
         for (; count >= 16; count -= 16, to += 16, from += 16) {
-            const word a = ((const word *)from)[0], b = ((const word *)from)[1];
-            const word c = ((const word *)from)[2], d = ((const word *)from)[3];
-            ((word *)to)[0] = a;
-            ((word *)to)[1] = b;
-            ((word *)to)[2] = c;
-            ((word *)to)[3] = d;
+            *(four_words *)(void *)to = *(const four_words *)(const void *)from;
         }
         for (; count >= 4; count -= 4, to += 4, from += 4) {
             *(word *)to = *(const word *)from;
