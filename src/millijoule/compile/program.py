@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -198,14 +199,12 @@ def compile_graph(
     if turned is not None and (objective == "ram" or ram_budget is not None):
         graph = _leaner(turned, graph, kernels, options, ram_budget if objective != "ram" else None)
     elif turned is not None:
-        try:
+        with suppress(PlacementError):  # longer rows need more memory, and then the upright network may still fit
             program = compile_graph(
                 turned, target, kernels=kernels, name=name, self_test=self_test, trace=trace, options=options,
                 objective=objective, transpose=False, winners=winners,
             )  # fmt: skip
             return replace(program, removed=removed)
-        except PlacementError:
-            pass  # longer rows need more memory
     able = row_layers(graph) | dynamic_layers(graph)
     fastest = recorded_for(board, kernels) if winners is None else winners
     options = with_winners(graph, kernels, able, options, fastest, ram_budget)
