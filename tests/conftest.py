@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Tests run in several processes at a time (pytest-xdist); each one's own threads would only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Speed is no matter of tests. Where CI is set every run tries the same cases; elsewhere each run tries new ones.
 settings.register_profile("anywhere", deadline=None)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
