@@ -1,4 +1,4 @@
-#include "mj_product_sums.h"
+/* A row of products into planes, quantised through floats. Contract: mj_rows_dynamic.h. */
 #include "mj_rows_dynamic.h"
 
 static int16_t value(int32_t sum, float scale, float bias, const mj_dynamic_result *result)
@@ -7,23 +7,6 @@ static int16_t value(int32_t sum, float scale, float bias, const mj_dynamic_resu
     return mj_dynamic_value(mj_clamp_float(real + bias, result->low, result->high), result->inverse, result->zero);
 }
 
-/* A row of products into planes, quantised through floats. */
-void mj_product_planes_exact(const mj_product *p)
-{
-    const mj_pair_floats *pair = (const mj_pair_floats *)(const void *)p->pairs;
-    const mj_dynamic_result *result = (const mj_dynamic_result *)(const void *)pair - 1;
-    const uint32_t *weights = p->weights;
-    for (int32_t j = 0; j < p->count; ++j, ++pair, weights += p->depth) {
-        const uint32_t *x = p->x;
-        uint8_t *out = (uint8_t *)p->out + 2 * j * p->distance;
-        for (int32_t first = 0; first < p->pixels; first += 4, x += 4 * p->depth) {
-            int32_t sums[8];
-            mj_product_sums(x, weights, p->depth, pair->start_low, pair->start_high, sums);
-            for (int32_t i = 0; i < 4; ++i) {
-                int16_t *to = (int16_t *)(void *)(out + (first + i) / 2 * p->step) + i % 2;
-                to[0] = value(sums[i], pair->scale_even, pair->bias_even, result);
-                to[p->distance / 2] = value(sums[4 + i], pair->scale_odd, pair->bias_odd, result);
-            }
-        }
-    }
-}
+#define MJ_PRODUCT_PLANES mj_product_planes_exact
+#define MJ_PRODUCT_NEEDED const mj_dynamic_result *needed = result
+#include "mj_product_quantized.h"

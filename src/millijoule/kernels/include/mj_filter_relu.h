@@ -17,13 +17,6 @@ static inline uint32_t mj_two_int8(int32_t low, int32_t high)
 #endif
 }
 
-static inline int32_t mj_relu_value(int32_t sum, float scale, float bias, float inverse)
-{
-    const float product = (float)sum * scale;
-    const float scaled = (product + bias) * inverse;
-    return (int32_t)(scaled + 0.5f) - 128;
-}
-
 /* Rows of sums of channels c and c + 1 (an odd last one is its own partner) to groups; `pixels`: a multiple of four. */
 static inline void mj_relu_rows(const mj_filter_row *f, int32_t c, const int32_t *first, const int32_t *second,
                                 int32_t pixels)

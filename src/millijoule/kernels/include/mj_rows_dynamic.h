@@ -115,4 +115,12 @@ static inline int32_t mj_fill_up(int32_t *sums, int32_t count)
     return padded;
 }
 
+/* A sum quantised where the lower bound is zero, before saturation. */
+static inline int32_t mj_relu_value(int32_t sum, float scale, float bias, float inverse)
+{
+    const float product = (float)sum * scale;
+    const float scaled = (product + bias) * inverse;
+    return (int32_t)(scaled + 0.5f) - 128;
+}
+
 #endif
