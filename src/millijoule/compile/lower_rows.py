@@ -9,21 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from millijoule.compile._row_fields import RowLowering, filter_fields
 from millijoule.compile.legal import row_numbers
-from millijoule.compile.lower import Call, Layer, Structure, add_structure, window_structure
-from millijoule.compile.rows import (
-    FILTER_BYTES,
-    RowMemory,
-    chunk_pixels,
-    filter_chunk,
-    filter_words,
-    kept_rows,
-    lead,
-    plane_bytes,
-    prefix,
-    row_distance,
-    widened_row,
-)
+from millijoule.compile.lower import Call, Layer, Structure, add_structure
+from millijoule.compile.rows import RowMemory, kept_rows, lead, prefix, row_distance
 from millijoule.compile.staging import Copy
 from millijoule.graph import Node, arithmetic
 from millijoule.kernels import Dims, dims_of, filter_row
@@ -66,22 +55,11 @@ def filter_kernel(dims: Dims) -> str:
 
 
 @dataclass(frozen=True)
-class _Lowering:
-    """What the parts of a block share."""
+class _Lowering(RowLowering):
+    """What the parts of a block share; what belongs to later blocks of a cascade has a prefix."""
 
-    layer: Layer
-    memory: RowMemory
-    scratch: int
-    structures: list[Structure]
-    sources: list[str]
     copies: Mapping[str, Copy]
     prefix: str
-
-    def part(self, name: str, kind: str) -> str:
-        """The address of a part of the scratch memory, NULL when there is none."""
-        if name not in self.memory.parts:
-            return "NULL"
-        return f"MJ_AT({kind}, {self.scratch + self.memory.parts[name][0]})"
 
     def common(self, node: Node, name: str) -> dict[str, str]:
         """Constants and bounds that products and filters have alike."""
@@ -106,7 +84,7 @@ class _Lowering:
         fields = {
             **common,
             "pairs": self.part(f"{name}_pairs", "mj_pair"),
-            "product": kernel,
+            "product": self.uses(kernel),
             "channels": str(weights.shape[0]),
             "depth": str(len(order) // 2),
         }
@@ -116,38 +94,27 @@ class _Lowering:
         if copy is not None and copy.way != "whole":
             pairs = str(copy.bytes // (2 * len(order)))
             fields |= {"place": f"MJ_AT(uint32_t, {copy.offset})", {"tiles": "tile", "part": "held"}[copy.way]: pairs}
-        return self.structure("mj_products", name, fields, kernel)
+        return self.structure("mj_products", name, fields)
 
     def filter(self, node: Node, dims: Dims) -> str:
         """A depthwise convolution on planes."""
-        kernel = filter_kernel(dims)
         taps = np.moveaxis(self.layer.graph.constant(node.inputs[1])[0], -1, 0)
         fields = {
             **self.common(node, "filter"),
             "taps": self.flash("filter_taps", taps),
             "filters": self.part("filters", "uint32_t"),
-            "filter_row": kernel,
-            "channels": str(dims.out_channels),
-            "height": str(dims.kernel[0]),
-            "width": str(dims.kernel[1]),
-            "stride_height": str(dims.stride[0]),
-            "stride_width": str(dims.stride[1]),
-            "pad_top": str(dims.padding[0]),
-            "pad_left": str(dims.padding[2]),
-            "filter_bytes": str(FILTER_BYTES + 4 * filter_words(dims)),
+            "filter_row": self.uses(filter_kernel(dims)),
+            **filter_fields(dims),
         }
-        return self.structure("mj_filters", "filter", fields, kernel)
+        return self.structure("mj_filters", "filter", fields)
 
     def flash(self, name: str, value: npt.NDArray[Any]) -> str:
         """Puts an array into the layer's constants and returns the C expression of its first element."""
         return self.layer.flash(self.prefix + name, value)
 
-    def structure(self, kind: str, name: str, fields: dict[str, str], source: str | None = None) -> str:
-        name = self.prefix + name
-        self.structures.append(Structure(kind, name, fields))
-        if source is not None and source not in self.sources:
-            self.sources.append(source)
-        return f"&{name}"
+    def structure(self, kind: str, name: str, fields: dict[str, str]) -> str:
+        """See `RowLowering.structure`."""
+        return super().structure(kind, self.prefix + name, fields)
 
 
 def lower_rows(
@@ -191,14 +158,7 @@ def _fields(parts: _Lowering, add_kernel: Callable[[Node], str]) -> dict[str, st
     graph, block = layer.graph, memory.block
     first = block.conv or block.filter
     assert first is not None, "a block has a convolution"
-    sizes = memory.dims[first.output]
-    fields = {
-        "state": parts.part("state", "mj_rows_state"),
-        "in_height": str(sizes.in_height),
-        "in_width": str(sizes.in_width),
-        "in_channels": str(sizes.in_channels),
-        "in_zero": str(graph.quant(first.inputs[0]).scalar_zero_point),
-    }
+    fields = {**parts.first(), "in_zero": str(graph.quant(first.inputs[0]).scalar_zero_point)}
     if block.normalize is not None:
         scale, offset = block.normalize.attrs["scale"], block.normalize.attrs["offset"]
         table = arithmetic.normalize_table(tuple(scale), tuple(offset), graph.quant(block.normalize.output))
@@ -207,35 +167,11 @@ def _fields(parts: _Lowering, add_kernel: Callable[[Node], str]) -> dict[str, st
         else:
             fields |= {"table": parts.flash("table", table), "table_step": "0" if len(table) == 1 else "256"}
     if memory.conv is not None and block.conv is not None:
-        conv = memory.conv
-        fields |= {
-            "conv": parts.product(
-                block.conv, "conv", lane_order(conv, memory.window), "planes" if block.filter else "pixels"
-            ),
-            "conv_groups": parts.part("groups", "uint32_t"),
-            "chunk": str(chunk_pixels(conv, memory.window, memory.options)),
-        }
-        if memory.window:
-            window = window_structure(layer, block.conv)
-            fields |= {
-                "window": parts.structure(window.type, window.name, dict(window.fields)),
-                "widened": parts.part("widened", "int16_t"),
-                "widened_row": str(widened_row(conv)),
-            }
-        fields |= {"made_height": str(conv.out_height), "made_width": str(conv.out_width)}
+        form = "planes" if block.filter else "pixels"
+        product = parts.product(block.conv, "conv", lane_order(memory.conv, memory.window), form)
+        fields |= parts.convolved(block.conv, memory.conv, product)
     if memory.filter is not None and block.filter is not None:
-        filtered = memory.filter
-        fields |= {
-            "made_height": str(filtered.in_height),
-            "made_width": str(filtered.in_width),
-            "planes": parts.part("planes", "uint32_t"),
-            "plane": str(plane_bytes(filtered)),
-            "lead": str(lead(filtered)),
-            "filter": parts.filter(block.filter, filtered),
-            "filter_groups": parts.part("groups", "uint32_t"),
-            "filter_chunk": str(filter_chunk(filtered, memory.options)),
-            "filter_depth": str(-(-filtered.out_channels // 2)),
-        }
+        fields |= parts.filtered(memory.filter, parts.filter(block.filter, memory.filter))
     if block.project is not None:
         numbers = dims_of(graph, block.project).in_channels
         order = np.concatenate([np.arange(numbers), np.full(numbers % 2, -1)])
@@ -249,11 +185,9 @@ def _fields(parts: _Lowering, add_kernel: Callable[[Node], str]) -> dict[str, st
         "row_distance": str(row_distance(last)) if "row" in memory.parts else str(last.out_channels),
     }
     if block.add is not None and block.residual is not None:
-        kernel = add_kernel(block.add)
-        parts.sources.append(kernel)
         sums = add_structure(graph, block.add)
         fields |= {
-            "sum": kernel,
+            "sum": parts.uses(add_kernel(block.add)),
             "add": parts.structure(sums.type, sums.name, dict(sums.fields)),
             "result_left": str(int(block.add.inputs[0] == block.last_product.output)),
         }

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
+from millijoule.compile._row_fields import RowLowering, filter_fields
 from millijoule.compile._text import FLOAT_MAX, float_literal
-from millijoule.compile.lower import Call, Layer, Structure, window_structure
+from millijoule.compile.lower import Call, Layer, Structure
 from millijoule.compile.lower_rows import lane_order, pack_lanes
-from millijoule.compile.rows import (
-    FILTER_BYTES,
-    chunk_pixels,
-    filter_chunk,
-    filter_words,
-    lead,
-    plane_bytes,
-    widened_row,
-)
-from millijoule.compile.rows_dynamic import FRONT_BYTES, OPTIONS, RESULT_BYTES, DynamicMemory, float_distance
+from millijoule.compile.rows_dynamic import FRONT_BYTES, RESULT_BYTES, DynamicMemory, float_distance
 from millijoule.graph import WEIGHT_AXIS, Node
 from millijoule.kernels import Dims, dims_of
 
@@ -35,30 +25,8 @@ def lower_bound_is_zero(node: Node) -> bool:
     return clamp is not None and clamp[0] == 0.0
 
 
-@dataclass(frozen=True)
-class _Lowering:
+class _Lowering(RowLowering):
     """What the parts of a chain share."""
-
-    layer: Layer
-    memory: DynamicMemory
-    scratch: int
-    structures: list[Structure]
-    sources: list[str]
-
-    def part(self, name: str, kind: str, skip: int = 0) -> str:
-        """The address of a part of the scratch memory, `skip` bytes in, NULL when there is none."""
-        if name not in self.memory.parts:
-            return "NULL"
-        return f"MJ_AT({kind}, {self.scratch + self.memory.parts[name][0] + skip})"
-
-    def structure(self, kind: str, name: str, fields: dict[str, str]) -> str:
-        self.structures.append(Structure(kind, name, fields))
-        return f"&{name}"
-
-    def uses(self, kernel: str) -> str:
-        if kernel not in self.sources:
-            self.sources.append(kernel)
-        return kernel
 
     def meaning(self, node: Node, prefix: str) -> str:
         """The `mj_dynamic_layer` of a convolution."""
@@ -106,14 +74,7 @@ class _Lowering:
             "taps": self.layer.flash("filter_taps", taps),
             "filters": self.part("filters", "uint32_t", FRONT_BYTES),
             "filter_row": self.uses("mj_filter_row_exact"),
-            "channels": str(dims.out_channels),
-            "height": str(dims.kernel[0]),
-            "width": str(dims.kernel[1]),
-            "stride_height": str(dims.stride[0]),
-            "stride_width": str(dims.stride[1]),
-            "pad_top": str(dims.padding[0]),
-            "pad_left": str(dims.padding[2]),
-            "filter_bytes": str(FILTER_BYTES + 4 * filter_words(dims)),
+            **filter_fields(dims),
             **FULL,
         }
         return self.structure("mj_filters", "filter", fields)
@@ -133,14 +94,8 @@ def lower_rows_dynamic(
     """
     graph, block = layer.graph, memory.block
     parts = _Lowering(layer, memory, scratch, [], list(ALWAYS))
-    first, last = memory.conv or memory.filter, memory.last
-    assert first is not None, "a block has a convolution"
-    fields = {
-        "state": parts.part("state", "mj_rows_state"),
-        "in_height": str(first.in_height),
-        "in_width": str(first.in_width),
-        "in_channels": str(first.in_channels),
-    }
+    last = memory.last
+    fields = parts.first()
     extra: dict[str, str] = {}
     if quantized is not None:
         extra["quantized"] = f"MJ_AT(int8_t, {quantized})"
@@ -157,39 +112,15 @@ def lower_rows_dynamic(
     after = block.nodes[-1] is block.conv and block.conv.attrs.get("clamp") is not None
     extra["clamp_after"] = str(int(after))
     if memory.conv is not None and block.conv is not None:
-        conv = memory.conv
-        order = lane_order(conv, memory.window)
-        fields |= {
-            "conv": parts.product(
-                block.conv, "conv", order, "mj_product_planes_exact" if block.filter else parts.floats(after)
-            ),
-            "conv_groups": parts.part("groups", "uint32_t"),
-            "chunk": str(chunk_pixels(conv, memory.window, OPTIONS)),
-        }
+        kernel = "mj_product_planes_exact" if block.filter else parts.floats(after)
+        product = parts.product(block.conv, "conv", lane_order(memory.conv, memory.window), kernel)
         extra["conv"] = parts.meaning(block.conv, "conv")
         if not plain and block.filter is not None and lower_bound_is_zero(block.conv):
             extra["conv_relu"] = parts.uses("mj_product_planes_relu")
-        if memory.window:
-            window = window_structure(layer, block.conv)
-            fields |= {
-                "window": parts.structure(window.type, window.name, dict(window.fields)),
-                "widened": parts.part("widened", "int16_t"),
-                "widened_row": str(widened_row(conv)),
-            }
-        fields |= {"made_height": str(conv.out_height), "made_width": str(conv.out_width)}
+        fields |= parts.convolved(block.conv, memory.conv, product)
     if memory.filter is not None and block.filter is not None:
         filtered = memory.filter
-        fields |= {
-            "made_height": str(filtered.in_height),
-            "made_width": str(filtered.in_width),
-            "planes": parts.part("planes", "uint32_t"),
-            "plane": str(plane_bytes(filtered)),
-            "lead": str(lead(filtered)),
-            "filter": parts.filter(block.filter, filtered),
-            "filter_groups": parts.part("groups", "uint32_t"),
-            "filter_chunk": str(filter_chunk(filtered, OPTIONS)),
-            "filter_depth": str(-(-filtered.out_channels // 2)),
-        }
+        fields |= parts.filtered(filtered, parts.filter(block.filter, filtered))
         extra["filter"] = parts.meaning(block.filter, "filter")
         if "sums" in memory.parts:
             extra["sums"] = parts.part("sums", "int32_t")

@@ -216,7 +216,7 @@ def dynamic_memory_of(graph: Graph, block: Block) -> DynamicMemory:
         parts[name] = (offset, size)
         offset += aligned(size)
     input_bytes = 0 if block.normalize else graph.tensor(block.input).elements
-    return DynamicMemory(block, dims, parts, input_bytes=input_bytes)
+    return DynamicMemory(block, dims, parts, options=OPTIONS, input_bytes=input_bytes)
 
 
 def _fits_one_row(dims: Dims) -> bool:
