@@ -1,4 +1,4 @@
-/* A row of products into planes, quantised through floats, where the lower bound is zero. Contract: mj_rows_dynamic.h. */
+/* A row of products into planes, quantised through floats; the lower bound is zero. Contract: mj_rows_dynamic.h. */
 #include "mj_rows_dynamic.h"
 
 static int16_t value(int32_t sum, float scale, float bias, float inverse)

@@ -1,5 +1,5 @@
-/* A row of products as floats, in plain C: the function of mj_product_floats.c and mj_product_floats_clamped.c. Contract:
- * mj_rows_dynamic.h. The files that include this define
+/* A row of products as floats, in plain C: the function of mj_product_floats.c and mj_product_floats_clamped.c.
+ * Contract: mj_rows_dynamic.h. The files that include this define
  *   MJ_PRODUCT_FLOATS        the function's name
  *   MJ_PRODUCT_BOUND(value)  the float within the bounds of `result`
  */
