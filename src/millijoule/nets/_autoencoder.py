@@ -9,7 +9,7 @@ github.com/mlcommons/tiny, benchmark/training/anomaly_detection): 640 inputs (5 
 
 from __future__ import annotations
 
-from millijoule.nets._expand import Expansion
+from millijoule.nets._expand import Expansion, expand
 from millijoule.nets._spec import Layer, NetworkSpec, Stage
 
 __all__ = ["TABLE", "autoencoder", "layers"]
@@ -44,23 +44,16 @@ def autoencoder(*, bn_momentum: float = 0.03) -> NetworkSpec:
 
 
 def layers(spec: NetworkSpec) -> tuple[Layer, ...]:
-    """Expands the table to the flat list of layers, in execution order.
+    """The layers of a specification of family "autoencoder", as `expand` gives them; the last is the reconstruction."""
+    return expand(spec, TABLE, "relu", {"dense": _dense})
 
-    Args:
-        spec: a specification of family "autoencoder".
 
-    Returns:
-        Layers with names, shapes (1, 1, features) and the reconstruction as the last one.
-    """
-    flat = Expansion(spec, "relu")
-    flat.flatten(0)
-    number = 0
-    for index, row in enumerate(TABLE):
-        if row.c is None:
-            flat.connect("reconstruction", spec.classes, index)
-            continue
-        for _ in range(row.n):
-            number += 1
-            name = f"dense_{number}"
-            flat.connect(name, row.c, index, batch_norm=f"{name}_bn", activation=f"{name}_relu")
-    return tuple(flat.layers)
+def _dense(flat: Expansion, row: Stage, index: int) -> None:
+    if not flat.layers:
+        flat.flatten(index)
+    if row.c is None:
+        flat.connect("reconstruction", flat.spec.classes, index)
+        return
+    flat.blocks += 1
+    name = f"dense_{flat.blocks}"
+    flat.connect(name, row.c, index, batch_norm=f"{name}_bn", activation=f"{name}_relu")

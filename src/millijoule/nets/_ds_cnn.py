@@ -8,7 +8,7 @@ github.com/mlcommons/tiny, benchmark/training/keyword_spotting): 49 windows of 1
 
 from __future__ import annotations
 
-from millijoule.nets._expand import Expansion
+from millijoule.nets._expand import Expansion, expand
 from millijoule.nets._spec import Layer, NetworkSpec, Stage
 
 __all__ = ["TABLE", "ds_cnn", "layers"]
@@ -49,29 +49,26 @@ def ds_cnn(classes: int = 12, dropout: float = 0.4, *, bn_momentum: float = 0.03
 
 
 def layers(spec: NetworkSpec) -> tuple[Layer, ...]:
-    """Expands the table to the flat list of layers, in execution order.
+    """The layers of a specification of family "ds_cnn", as `expand` gives them."""
+    rows = {"conv2d": _first, "separable": _separable, "avgpool": _average, "dense": _classify}
+    return expand(spec, TABLE, "relu", rows, bias=True)
 
-    Args:
-        spec: a specification of family "ds_cnn".
 
-    Returns:
-        Layers with names, shapes (height, width, channels) and padding; the last one gives the logits.
-    """
-    flat = Expansion(spec, "relu", bias=True)
-    for index, row in enumerate(TABLE):
-        if row.operator == "conv2d":
-            assert row.c is not None
-            flat.convolve(
-                "conv1", row.c, index, kernel=(10, 4), stride=row.s, batch_norm="conv1_bn", activation="conv1_relu"
-            )
-            flat.drop("dropout_1", spec.dropout / 2, index)
-        elif row.operator == "separable":
-            assert row.c is not None
-            for block in range(row.n):
-                flat.separate(block + 1, row.c, index)
-        elif row.operator == "avgpool":
-            flat.drop("dropout_2", spec.dropout, index)
-            flat.average(index)
-        else:
-            flat.connect("classifier", spec.classes, index)
-    return tuple(flat.layers)
+def _first(flat: Expansion, row: Stage, index: int) -> None:
+    assert row.c is not None
+    flat.convolve("conv1", row.c, index, kernel=(10, 4), stride=row.s, batch_norm="conv1_bn", activation="conv1_relu")
+    flat.drop("dropout_1", flat.spec.dropout / 2, index)
+
+
+def _separable(flat: Expansion, row: Stage, index: int) -> None:
+    assert row.c is not None
+    flat.separate(row.c, index)
+
+
+def _average(flat: Expansion, row: Stage, index: int) -> None:
+    flat.drop("dropout_2", flat.spec.dropout, index)
+    flat.average(index)
+
+
+def _classify(flat: Expansion, row: Stage, index: int) -> None:
+    flat.connect("classifier", flat.spec.classes, index)

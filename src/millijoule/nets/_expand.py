@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from millijoule.nets._spec import Layer, NetworkSpec, Nonlinearity, Operator, Shape, same_padding
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
-__all__ = ["Expansion", "round_channels"]
+from millijoule.nets._spec import Layer, NetworkSpec, Nonlinearity, Operator, Shape, Stage, same_padding
+
+__all__ = ["Expansion", "expand", "round_channels"]
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
@@ -24,6 +28,7 @@ class Expansion:
         layers: what there is so far, in execution order.
         shape: (height, width, channels) of the newest output.
         source: name of the newest layer, "input" at first; the next layer reads it.
+        blocks: how many blocks, of which names count, there are so far.
     """
 
     def __init__(self, spec: NetworkSpec, nonlinearity: Nonlinearity, *, bias: bool = False) -> None:
@@ -38,6 +43,7 @@ class Expansion:
         self.layers: list[Layer] = []
         self.shape: Shape = spec.input_shape
         self.source = "input"
+        self.blocks = 0
         self._nonlinearity: Nonlinearity = nonlinearity
         self._bias = bias
 
@@ -76,10 +82,11 @@ class Expansion:
         )
         self._append(layer)
 
-    def separate(self, number: int, channels: int, stage: int, stride: int = 1) -> None:
+    def separate(self, channels: int, stage: int, stride: int = 1) -> None:
         """Appends a depthwise separable convolution: 3x3 depthwise, then pointwise, as Keras' MobileNet names them."""
+        self.blocks += 1
         for kind, outputs in (("dw", self.shape[2]), ("pw", channels)):
-            name = f"conv_{kind}_{number}"
+            name = f"conv_{kind}_{self.blocks}"
             depthwise = kind == "dw"
             self.convolve(
                 name,
@@ -152,3 +159,45 @@ class Expansion:
     def _append(self, layer: Layer) -> None:
         self.layers.append(layer)
         self.shape, self.source = layer.output_shape, layer.name
+
+
+Append: TypeAlias = Callable[[Expansion, Stage, int], None]
+"""Appends what one repetition of a row of a table stands for; the integer is the row's index."""
+
+
+def _average(flat: Expansion, row: Stage, index: int) -> None:
+    flat.average(index)
+
+
+def _classify(flat: Expansion, row: Stage, index: int) -> None:
+    flat.drop("dropout", flat.spec.dropout, index)
+    flat.connect("classifier", flat.spec.classes, index)
+
+
+def expand(
+    spec: NetworkSpec,
+    table: Sequence[Stage],
+    nonlinearity: Nonlinearity,
+    append: Mapping[str, Append],
+    *,
+    bias: bool = False,
+) -> tuple[Layer, ...]:
+    """Expands the table of a family to the flat list of layers of one network, in execution order.
+
+    Args:
+        spec: a specification of that family.
+        table: its rows.
+        nonlinearity: what follows every layer that has an activation.
+        append: by operator of a row, what appends its layers: called once for each repetition, with stride 1 behind the
+            first one. Besides these, "avgpool" is the average over the whole map, "dense" a dropout and the classifier.
+        bias: whether convolutions that batch normalisation follows have a bias all the same.
+
+    Returns:
+        Layers with names, shapes (height, width, channels) and padding; the last one gives the logits.
+    """
+    flat = Expansion(spec, nonlinearity, bias=bias)
+    append = {"avgpool": _average, "dense": _classify, **append}
+    for index, row in enumerate(table):
+        for repetition in range(row.n):
+            append[row.operator](flat, replace(row, n=1, s=1 if repetition else row.s), index)
+    return tuple(flat.layers)

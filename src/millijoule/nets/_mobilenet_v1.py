@@ -8,7 +8,7 @@ keras.applications.MobileNet. Alpha 0.25 at 96x96 with two classes is the visual
 
 from __future__ import annotations
 
-from millijoule.nets._expand import Expansion, round_channels
+from millijoule.nets._expand import Expansion, expand, round_channels
 from millijoule.nets._spec import Layer, NetworkSpec, Stage, check_resolution
 
 __all__ = ["TABLE", "layers", "mobilenet_v1"]
@@ -45,47 +45,26 @@ def mobilenet_v1(
     TensorFlow's SAME rule; keras.applications differs on odd inputs of stride-2 layers, which no published resolution
     (128, 160, 192, 224) has.
 
-    Args:
-        alpha: width multiplier; published weights exist for 0.25, 0.5, 0.75 and 1.0.
-        resolution: side of the square input picture in pixels.
-        classes: length of the logits.
-        dropout: probability before the classifier, only while training.
-        bn_momentum: share of the newest batch in the moving statistics of batch normalisation.
-
-    Returns:
-        The specification; `millijoule.nets.build` makes a torch module of it.
-
-    Raises:
-        OptionError: a value is out of range.
+    Arguments, result and errors are those of `mobilenet_v2`; published weights exist for alpha 0.25, 0.5, 0.75 and 1.0.
     """
     check_resolution(resolution)
     return NetworkSpec("mobilenet_v1", alpha, resolution, classes, dropout, bn_momentum=bn_momentum)
 
 
 def layers(spec: NetworkSpec) -> tuple[Layer, ...]:
-    """Expands the table to the flat list of layers of one network, in execution order.
+    """The layers of a specification of family "mobilenet_v1", as `expand` gives them."""
+    return expand(spec, TABLE, "relu6", {"conv2d": _first, "separable": _separable})
 
-    Args:
-        spec: a specification of family "mobilenet_v1".
 
-    Returns:
-        Layers with names, shapes (height, width, channels) and padding; the last one gives the logits.
-    """
-    flat = Expansion(spec, "relu6")
-    block = 0
-    for index, row in enumerate(TABLE):
-        channels = round_channels(row.c * spec.alpha) if row.c is not None else 0
-        if row.operator == "conv2d":
-            flat.convolve(
-                "conv1", channels, index, kernel=(3, 3), stride=row.s, batch_norm="conv1_bn", activation="conv1_relu"
-            )
-        elif row.operator == "separable":
-            for repetition in range(row.n):
-                block += 1
-                flat.separate(block, channels, index, row.s if repetition == 0 else 1)
-        elif row.operator == "avgpool":
-            flat.average(index)
-        else:
-            flat.drop("dropout", spec.dropout, index)
-            flat.connect("classifier", spec.classes, index)
-    return tuple(flat.layers)
+def _first(flat: Expansion, row: Stage, index: int) -> None:
+    channels = _channels(flat, row)
+    flat.convolve("conv1", channels, index, kernel=(3, 3), stride=row.s, batch_norm="conv1_bn", activation="conv1_relu")
+
+
+def _separable(flat: Expansion, row: Stage, index: int) -> None:
+    flat.separate(_channels(flat, row), index, row.s)
+
+
+def _channels(flat: Expansion, row: Stage) -> int:
+    assert row.c is not None
+    return round_channels(row.c * flat.spec.alpha)

@@ -6,7 +6,7 @@ layer names, channel rounding and padding as in keras.applications.MobileNetV2.
 
 from __future__ import annotations
 
-from millijoule.nets._expand import Expansion, round_channels
+from millijoule.nets._expand import Expansion, expand, round_channels
 from millijoule.nets._spec import Layer, NetworkSpec, Stage, check_resolution
 
 __all__ = ["TABLE", "layers", "mobilenet_v2"]
@@ -56,42 +56,26 @@ def mobilenet_v2(
 
 
 def layers(spec: NetworkSpec) -> tuple[Layer, ...]:
-    """Expands the table to the flat list of layers of one network, in execution order.
-
-    Args:
-        spec: a specification of family "mobilenet_v2".
-
-    Returns:
-        Layers with names, shapes (height, width, channels) and padding; the last one gives the logits.
-    """
-    flat = Expansion(spec, "relu6")
-    block = 0
-    for index, row in enumerate(TABLE):
-        if row.operator == "conv2d":
-            channels = round_channels(32 * spec.alpha)
-            flat.convolve(
-                "Conv1", channels, index, kernel=(3, 3), stride=2, batch_norm="bn_Conv1", activation="Conv1_relu"
-            )
-        elif row.operator == "bottleneck":
-            assert row.c is not None and row.t is not None
-            channels = round_channels(int(row.c * spec.alpha))
-            for repetition in range(row.n):
-                prefix = f"block_{block}" if block else "expanded_conv"
-                _bottleneck(flat, prefix, channels, index, row.t, row.s if repetition == 0 else 1)
-                block += 1
-        elif row.operator == "conv2d 1x1":
-            channels = max(1280, round_channels(1280 * spec.alpha))  # never narrowed, as in the paper's section 5
-            flat.convolve("Conv_1", channels, index, batch_norm="Conv_1_bn", activation="out_relu")
-        elif row.operator == "avgpool":
-            flat.average(index)
-        else:
-            flat.drop("dropout", spec.dropout, index)
-            flat.connect("classifier", spec.classes, index)
-    return tuple(flat.layers)
+    """The layers of a specification of family "mobilenet_v2", as `expand` gives them."""
+    return expand(spec, TABLE, "relu6", {"conv2d": _first, "bottleneck": _bottleneck, "conv2d 1x1": _last})
 
 
-def _bottleneck(flat: Expansion, prefix: str, channels: int, stage: int, expansion: int, stride: int) -> None:
+def _first(flat: Expansion, row: Stage, index: int) -> None:
+    channels = round_channels(32 * flat.spec.alpha)
+    flat.convolve("Conv1", channels, index, kernel=(3, 3), stride=row.s, batch_norm="bn_Conv1", activation="Conv1_relu")
+
+
+def _last(flat: Expansion, row: Stage, index: int) -> None:
+    channels = max(1280, round_channels(1280 * flat.spec.alpha))  # never narrowed, as in the paper's section 5
+    flat.convolve("Conv_1", channels, index, batch_norm="Conv_1_bn", activation="out_relu")
+
+
+def _bottleneck(flat: Expansion, row: Stage, stage: int) -> None:
     """One inverted residual: expand, depthwise, project, and add where nothing changes size."""
+    assert row.c is not None and row.t is not None
+    channels, expansion = round_channels(int(row.c * flat.spec.alpha)), row.t
+    prefix = f"block_{flat.blocks}" if flat.blocks else "expanded_conv"
+    flat.blocks += 1
     entry, entry_shape = flat.source, flat.shape
     wide = expansion * flat.shape[2]
     if expansion != 1:
@@ -103,7 +87,7 @@ def _bottleneck(flat: Expansion, prefix: str, channels: int, stage: int, expansi
         wide,
         stage,
         kernel=(3, 3),
-        stride=stride,
+        stride=row.s,
         depthwise=True,
         batch_norm=f"{name}_BN",
         activation=f"{name}_relu",

@@ -9,7 +9,7 @@ batch normalisation, as there, so that the parameter count is the published one.
 
 from __future__ import annotations
 
-from millijoule.nets._expand import Expansion
+from millijoule.nets._expand import Expansion, expand
 from millijoule.nets._spec import Layer, NetworkSpec, Stage, check_resolution
 
 __all__ = ["TABLE", "layers", "resnet8"]
@@ -45,33 +45,21 @@ def resnet8(resolution: int = 32, classes: int = 10, *, bn_momentum: float = 0.0
 
 
 def layers(spec: NetworkSpec) -> tuple[Layer, ...]:
-    """Expands the table to the flat list of layers, in execution order.
-
-    Args:
-        spec: a specification of family "resnet8".
-
-    Returns:
-        Layers with names, shapes (height, width, channels) and padding; the last one gives the logits.
-    """
-    flat = Expansion(spec, "relu", bias=True)
-    block = 0
-    for index, row in enumerate(TABLE):
-        if row.operator == "conv2d":
-            assert row.c is not None
-            flat.convolve("conv1", row.c, index, kernel=(3, 3), batch_norm="conv1_bn", activation="conv1_relu")
-        elif row.operator == "residual":
-            assert row.c is not None
-            block += 1
-            _residual(flat, f"block_{block}", row.c, index, row.s)
-        elif row.operator == "avgpool":
-            flat.average(index)
-        else:
-            flat.connect("classifier", spec.classes, index)
-    return tuple(flat.layers)
+    """The layers of a specification of family "resnet8", as `expand` gives them."""
+    return expand(spec, TABLE, "relu", {"conv2d": _first, "residual": _residual}, bias=True)
 
 
-def _residual(flat: Expansion, prefix: str, channels: int, stage: int, stride: int) -> None:
+def _first(flat: Expansion, row: Stage, index: int) -> None:
+    assert row.c is not None
+    flat.convolve("conv1", row.c, index, kernel=(3, 3), batch_norm="conv1_bn", activation="conv1_relu")
+
+
+def _residual(flat: Expansion, row: Stage, stage: int) -> None:
     """conv, conv, add, ReLU; a shortcut that changes size is a 1x1 convolution without batch normalisation."""
+    assert row.c is not None
+    channels, stride = row.c, row.s
+    flat.blocks += 1
+    prefix = f"block_{flat.blocks}"
     entry, entry_shape = flat.source, flat.shape
     shortcut = entry
     if stride != 1 or entry_shape[2] != channels:
