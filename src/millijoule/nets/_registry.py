@@ -41,8 +41,8 @@ class Family:
 
 _MLPERF_TINY = "Banbury et al., NeurIPS 2021, arXiv:2106.07597"
 
-_FAMILIES: dict[str, Family] = {
-    "autoencoder": Family(
+_FAMILIES = (
+    Family(
         name="autoencoder",
         summary="10 dense layers, MLPerf Tiny anomaly detection (640 features)",
         paper=_MLPERF_TINY,
@@ -52,7 +52,7 @@ _FAMILIES: dict[str, Family] = {
         table=_autoencoder.TABLE,
         alphas=(),
     ),
-    "ds_cnn": Family(
+    Family(
         name="ds_cnn",
         summary="4 depthwise separable blocks, MLPerf Tiny keyword spotting (49x10)",
         paper=f"Zhang et al., arXiv:1711.07128; {_MLPERF_TINY}",
@@ -62,7 +62,7 @@ _FAMILIES: dict[str, Family] = {
         table=_ds_cnn.TABLE,
         alphas=(),
     ),
-    "mobilenet_v1": Family(
+    Family(
         name="mobilenet_v1",
         summary="13 depthwise separable blocks; MLPerf Tiny visual wake words at 0.25",
         paper="Howard et al., arXiv:1704.04861",
@@ -72,7 +72,7 @@ _FAMILIES: dict[str, Family] = {
         table=_mobilenet_v1.TABLE,
         alphas=(0.25, 0.5, 0.75, 1.0),
     ),
-    "mobilenet_v2": Family(
+    Family(
         name="mobilenet_v2",
         summary="inverted residuals with linear bottlenecks, 17 blocks",
         paper="Sandler et al., CVPR 2018, arXiv:1801.04381",
@@ -82,7 +82,7 @@ _FAMILIES: dict[str, Family] = {
         table=_mobilenet_v2.TABLE,
         alphas=(0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
     ),
-    "resnet8": Family(
+    Family(
         name="resnet8",
         summary="3 residual blocks, MLPerf Tiny image classification (CIFAR-10)",
         paper=_MLPERF_TINY,
@@ -92,12 +92,13 @@ _FAMILIES: dict[str, Family] = {
         table=_resnet8.TABLE,
         alphas=(),
     ),
-}
+)
+_BY_NAME = {family.name: family for family in _FAMILIES}
 
 
 def families() -> tuple[Family, ...]:
     """All families, in alphabetical order."""
-    return tuple(_FAMILIES[name] for name in sorted(_FAMILIES))
+    return tuple(_BY_NAME[name] for name in sorted(_BY_NAME))
 
 
 def family(name: str) -> Family:
@@ -107,9 +108,9 @@ def family(name: str) -> Family:
         OptionError: there is none; the message lists those there are.
     """
     try:
-        return _FAMILIES[name]
+        return _BY_NAME[name]
     except KeyError:
-        known = ", ".join(sorted(_FAMILIES))
+        known = ", ".join(sorted(_BY_NAME))
         raise OptionError(f"network {name!r}", "it is not known", f"Choose one of: {known}") from None
 
 
