@@ -11,10 +11,10 @@ import pytest
 from millijoule.boards import load_board
 from millijoule.build.host import build_host
 from millijoule.compile import Program, compile_graph
+from millijoule.compile.finder import find_blocks
 from millijoule.compile.legal import row_layers
 from millijoule.compile.objective import OBJECTIVES, options_for, planned
 from millijoule.compile.options import DEFAULTS, PlanOptions
-from millijoule.compile.rows import find_blocks
 from millijoule.compile.schedule import joints
 from millijoule.errors import OptionError, PlacementError
 from millijoule.execute import run

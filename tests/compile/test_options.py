@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from millijoule.build.host import build_host
 from millijoule.compile import compile_graph
+from millijoule.compile.finder import find_blocks
 from millijoule.compile.legal import row_layers
 from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
-from millijoule.compile.rows import find_blocks
 from millijoule.errors import OptionError
 from millijoule.execute import run
 from networks import any_network, random_network, random_pictures

@@ -19,14 +19,12 @@ from hypothesis import strategies as st
 from arenas import writes_outside
 from millijoule.build.host import build_host
 from millijoule.compile import compile_graph
+from millijoule.compile.finder import Block, find_blocks, geometry_allows
 from millijoule.compile.legal import row_layers
 from millijoule.compile.rows import (
-    Block,
     RowMemory,
     cascade_of,
     chains,
-    find_blocks,
-    geometry_allows,
     kept_rows,
     memory_of,
     overlap_distance,

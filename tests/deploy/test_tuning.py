@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from millijoule.build.host import build_host
 from millijoule.compile import compile_graph
+from millijoule.compile.finder import find_blocks
 from millijoule.compile.legal import row_layers
 from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
 from millijoule.compile.recorded import differences, from_differences, recorded_for, shape_key, with_winners
-from millijoule.compile.rows import find_blocks
 from millijoule.deploy import tune
 from millijoule.deploy.tuning import CANDIDATES
 from millijoule.errors import OptionError

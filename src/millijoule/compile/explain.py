@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from millijoule.compile.finder import geometry_allows
 from millijoule.compile.fit import RESOLUTION_STEP, at_resolution, at_width
 from millijoule.compile.legal import refusal, row_layers
 from millijoule.compile.objective import options_for, planned
 from millijoule.compile.plan import Buffer
 from millijoule.compile.program import Program
-from millijoule.compile.rows import RowMemory, chunk_pixels, filter_chunk, geometry_allows, kept_rows
+from millijoule.compile.rows import RowMemory, chunk_pixels, filter_chunk, kept_rows
 from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Step, layer_name
 from millijoule.errors import UnsupportedError

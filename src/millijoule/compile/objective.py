@@ -21,10 +21,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from millijoule.compile.finder import Block, find_blocks
 from millijoule.compile.fit import RESOLUTION_STEP, WIDTHS, at_resolution, at_width
 from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
 from millijoule.compile.plan import MemoryPlan, aligned, live_bytes, plan_memory
-from millijoule.compile.rows import Block, RowMemory, chains, chunk_pixels, filter_chunk, find_blocks, memory_of
+from millijoule.compile.rows import RowMemory, chains, chunk_pixels, filter_chunk, memory_of
 from millijoule.compile.rows_dynamic import find_dynamic_blocks
 from millijoule.compile.schedule import Schedule, joints, schedule, schedule_with
 from millijoule.errors import OptionError, PlacementError

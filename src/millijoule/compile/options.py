@@ -66,7 +66,7 @@ class PlanOptions:
 
     Attributes:
         default: of every block that has none of its own.
-        blocks: result of a block (`rows.Block.output`), or of a layer that runs by itself -> its options.
+        blocks: result of a block (`finder.Block.output`), or of a layer that runs by itself -> its options.
         unstored: the maps between two blocks that are never stored; None: found where that lowers the peak.
         stream: the picture comes row by row and is stored nowhere.
     """

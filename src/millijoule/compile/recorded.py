@@ -14,9 +14,9 @@ from importlib import resources
 from typing import Any
 
 from millijoule.boards import Board
+from millijoule.compile.finder import Block, find_blocks
 from millijoule.compile.objective import planned
 from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
-from millijoule.compile.rows import Block, find_blocks
 from millijoule.graph import Graph
 from millijoule.kernels import dims_of
 

@@ -1,4 +1,4 @@
-"""Chains of layers that run row by row: which they are, what memory they need, how far input and result may overlap.
+"""Chains of layers that run row by row: what memory they need, how far input and result may overlap, which are joined.
 
 An inverted residual block widens its input, filters each channel and narrows it again. Computed layer by layer, its
 widest map decides the memory of the whole network. Computed by rows (`mj_row_engine.h`) that map exists a few rows at
@@ -6,8 +6,8 @@ a time, already in the form that the next step reads, and the result takes the p
 any more. (The idea is that of patch-based inference cut down to rows, which needs no recomputation: J. Lin et al.,
 MCUNetV2, 2021.)
 
-Shapes alone decide here, so that other resolutions and widths can be planned (`fit`); whether the arithmetic of a layer
-permits it is decided from its weights in `legal`.
+Shapes alone decide here, so that other resolutions and widths can be planned (`fit`). Which layers make a block is
+decided in `finder`; whether the arithmetic of a layer permits it, from its weights, in `legal`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from millijoule.compile.finder import POINTWISE, Block, find_blocks
 from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
 from millijoule.compile.plan import aligned
-from millijoule.graph import Graph, Node, mode
+from millijoule.graph import Graph
 from millijoule.kernels import Dims, dims_of
 
 __all__ = [
-    "Block",
     "RowMemory",
     "can_feed",
     "cascade_of",
     "chains",
     "find_blocks",
-    "geometry_allows",
     "memory_of",
     "overlap_distance",
     "prefix",
@@ -38,142 +37,6 @@ __all__ = [
 STATE_BYTES = 40  # sizeof(mj_rows_state) where pointers have 64 bits, with MJ_DEBUG
 PAIR_BYTES = 32  # sizeof(mj_pair)
 FILTER_BYTES = 16  # sizeof(mj_filter) without taps
-POINTWISE = ((1, 1), (1, 1), (0, 0, 0, 0))
-
-
-@dataclass(frozen=True)
-class Block:
-    """A chain of layers that run as one, row by row; at least one of `conv` and `filter` is there.
-
-    Attributes:
-        normalize: turns picture bytes into int8, within the first convolution.
-        conv: a convolution.
-        filter: a depthwise convolution of its result.
-        project: a pointwise convolution of that one's result.
-        add: the sum of the result and another map.
-    """
-
-    normalize: Node | None = None
-    conv: Node | None = None
-    filter: Node | None = None
-    project: Node | None = None
-    add: Node | None = None
-
-    @property
-    def nodes(self) -> tuple[Node, ...]:
-        """The layers in order."""
-        return tuple(n for n in (self.normalize, self.conv, self.filter, self.project, self.add) if n is not None)
-
-    @property
-    def input(self) -> str:
-        """The map that is read row by row."""
-        return self.nodes[0].inputs[0]
-
-    @property
-    def output(self) -> str:
-        """The result."""
-        return self.nodes[-1].output
-
-    @property
-    def last_product(self) -> Node:
-        """The layer in front of the addition."""
-        return self.nodes[-2] if self.add is not None else self.nodes[-1]
-
-    @property
-    def residual(self) -> str | None:
-        """The map that is added."""
-        if self.add is None:
-            return None
-        first, second = self.add.inputs
-        return second if first == self.last_product.output else first
-
-
-def find_blocks(graph: Graph, able: Collection[str]) -> tuple[Block, ...]:
-    """The chains of a graph, each as long as it can be.
-
-    Args:
-        graph: a verified graph.
-        able: results of the convolutions that the row kernels may compute (`legal.row_layers`).
-    """
-    found: list[Block] = []
-    taken: set[str] = set()
-    finder = _Finder(graph, frozenset(able))
-    for node in graph.nodes:
-        if node.output not in taken and finder.serves(node):
-            block = finder.block(node)
-            found.append(block)
-            taken.update(item.output for item in block.nodes)
-    return tuple(found)
-
-
-class _Finder:
-    def __init__(self, graph: Graph, able: frozenset[str]) -> None:
-        self.graph, self.able = graph, able
-        self.readers = graph.consumers()
-        self.written = graph.producers()
-        self.place = {node.output: index for index, node in enumerate(graph.nodes)}
-
-    def serves(self, node: Node) -> bool:
-        return node.output in self.able and geometry_allows(self.graph, node)
-
-    def only_reader(self, node: Node) -> Node | None:
-        """The one layer that reads the result of `node`, if nothing else does."""
-        readers = self.readers.get(node.output, [])
-        return readers[0] if len(readers) == 1 and node.output not in self.graph.outputs else None
-
-    def block(self, first: Node) -> Block:
-        conv = first if first.op == "conv2d" else None
-        last, depthwise, project = first, None if conv else first, None
-        if conv is not None:
-            reader = self.only_reader(conv)
-            if reader is not None and reader.op == "depthwise_conv2d" and self.serves(reader):
-                depthwise = last = reader
-        if depthwise is not None:
-            reader = self.only_reader(depthwise)
-            if reader is not None and self.serves(reader) and _pointwise(self.graph, reader):
-                project = last = reader
-        return Block(self.normalization(conv), conv, depthwise, project, self.addition(last))
-
-    def normalization(self, conv: Node | None) -> Node | None:
-        """The layer in front of a convolution with a window that turns picture bytes into int8 for it alone."""
-        maker = None if conv is None or _pointwise(self.graph, conv) else self.written.get(conv.inputs[0])
-        if maker is None or maker.op != "normalize" or mode(self.graph, maker) != "integer":
-            return None
-        return maker if self.only_reader(maker) is conv else None
-
-    def addition(self, last: Node) -> Node | None:
-        """The sum of this result and a map that is complete before."""
-        reader = self.only_reader(last)
-        if reader is None or reader.op != "add" or mode(self.graph, reader) != "integer":
-            return None
-        others = [name for name in reader.inputs if name != last.output]
-        if len(others) != 1 or others[0] in self.graph.constants:
-            return None
-        before = others[0] in self.graph.inputs or self.place[others[0]] < self.place[last.output]
-        return reader if before else None
-
-
-def _pointwise(graph: Graph, node: Node) -> bool:
-    dims = dims_of(graph, node)
-    return node.op == "conv2d" and (dims.kernel, dims.stride, dims.padding) == POINTWISE
-
-
-def geometry_allows(graph: Graph, node: Node) -> bool:
-    """Whether the row engine can do a layer of these sizes."""
-    if node.op not in ("conv2d", "depthwise_conv2d") or mode(graph, node) != "integer":
-        return False
-    dims = dims_of(graph, node)
-    kernel_height, kernel_width = dims.kernel
-    sizes = (dims.in_height, dims.in_width, dims.in_channels, dims.out_height, dims.out_width, dims.out_channels)
-    return (
-        dims.dilation == (1, 1)
-        and max(sizes) < 1 << 16
-        and max(*dims.kernel, *dims.stride) < 1 << 8
-        and dims.padding[0] < kernel_height
-        and dims.padding[2] < kernel_width
-        and (node.op == "conv2d" or dims.stride[1] <= 2)
-        and (node.op == "conv2d" or dims.out_channels == dims.in_channels)
-    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ exists in float, the widest one included. A chain's wide maps are computed again
 (`mj_rows_dynamic.h`), a few rows at a time; what is stored are the float result and the input, as int8 over its own
 floats where nobody needs them any more.
 
-As in `rows`, shapes alone decide here; `dynamic_layers` looks at the weights.
+As in `finder`, shapes alone decide here; `dynamic_layers` looks at the weights.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from millijoule.compile.finder import POINTWISE, Block, Finder, pointwise
 from millijoule.compile.options import RowOptions
 from millijoule.compile.plan import aligned
 from millijoule.compile.rows import (
     FILTER_BYTES,
     PAIR_BYTES,
-    POINTWISE,
     STATE_BYTES,
-    Block,
     RowMemory,
     chunk_pixels,
     conv_depth,
@@ -109,88 +108,31 @@ def find_dynamic_blocks(graph: Graph, able: Collection[str]) -> tuple[DynamicBlo
         graph: a verified graph.
         able: results of the convolutions that may be computed so (`dynamic_layers`).
     """
-    found: list[DynamicBlock] = []
-    taken: set[str] = set()
-    finder = _Finder(graph, frozenset(able))
-    for node in graph.nodes:
-        block = finder.block(node) if node.output not in taken else None
-        if block is not None:
-            found.append(block)
-            taken.update(item.output for item in block.nodes)
-    return tuple(found)
+    return _DynamicFinder(graph, able, "dynamic", "float").blocks()
 
 
-class _Finder:
-    def __init__(self, graph: Graph, able: frozenset[str]) -> None:
-        self.graph, self.able = graph, able
-        self.readers = graph.consumers()
-        self.written = graph.producers()
-        self.place = {node.output: index for index, node in enumerate(graph.nodes)}
+class _DynamicFinder(Finder[DynamicBlock]):
+    """Finds chains with float data and int8 weights."""
 
-    def serves(self, node: Node | None, op: str) -> bool:
-        """Whether the engine can do this layer."""
-        if node is None or node.op != op or node.output not in self.able:
-            return False
-        dims = dims_of(self.graph, node)
-        sizes = (dims.in_height, dims.in_width, dims.in_channels, dims.out_height, dims.out_width, dims.out_channels)
-        depthwise = op == "depthwise_conv2d"
-        return (
-            mode(self.graph, node) == "dynamic"
-            and dims.dilation == (1, 1)
-            and max(sizes) < 1 << 16
-            and max(*dims.kernel, *dims.stride) < 1 << 8
-            and dims.padding[0] < dims.kernel[0]
-            and dims.padding[2] < dims.kernel[1]
-            and (not depthwise or (dims.stride[1] <= 2 and dims.out_channels == dims.in_channels))
-        )
+    def block(self, first: Node) -> DynamicBlock | None:
+        """See `Finder.block`."""
+        conv = first if self.serves(first, "conv2d") else None
+        depthwise = self.inner(first) if conv is not None else first
+        if depthwise is not None and self.serves(depthwise, "depthwise_conv2d"):
+            project = self.inner(depthwise)
+            if project is not None and self.serves(project, "conv2d") and pointwise(self.graph, project):
+                return DynamicBlock(self.normalization(conv), conv, depthwise, project, self.addition(project))
+        return None if conv is None else DynamicBlock(self.normalization(conv), conv, add=self.addition(conv))
 
     def inner(self, node: Node) -> Node | None:
         """The one layer that reads a result which stays inside the chain; its bounds must hold zero."""
         low, high = node.attrs.get("clamp") or (0.0, 0.0)
         return self.only_reader(node) if low <= 0.0 <= high else None
 
-    def only_reader(self, node: Node) -> Node | None:
-        readers = self.readers.get(node.output, [])
-        return readers[0] if len(readers) == 1 and node.output not in self.graph.outputs else None
-
-    def block(self, first: Node) -> DynamicBlock | None:
-        conv = first if self.serves(first, "conv2d") else None
-        depthwise = self.inner(first) if conv is not None else first
-        project = None
-        if depthwise is not None and self.serves(depthwise, "depthwise_conv2d"):
-            reader = self.inner(depthwise)
-            if reader is not None and self.serves(reader, "conv2d") and _pointwise(self.graph, reader):
-                project = reader
-        if project is not None:
-            return self.with_ends(DynamicBlock(None, conv, depthwise, project, None))
-        return None if conv is None else self.with_ends(DynamicBlock(None, conv, None, None, None))
-
-    def with_ends(self, block: DynamicBlock) -> DynamicBlock:
-        """The chain with its addition and, in front of a window, with the layer that makes floats of the picture."""
-        block = replace(block, add=self.addition(block.last_product))
-        maker = self.written.get(block.input)
-        if block.conv is None or _pointwise(self.graph, block.conv):
-            return block
-        if maker is None or maker.op != "normalize" or mode(self.graph, maker) != "float":
-            return block
-        scales = maker.attrs["scale"]
-        return replace(block, normalize=maker) if self.only_reader(maker) is block.conv and min(scales) >= 0 else block
-
-    def addition(self, last: Node) -> Node | None:
-        """The sum of this result and a map that is complete before."""
-        reader = self.only_reader(last)
-        if reader is None or reader.op != "add" or mode(self.graph, reader) != "float":
-            return None
-        others = [name for name in reader.inputs if name != last.output]
-        if len(others) != 1 or others[0] in self.graph.constants:
-            return None
-        before = others[0] in self.place and self.place[others[0]] < self.place[last.output]
-        return reader if before else None
-
-
-def _pointwise(graph: Graph, node: Node) -> bool:
-    dims = dims_of(graph, node)
-    return (dims.kernel, dims.stride, dims.padding) == POINTWISE
+    def normalization(self, conv: Node | None) -> Node | None:
+        """See `Finder.normalization`; a larger byte must not become a smaller number."""
+        maker = super().normalization(conv)
+        return maker if maker is not None and min(maker.attrs["scale"]) >= 0 else None
 
 
 # *** memory *****

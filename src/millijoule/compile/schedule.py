@@ -10,15 +10,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from millijoule.compile.finder import Block, find_blocks
 from millijoule.compile.options import DEFAULTS, PlanOptions
 from millijoule.compile.plan import Lifetime, Overlap, live_bytes
 from millijoule.compile.rows import (
-    Block,
     RowMemory,
     can_feed,
     cascade_of,
     chains,
-    find_blocks,
     overlap_distance,
     slack_bytes,
 )

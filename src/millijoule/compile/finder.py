@@ -1,0 +1,201 @@
+"""Which layers run as one, row by row: chains of convolutions as long as the row engine can do them.
+
+Shapes alone decide here; whether the arithmetic of a layer permits it is decided from its weights in `legal`, and for
+dynamic layers in `rows_dynamic`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from millijoule.graph import Graph, Node, mode
+from millijoule.kernels import dims_of
+
+__all__ = ["POINTWISE", "Block", "Finder", "find_blocks", "geometry_allows", "pointwise"]
+
+POINTWISE = ((1, 1), (1, 1), (0, 0, 0, 0))
+"""Window, stride and padding of a pointwise convolution."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A chain of layers that run as one, row by row; at least one of `conv` and `filter` is there.
+
+    Attributes:
+        normalize: turns picture bytes into int8, within the first convolution.
+        conv: a convolution.
+        filter: a depthwise convolution of its result.
+        project: a pointwise convolution of that one's result.
+        add: the sum of the result and another map.
+    """
+
+    normalize: Node | None = None
+    conv: Node | None = None
+    filter: Node | None = None
+    project: Node | None = None
+    add: Node | None = None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The layers in order."""
+        return tuple(n for n in (self.normalize, self.conv, self.filter, self.project, self.add) if n is not None)
+
+    @property
+    def input(self) -> str:
+        """The map that is read row by row."""
+        return self.nodes[0].inputs[0]
+
+    @property
+    def output(self) -> str:
+        """The result."""
+        return self.nodes[-1].output
+
+    @property
+    def last_product(self) -> Node:
+        """The layer in front of the addition."""
+        return self.nodes[-2] if self.add is not None else self.nodes[-1]
+
+    @property
+    def residual(self) -> str | None:
+        """The map that is added."""
+        if self.add is None:
+            return None
+        first, second = self.add.inputs
+        return second if first == self.last_product.output else first
+
+
+AnyBlock = TypeVar("AnyBlock", bound=Block)
+
+
+class Finder(ABC, Generic[AnyBlock]):
+    """Finds the chains of a graph; what a chain may be is said by `block`.
+
+    Args:
+        graph: a verified graph.
+        able: results of the convolutions that the row kernels may compute.
+        convolutions: arithmetic of the convolutions (see `millijoule.graph.mode`).
+        others: arithmetic of what stands before and behind them.
+    """
+
+    def __init__(self, graph: Graph, able: Collection[str], convolutions: str, others: str) -> None:
+        self.graph, self.able = graph, frozenset(able)
+        self.convolutions, self.others = convolutions, others
+        self.readers = graph.consumers()
+        self.written = graph.producers()
+        self.place = {node.output: index for index, node in enumerate(graph.nodes)}
+
+    @abstractmethod
+    def block(self, first: Node) -> AnyBlock | None:
+        """The longest chain that begins with this convolution (or with the layer in front of it), None if there is
+        none.
+        """
+
+    def blocks(self) -> tuple[AnyBlock, ...]:
+        """The chains in the order of their first convolutions; no layer is in two of them."""
+        found: list[AnyBlock] = []
+        taken: set[str] = set()
+        for node in self.graph.nodes:
+            block = self.block(node) if node.output not in taken else None
+            if block is not None:
+                found.append(block)
+                taken.update(item.output for item in block.nodes)
+        return tuple(found)
+
+    def serves(self, node: Node | None, op: str) -> bool:
+        """Whether the engine can do this layer, a `conv2d` or a `depthwise_conv2d`."""
+        if node is None or node.op != op or node.output not in self.able:
+            return False
+        return geometry_allows(self.graph, node, self.convolutions)
+
+    def only_reader(self, node: Node) -> Node | None:
+        """The one layer that reads the result of `node`, if nothing else does."""
+        readers = self.readers.get(node.output, [])
+        return readers[0] if len(readers) == 1 and node.output not in self.graph.outputs else None
+
+    def normalization(self, conv: Node | None) -> Node | None:
+        """The layer in front of a convolution with a window that turns picture bytes into numbers for it alone."""
+        maker = None if conv is None or pointwise(self.graph, conv) else self.written.get(conv.inputs[0])
+        if maker is None or maker.op != "normalize" or mode(self.graph, maker) != self.others:
+            return None
+        return maker if self.only_reader(maker) is conv else None
+
+    def addition(self, last: Node) -> Node | None:
+        """The sum of this result and a map that is complete before."""
+        reader = self.only_reader(last)
+        if reader is None or reader.op != "add" or mode(self.graph, reader) != self.others:
+            return None
+        others = [name for name in reader.inputs if name != last.output]
+        if len(others) != 1 or others[0] in self.graph.constants:
+            return None
+        return reader if self.complete(others[0], last) else None
+
+    def complete(self, name: str, last: Node) -> bool:
+        """Whether a map is written before the result of `last`."""
+        return name in self.place and self.place[name] < self.place[last.output]
+
+
+def find_blocks(graph: Graph, able: Collection[str]) -> tuple[Block, ...]:
+    """The chains of a graph with integer arithmetic, each as long as it can be.
+
+    Args:
+        graph: a verified graph.
+        able: results of the convolutions that the row kernels may compute (`legal.row_layers`).
+    """
+    return _IntegerFinder(graph, able, "integer", "integer").blocks()
+
+
+class _IntegerFinder(Finder[Block]):
+    """Finds `[normalize] [conv2d] [depthwise_conv2d] [pointwise] [add]`, each part present or not."""
+
+    def block(self, first: Node) -> Block | None:
+        """See `Finder.block`."""
+        conv = first if self.serves(first, "conv2d") else None
+        depthwise = first if conv is None else self.only_reader(conv)
+        if depthwise is None or not self.serves(depthwise, "depthwise_conv2d"):
+            depthwise = None
+        last = depthwise or conv
+        if last is None:
+            return None
+        project = None if depthwise is None else self.only_reader(depthwise)
+        if project is None or not self.serves(project, "conv2d") or not pointwise(self.graph, project):
+            project = None
+        return Block(self.normalization(conv), conv, depthwise, project, self.addition(project or last))
+
+    def complete(self, name: str, last: Node) -> bool:
+        """See `Finder.complete`; the graph's input is complete from the start."""
+        return name in self.graph.inputs or super().complete(name, last)
+
+
+def pointwise(graph: Graph, node: Node) -> bool:
+    """Whether a layer is a convolution that looks at one pixel at a time."""
+    if node.op != "conv2d":
+        return False
+    dims = dims_of(graph, node)
+    return (dims.kernel, dims.stride, dims.padding) == POINTWISE
+
+
+def geometry_allows(graph: Graph, node: Node, arithmetic: str = "integer") -> bool:
+    """Whether the row engine can do a layer of these sizes.
+
+    Args:
+        graph: the network.
+        node: a layer; others than convolutions of this arithmetic are none.
+        arithmetic: "integer" or "dynamic" (see `millijoule.graph.mode`).
+    """
+    if node.op not in ("conv2d", "depthwise_conv2d") or mode(graph, node) != arithmetic:
+        return False
+    dims = dims_of(graph, node)
+    kernel_height, kernel_width = dims.kernel
+    sizes = (dims.in_height, dims.in_width, dims.in_channels, dims.out_height, dims.out_width, dims.out_channels)
+    return (
+        dims.dilation == (1, 1)
+        and max(sizes) < 1 << 16
+        and max(*dims.kernel, *dims.stride) < 1 << 8
+        and dims.padding[0] < kernel_height
+        and dims.padding[2] < kernel_width
+        and (node.op == "conv2d" or dims.stride[1] <= 2)
+        and (node.op == "conv2d" or dims.out_channels == dims.in_channels)
+    )
