@@ -317,13 +317,17 @@ def random_network(
     return maker.finish(rounding, probabilities)
 
 
-def any_network(seed: int, *, largest: int = 23, layers: int = 6) -> Graph:
+def any_network(
+    seed: int, *, largest: int = 23, layers: int = 6, rounding: str | None = None, first: Sequence[str] = ()
+) -> Graph:
     """An integer network of which everything is drawn: size, depth, layers, numbers and rounding rule.
 
     Args:
         seed: the same seed gives the same network.
         largest: of the picture's height and width.
         layers: at most so many layers and blocks in front of the classifier.
+        rounding: the rounding rule instead of a drawn one.
+        first: layers and blocks in front of the drawn ones.
     """
     rng = np.random.default_rng([seed, 4])
     names = [
@@ -334,10 +338,19 @@ def any_network(seed: int, *, largest: int = 23, layers: int = 6) -> Graph:
         int(rng.integers(1, largest + 1)),
         int(rng.choice([1, 1, 2, 3, 3, 3, 4, 5])),
     )
-    rounding = str(rng.choice(ROUNDINGS))
+    drawn = str(rng.choice(ROUNDINGS))
     if largest > 20 and rng.random() < 0.1:  # rows that are made in several parts
         size = (size[0] % 5 + 1, size[1] * 9, size[2])
-    return random_network(names, seed, size=size, rounding=rounding, probabilities=bool(rng.random() < 0.3))
+    probabilities = bool(rng.random() < 0.3)
+    return random_network([*first, *names], seed, size=size, rounding=rounding or drawn, probabilities=probabilities)
+
+
+def any_dynamic(seed: int) -> Graph:
+    """A network with dynamic quantisation of which everything is drawn."""
+    rng = np.random.default_rng([seed, 7])
+    names = [str(rng.choice(BLOCKS if rng.random() < 0.75 else LAYERS)) for _ in range(int(rng.integers(1, 6)))]
+    size = (int(rng.integers(1, 24)), int(rng.integers(1, 24)), int(rng.choice([1, 2, 3, 3, 3, 4, 5])))
+    return random_network(names, seed, "dynamic", size=size)
 
 
 def random_pictures(graph: Graph, count: int, seed: int = 0) -> np.ndarray:

@@ -12,18 +12,10 @@ from millijoule.compile import Program, compile_graph
 from millijoule.deploy import compile_model
 from millijoule.execute import run
 from millijoule.graph import Graph, simplify
-from networks import BLOCKS, LAYERS, random_network, random_pictures
+from networks import any_dynamic, random_network, random_pictures
 
 BOARDS = ("stm32l4r9i", "stm32h7b3i")
 CHAINS = ["strided", "inverted", "skip", "separable", "pointwise"]
-
-
-def any_dynamic(seed: int) -> Graph:
-    """A dynamic network of which everything is drawn."""
-    rng = np.random.default_rng([seed, 7])
-    names = [str(rng.choice(BLOCKS if rng.random() < 0.75 else LAYERS)) for _ in range(int(rng.integers(1, 6)))]
-    size = (int(rng.integers(1, 24)), int(rng.integers(1, 24)), int(rng.choice([1, 2, 3, 3, 3, 4, 5])))
-    return random_network(names, seed, "dynamic", size=size)
 
 
 def chains(program: Program) -> int:
@@ -75,17 +67,6 @@ def test_wide_maps_are_not_stored() -> None:
     everything = sum(graph.tensor(node.output).bytes for node in graph.nodes)
     assert chains(program) >= 2 and stored < everything
     assert not any("expand" in buffer.name for buffer in program.plan.buffers)
-
-
-@pytest.mark.parametrize("board", BOARDS)
-@pytest.mark.parametrize("seed", [2, 4, 8, 10])
-def test_emulated_boards_give_the_same_bits(seed: int, board: str) -> None:
-    pytest.importorskip("unicorn")
-    pytest.importorskip("ziglang")
-    graph = any_dynamic(seed)
-    pictures = random_pictures(graph, 1, seed)
-    expected = build_host(compile_graph(graph, self_test=False)).run(pictures)["logits"]
-    np.testing.assert_array_equal(compile_model(graph, board).run(pictures)["logits"], expected)
 
 
 def mobilenet(alpha: float, resolution: int) -> Graph:

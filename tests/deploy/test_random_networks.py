@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from millijoule.build import build_board
-from millijoule.compile import Program, compile_graph
+import millijoule
+from drawn import KNOBS, Draw, any_row_options
+from millijoule.build import build_board, build_host
+from millijoule.compile import OBJECTIVES, Program, RowOptions, compile_graph
 from millijoule.emulate import EmulatedFirmware
 from millijoule.emulate.access import AccessCheck
 from millijoule.execute import run
 from millijoule.graph import ROUNDINGS
-from networks import any_network, random_pictures
+from networks import any_dynamic, any_network, random_pictures
 
 pytest.importorskip("unicorn")
 pytest.importorskip("ziglang")
 
 BOARDS = ("stm32l4r9i", "stm32h7b3i")
-FEW, MANY = 30, 300
+FEW = 30
+CAMPAIGN = range(1000, 1300)
+FEW_DYNAMIC, MANY_DYNAMIC = (2, 4, 8, 10), 60
+RESUME = "MILLIJOULE_RESUME"
+"""With this variable a campaign goes on: networks that passed with the same files are skipped."""
 
 
 class OneCycle:
@@ -41,9 +53,24 @@ class OneCycle:
         return sum(map(len, blocks))
 
 
+BY_ROWS = """
+#include "mj_model.h"
+#define KEPT __attribute__((used, retain, noinline))
+void rows_begin(void);
+void rows_push(const uint8_t *row);
+int rows_finish(mj_result *result);
+KEPT void rows_begin(void) { mj_begin(); }
+KEPT void rows_push(const uint8_t *row) { mj_push_row(row); }
+KEPT int rows_finish(mj_result *result) { return mj_finish(result); }
+"""
+"""Keeps what the firmware itself would only contain inlined."""
+
+
 def built(program: Program) -> EmulatedFirmware:
-    board = program.target
-    return EmulatedFirmware(build_board(program.files, board), board, program, model=OneCycle())
+    board, files = program.target, dict(program.files)
+    if program.options.stream:
+        files["by_rows.c"] = BY_ROWS
+    return EmulatedFirmware(build_board(files, board), board, program, model=OneCycle())
 
 
 def booted(program: Program) -> EmulatedFirmware:
@@ -83,23 +110,68 @@ def painted(firmware: EmulatedFirmware, seed: int) -> list[tuple[int, bytes]]:
     return noise
 
 
+def unharmed(firmware: EmulatedFirmware, noise: list[tuple[int, bytes]], what: str) -> None:
+    """Nothing was written outside the arenas, and the stack was large enough."""
+    for address, content in noise:
+        assert firmware.machine.read(address, len(content)) == content, f"{what} wrote behind {address:#x}"
+    assert firmware.peak_stack_bytes() < firmware.image.stack_bytes // 2
+
+
+def by_rows(firmware: EmulatedFirmware, picture: np.ndarray) -> np.ndarray:
+    """The logits of a picture whose rows are pushed one after the other, each gone when the next one comes."""
+    machine, frame = firmware.machine, firmware.image.symbol("mj_frame")
+    machine.call("rows_begin")
+    for row in picture:
+        machine.write(frame.address, row.tobytes())
+        machine.call("rows_push", frame.address)
+        assert machine.read(frame.address, row.size) == row.tobytes()
+        machine.write(frame.address, b"\xee" * row.size)
+    result = firmware.image.symbol("mj_last").address
+    assert machine.call("rows_finish", result) == 0
+    return np.frombuffer(machine.read(machine.read_word(result), firmware.info.classes), np.int8)
+
+
 def check(seed: int, board: str, *, largest: int, layers: int) -> None:
-    graph = any_network(seed, largest=largest, layers=layers)
-    program = compile_graph(graph, board, kernels="plain" if seed % 10 == 9 else "dsp", self_test=seed % 4 == 0)
-    firmware = booted(program)
+    draw, what = Draw(seed, largest, layers), f"network {seed}"
+    graph, compiled = draw.graph, draw.compiled(board)
+    assert not compiled.budget or compiled.program.arena_bytes <= compiled.budget
+    firmware = booted(compiled.program)
     noise = painted(firmware, seed)
     pictures = random_pictures(graph, 2, seed)
     ours, expected = firmware.run(pictures), run(graph, pictures)
     for name, tensor in zip(("logits", "probabilities"), graph.outputs, strict=False):
-        np.testing.assert_array_equal(ours[name], expected[tensor], err_msg=f"network {seed}: {name}")
-    for address, content in noise:
-        assert firmware.machine.read(address, len(content)) == content, f"network {seed} wrote behind {address:#x}"
-    assert firmware.peak_stack_bytes() < firmware.image.stack_bytes // 2
+        np.testing.assert_array_equal(ours[name], expected[tensor], err_msg=f"{what}: {name}")
+    unharmed(firmware, noise, what)
+    if compiled.stream:
+        np.testing.assert_array_equal(by_rows(firmware, pictures[0]), expected[graph.outputs[0]][0].ravel())
+        unharmed(firmware, noise, f"{what} by rows")
+
+
+def check_dynamic(seed: int, board: str) -> None:
+    """The bits of the plain C on this computer; the executor adds floats of pools and means in another order."""
+    graph, what = any_dynamic(seed), f"dynamic network {seed}"
+    objective, kernels = OBJECTIVES[seed % 3], "plain" if seed % 5 == 3 else "dsp"
+    program = compile_graph(graph, board, kernels=kernels, objective=objective, self_test=seed % 4 == 0)
+    firmware = booted(program)
+    noise = painted(firmware, seed)
+    pictures = random_pictures(graph, 2, seed)
+    pictures[1] = seed % 256  # a picture without any range
+    ours, expected = firmware.run(pictures)["logits"], run(graph, pictures)[graph.outputs[0]]
+    host = build_host(compile_graph(graph, kernels="plain", self_test=False)).run(pictures)["logits"]
+    np.testing.assert_array_equal(ours, host, err_msg=what)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * max(1e-3, float(np.abs(expected).max())))
+    unharmed(firmware, noise, what)
 
 
 @pytest.mark.parametrize("seed", range(FEW))
 def test_a_small_random_network_on_a_board(seed: int) -> None:
     check(seed, BOARDS[seed % 2], largest=9, layers=3)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("seed", FEW_DYNAMIC)
+def test_a_random_dynamic_network_on_the_boards(seed: int, board: str) -> None:
+    check_dynamic(seed, board)
 
 
 @pytest.mark.slow
@@ -122,15 +194,103 @@ def test_what_is_read_was_written_or_lies_in_the_arena(seed: int, kernels: str, 
     assert watch.lost == 0
 
 
+class Journal:
+    """Which networks passed with the same files: what a campaign that goes on need not do again."""
+
+    def __init__(self, folder: Path) -> None:
+        digest = hashlib.sha256()
+        ours = Path(millijoule.__file__).parent
+        for path in sorted([*ours.rglob("*"), *Path(__file__).parents[1].glob("*.py"), Path(__file__)]):
+            if path.is_file() and path.suffix != ".pyc":
+                digest.update(str(path).encode() + path.read_bytes())
+        digest.update(str([version(name) for name in ("numpy", "unicorn", "ziglang")]).encode())
+        self.path = folder / f"{digest.hexdigest()[:16]}.txt"
+
+    def skip_known(self, name: str) -> None:
+        if os.environ.get(RESUME) and self.path.exists() and name in self.path.read_text().splitlines():
+            pytest.skip("it passed before, with the same files")
+
+    def note(self, name: str) -> None:
+        with self.path.open("a") as file:  # one short line at a time: processes do not disturb each other
+            file.write(f"{name}\n")
+
+
+@pytest.fixture(scope="module")
+def journal(request: pytest.FixtureRequest) -> Journal:
+    return Journal(request.config.cache.mkdir("random_networks"))  # type: ignore[union-attr]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("board", BOARDS)
-@pytest.mark.parametrize("seed", range(1000, 1000 + MANY))
-def test_a_random_network_on_the_boards(seed: int, board: str) -> None:
+@pytest.mark.parametrize("seed", CAMPAIGN)
+def test_a_random_network_on_the_boards(seed: int, board: str, journal: Journal) -> None:
+    journal.skip_known(f"{seed} {board}")
     check(seed, board, largest=23, layers=6)
+    journal.note(f"{seed} {board}")
 
 
-def test_the_networks_of_the_default_run_know_every_rounding_rule() -> None:
-    assert {any_network(seed, largest=9, layers=3).rounding for seed in range(FEW)} == set(ROUNDINGS)
+@pytest.mark.slow
+@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("seed", range(2000, 2000 + MANY_DYNAMIC))
+def test_more_random_dynamic_networks_on_the_boards(seed: int, board: str, journal: Journal) -> None:
+    journal.skip_known(f"dynamic {seed} {board}")
+    check_dynamic(seed, board)
+    journal.note(f"dynamic {seed} {board}")
+
+
+def test_known_networks_are_skipped_only_where_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path)
+    journal.note("7 stm32l4r9i")
+    monkeypatch.delenv(RESUME, raising=False)
+    journal.skip_known("7 stm32l4r9i")
+    monkeypatch.setenv(RESUME, "1")
+    journal.skip_known("8 stm32l4r9i")
+    with pytest.raises(pytest.skip.Exception):
+        Journal(tmp_path).skip_known("7 stm32l4r9i")
+
+
+def test_every_option_of_a_block_is_drawn() -> None:
+    assert set(KNOBS) == {field.name for field in fields(RowOptions)}
+    rng = np.random.default_rng(1)
+    drawn = [any_row_options(rng).as_dict() for _ in range(300)]
+    assert all({options[name] for options in drawn} >= set(values) for name, values in KNOBS.items())
+
+
+@pytest.mark.parametrize("seeds", [range(FEW), CAMPAIGN], ids=["default", "campaign"])
+def test_the_networks_have_every_rounding_rule_with_every_objective(seeds: range) -> None:
+    draws = [Draw(seed, 9, 3) for seed in seeds]
+    boards = [BOARDS[seed % 2] for seed in seeds]
+    every = set(itertools.product(BOARDS, ROUNDINGS, OBJECTIVES))
+    assert {(board, draw.rounding, draw.objective) for board, draw in zip(boards, draws, strict=True)} == every
+    assert {draw.rounding for draw in draws} == {draw.graph.rounding for draw in draws}
+    share = len(draws) / FEW
+    for least, having in (
+        (12, [draw.share is not None for draw in draws]),
+        (4, [draw.share == 0 for draw in draws]),
+        (9, [draw.stream for draw in draws]),
+        (7, [draw.has_row_options for draw in draws]),
+        (2, [draw.kernels == "plain" for draw in draws]),
+        (4, [draw.stream and draw.share is not None for draw in draws]),
+    ):
+        assert sum(having) >= least * share
+
+
+def effective(seeds: Iterable[int], largest: int, layers: int) -> tuple[int, int]:
+    """Networks whose budget is below the fastest plan's arena, and networks whose picture comes by rows."""
+    draws = [Draw(seed, largest, layers) for seed in seeds]
+    made = [draw.compiled(BOARDS[draw.seed % 2]) for draw in draws if draw.stream or draw.share is not None]
+    return sum(compiled.tight for compiled in made), sum(compiled.stream for compiled in made)
+
+
+def test_budgets_and_streams_of_the_default_run_are_real() -> None:
+    tight, streamed = effective(range(FEW), 9, 3)
+    assert tight >= 5 and streamed >= 5
+
+
+@pytest.mark.slow
+def test_budgets_and_streams_of_the_campaign_are_real() -> None:
+    tight, streamed = effective(CAMPAIGN, 23, 6)
+    assert tight >= 75 and streamed >= 60
 
 
 @pytest.mark.parametrize("board", BOARDS)
