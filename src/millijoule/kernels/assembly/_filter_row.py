@@ -17,35 +17,11 @@ still under way.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from millijoule.kernels.assembly.writer import Writer
+from millijoule.kernels.assembly._filter import PLANES, REGISTERS, Filter
 
-__all__ = ["ON_STACK", "PAIR_BYTES", "Row", "Step", "Sums"]
-
-# byte offsets in mj_filter_row
-PLANES, FILTERS, GROUPS, PIXELS, CHANNELS, PLANE, GROUP, TOP = range(0, 32, 4)
-FILTER_BYTES, LOW = 48, 52
-
-# x, y, z: data; a .. d: sums. Taps in ascending order of slots. With stride 2 there are three sums, d is z.
-_REGISTERS = {
-    "source": "r0", "x": "r1", "y": "r2", "out": "r3",
-    "w01_0": "r4", "w12_0": "r5", "w01_1": "r6", "w12_1": "r7", "w01_2": "r8", "w12_2": "r9",
-    "a": "r10", "b": "r11", "c": "r12", "d": "lr", "z": "lr",
-}  # fmt: skip
-
-# Numbers for which there is no core register wait in the floating-point unit: a move costs one cycle, a load two.
-_CONSTANTS = {
-    # of the channel, in the order of mj_filter
-    "bias": "s0", "multiplier": "s1", "addend": "s2", "shift": "s3",
-    "end": "s4",  # `source` after the last turn of the loop (Cortex-M7: before it)
-    # of the call
-    "group": "s5", "span": "s6", "filters": "s7", "filter_rest": "s8", "filters_end": "s9",
-    "row_0": "s10", "row_1": "s11", "row_2": "s12",  # where the taps of each slot lie
-    "out_back": "s13", "source_on": "s14", "tail": "s15",
-}  # fmt: skip
+__all__ = ["PAIR_BYTES", "Row", "Step", "Sums"]
 
 
 @dataclass(frozen=True)
@@ -112,101 +88,31 @@ for _phase in (0, 1):
     )
 
 PAIR_BYTES = 12  # bytes of one column pair: three slots
-# bytes of stack: the bounds; Cortex-M7: further constants that are used in the loop
-_FRAME = 40
-ON_STACK = {name: f"[sp, #{8 + 4 * number}]" for number, name in enumerate([*list(_CONSTANTS)[:6], "pairs"])}
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
 # Stride 2, by phase: the product with the single tap of each slot. Two of these taps share a word (`Row.taps`), so that
 # a register is left for the bias.
 _SINGLE = {
     0: ("smlabb {0}, {1}, w12_0, {2}", "smlabt {0}, {1}, w12_0, {2}", "smlabt {0}, {1}, w12_2, {2}"),
     1: ("smlatb {0}, {1}, w01_0, {2}", "smlatt {0}, {1}, w01_0, {2}", "smlatb {0}, {1}, w01_2, {2}"),
 }
-_KEPT_BIAS = {0: _REGISTERS["w12_1"], 1: _REGISTERS["w01_1"]}
+_KEPT_BIAS = {0: REGISTERS["w12_1"], 1: REGISTERS["w01_1"]}
 
 
-class Row:
-    """Writes one function, for the Cortex-M4."""
+class Row(Filter):
+    """A window of 3 x 3, in registers."""
 
-    frame = _FRAME
+    frame = 40
 
-    def __init__(self, stride: int, phase: int, rounding: str, symbol: str = "") -> None:
-        self.stride, self.phase, self.rounding = stride, phase, rounding
+    def __init__(self, stride: int, phase: int, rounding: str) -> None:
+        super().__init__((3, 3), stride, phase, rounding)
         self.schedule = _SCHEDULES[stride, phase]
-        symbol = symbol or f"mj_filter_row_3x3_s{stride}_p{phase}"
-        self.turn = 2 * PAIR_BYTES * stride  # bytes of one turn of the loop
-        self.names = {**_REGISTERS, **_CONSTANTS, "kept_bias": _KEPT_BIAS[phase]}
-        self.writer = Writer(symbol, {})
-        self.lines: list[str] = []
-
-    def text(self) -> str:
-        narrow = self.writer.label("narrow")
-        self.before_call()
-        self.emit("""
-            ldrd x, y, [sp]
-            mvn w01_0, #0x7f
-            pkhbt w01_0, w01_0, w01_0, lsl #16
-            mov w01_1, #0x007f007f
-            cmp x, w01_0
-            it eq
-            cmpeq y, w01_1
-        """)
-        self.put(f"bne.w {narrow}")
-        self.channels_full()
-        self.put(narrow=narrow)
-        self.channels(full=False)
-        return self.writer.text()
-
-    def emit(self, *instructions: str) -> None:
-        """Adds instructions, one a line."""
-        for text in instructions:
-            for line in filter(None, map(str.strip, text.splitlines())):
-                mnemonic, _, operands = line.partition(" ")
-                operands = _NAME.sub(lambda name: self.names.get(name[0], name[0]), operands)
-                self.lines.append(f"{mnemonic} {operands}")
-
-    def put(self, branch: str = "", /, **labels: str) -> None:
-        """Puts down what was added, then a branch and labels; nothing moves across."""
-        for line in self.ordered(self.lines):
-            self.writer.emit(line)
-        self.lines = []
-        if branch:
-            self.writer.emit(branch)
-        for label in labels.values():
-            self.writer.place(label)
-
-    def ordered(self, lines: list[str]) -> Iterable[str]:
-        return lines
-
-    def constant(self, register: str, name: str) -> None:
-        """Fetches a constant."""
-        self.emit(f"vmov {register}, {name}")
+        self.turn = 2 * PAIR_BYTES * stride
+        self.writer.name(kept_bias=_KEPT_BIAS[phase])
 
     def before_call(self) -> None:
-        """Everything that one call needs only once."""
         schedule = self.schedule
         first = sum(len(step.pairs) for step in schedule.start) * PAIR_BYTES
-        self.emit(f"""
-            push {{r4-r11, lr}}
-            ldrd x, y, [source, #{LOW}]
-            sub sp, sp, #{_FRAME}
-            strd x, y, [sp]
-            ldr w01_0, [source, #{GROUP}]
-            ldr w12_0, [source, #{PLANE}]
-            ldr w01_1, [source, #{FILTERS}]
-            ldr w12_1, [source, #{FILTER_BYTES}]
-            ldr w01_2, [source, #{CHANNELS}]
-            ldr w12_2, [source, #{TOP}]
-            ldr x, [source, #{PIXELS}]
-            ldr out, [source, #{GROUPS}]
-            vmov group, w01_0
-            vmov filters, w01_1
-            mla a, w12_1, w01_2, w01_1
-            vmov filters_end, a
-            sub w12_1, w12_1, #16
-            vmov filter_rest, w12_1
+        self.enter(0, planes=False)
+        self.emit("""
             rsbs a, w12_2, #0
             it mi
             addmi a, a, #3
@@ -236,33 +142,12 @@ class Row:
             add source, source, #{first - schedule.loop[1].offset}
             mov a, #{self.turn}
             mul b, y, a
-            vmov span, b
-            sub b, w12_0, b
-            vmov source_on, b
-            sub y, y, #1
-            mul a, y, w01_0
-            rsb a, a, #2
-            vmov out_back, a
         """)
-
-    def channels_full(self) -> None:
-        self.channels(full=True)
+        self.spans("y", less="sub y, y, #1")
 
     def channels(self, full: bool) -> None:
-        """The loop over channels; full: the bounds are those of int8."""
         label, schedule = self.writer.label, self.schedule
-        channel, turn, enter, last = label("channel"), label("turn"), label("enter"), label("last")
-        self.before_first_channel()
-        self.put(channel=channel)
-        self.emit("""
-            vldmia x!, {s0-s3}
-            lsls y, out, #30
-            it mi
-            addmi out, out, #12
-            vmov a, out_back
-            add out, out, a
-        """)
-        self.double_addend()
+        channel, turn, enter, last = self.next_channel(), label("turn"), label("enter"), label("last")
         self.begin_channel()
         self.emit(f"tst b, #{self.turn & -self.turn}", "add b, source, b", "vmov end, b")
         for step in schedule.start:
@@ -286,34 +171,19 @@ class Row:
         self.put(f"bne {turn}")
         self.end_channel(channel, full)
 
-    def before_first_channel(self) -> None:
-        """Goes back by what `begin_channel` goes forward."""
-        self.emit("""
-            vmov x, source_on
-            sub source, source, x
-            vmov x, out_back
-            add x, x, #12
-            sub out, out, x
-            vmov x, filters
-        """)
-
     def begin_channel(self) -> None:
         """x: behind the head of the filter; leaves in b how far `source` goes in the loop."""
         self.taps()
-        self.emit("""
-            vmov a, source_on
-            add source, source, a
-            vmov b, span
-        """)
+        self.next_plane()
 
     def end_channel(self, channel: str, full: bool) -> None:
+        """The tail, if it is needed, and the next channel or the end."""
         tail, skip = self.writer.label("tail"), self.writer.label("skip")
         self.emit("vmov x, tail")
-        self.put(f"cbnz {self.names['x']}, {tail}", skip=skip)
-        self.emit("vmov x, filters", "vmov y, filters_end", "cmp x, y")
-        self.put(f"bne {channel}")
-        self.emit(f"add sp, sp, #{_FRAME}")
-        self.put("pop {r4-r11, pc}", tail=tail)
+        self.put(f"cbnz x, {tail}", skip=skip)
+        self.unless_done(channel)
+        self.leave()
+        self.put(tail=tail)
         self.step(self.schedule.tail, full)
         self.put(f"b {skip}")
 
@@ -333,10 +203,8 @@ class Row:
             ldr w12_1, [y, b]
             ldr w01_2, [x, c]
             ldr w12_2, [y, c]
-            vmov a, filter_rest
-            add x, x, a
-            vmov filters, x
         """)
+        self.behind_filter()
         if self.stride == 2:
             self.emit("pkhbt w01_0, w01_0, w01_1, lsl #16" if self.phase else "pkhtb w12_0, w12_1, w12_0, asr #16")
             self.constant("kept_bias", "bias")
@@ -351,12 +219,7 @@ class Row:
                 self._pair_of_stride_2(offset, done[0], new[0], write_back)
         sums = [name for name, _ in step.stores if name != "next"]
         if sums:
-            self.constant("x", "multiplier")
-            self.constant("y", "addend")
-            self.scale(sums, "x", "y")
-            if self.rounding != "mulhi":
-                self.constant("x", "shift")
-                self.shift(sums, "x")
+            self.requantize(sums, "x")
             if not full:
                 self.saturate(sums, full)
             for item in step.stores:  # an address needs its register a cycle early
@@ -408,50 +271,3 @@ class Row:
         if done:
             multiply = f"smlad {{0}}, {{1}}, w12_{slot}, {{2}}" if self.phase else _SINGLE[0][slot]
             self.emit(multiply.format(done, data, done))
-
-    def scale(self, sums: Iterable[str], multiplier: str, addend: str) -> None:
-        """Sums times the multiplier, plus the addend.
-
-        Rule double: halves go away from zero, so that negative numbers get one less. The sign is the sum's; the first
-        rounding can only have made a negative one zero, and there it stays.
-        """
-        multiply = "smmla" if self.rounding == "single" else "smmlar"
-        for number, name in enumerate(sums):
-            if self.rounding == "double":
-                if number:
-                    self.constant(addend, "addend")
-                self.emit(f"add {addend}, {addend}, {name}, asr #31", f"lsl {name}, {name}, #1")
-            self.emit(f"{multiply} {name}, {name}, {multiplier}, {addend}")
-
-    def double_addend(self) -> None:
-        """Rule double: addend and shift of a channel become half a unit and the zero point: as with rule single."""
-        if self.rounding == "double":
-            self.emit("""
-                vmov a, addend
-                vmov b, shift
-                lsl a, a, #1
-                add a, a, #1
-                sub b, b, #1
-                lsl a, a, b
-                vmov addend, a
-            """)
-
-    def shift(self, sums: Iterable[str], shift: str) -> None:
-        self.emit(*(f"asr {name}, {name}, {shift}" for name in sums))
-
-    def saturate(self, sums: Iterable[str], full: bool) -> None:
-        if full:
-            self.emit(*(f"ssat {name}, #8, {name}" for name in sums))
-            return
-        for place, order in (("[sp]", "{0}, x"), ("[sp, #4]", "x, {0}")):
-            self.emit(f"ldr x, {place}")
-            for name in sums:
-                self.emit(f"ssub16 y, {order.format(name)}", f"sel {name}, {name}, x")
-
-    def store(self, stores: Iterable[tuple[str, int]], free: str) -> None:
-        for name, offset in stores:
-            if name == "next":
-                self.constant(free, "group")
-                self.emit(f"add out, out, {free}")
-            else:
-                self.emit(f"strh {name}, [out, #{offset}]")

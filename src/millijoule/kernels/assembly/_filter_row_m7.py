@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from millijoule.kernels.assembly._filter_row import ON_STACK, PAIR_BYTES, Row, Step
-from millijoule.kernels.assembly.schedule import scheduled
+from millijoule.kernels.assembly._filter import ON_STACK, InPairs
+from millijoule.kernels.assembly._filter_row import PAIR_BYTES, Row, Step
 
 __all__ = ["M7Row"]
 
 
-class M7Row(Row):
-    """The same for the Cortex-M7: straight blocks in the order of `scheduled`, constants from the stack.
+class M7Row(InPairs, Row):
+    """The same for the Cortex-M7, where the bounds are those of int8.
 
     A step finds its first data loaded; what it has requantised is stored while the next one multiplies. With shift
     (`single`) a data register is needed for it in the middle of a step.
     """
 
     held: tuple[tuple[str, int], ...] = ()
-    full = False
-
-    def ordered(self, lines: list[str]) -> Iterable[str]:
-        return scheduled(lines) if self.full else lines
-
-    def constant(self, register: str, name: str) -> None:
-        self.emit(f"ldr {register}, {ON_STACK[name]}" if self.full else f"vmov {register}, {name}")
 
     def channels_full(self) -> None:
         label, schedule = self.writer.label, self.schedule
@@ -43,7 +34,7 @@ class M7Row(Row):
         """)
         self.before_first_channel()
         self.put(channel=channel)
-        self.full = True
+        self.paired = True
         for number, name in enumerate(("bias", "multiplier", "addend", "shift")):
             self.emit(f"ldr {'abcd'[number]}, [x, #{4 * number}]")
             if self.rounding == "double" and name == "shift":
@@ -81,7 +72,7 @@ class M7Row(Row):
         self.put(even=even)
         self.put(f"bne.w {turn}")
         self.put(f"b {done}")
-        self.full = False
+        self.paired = False
 
     def _ahead(self, step: Step, test: tuple[str, str] | None = None) -> None:
         """A step; test: a constant, and the instruction that sets the flags by it."""

@@ -9,24 +9,9 @@ come as (w0, w1), (w1, w2), which is all that both forms need.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from millijoule.kernels.assembly._filter_row import (
-    CHANNELS,
-    FILTER_BYTES,
-    FILTERS,
-    GROUP,
-    GROUPS,
-    LOW,
-    ON_STACK,
-    PIXELS,
-    PLANE,
-    PLANES,
-    TOP,
-    Row,
-)
-from millijoule.kernels.assembly.schedule import scheduled
+from millijoule.kernels.assembly._filter import ON_STACK, Filter, InPairs
 
 __all__ = ["M7Window", "Window"]
 
@@ -44,20 +29,12 @@ class _Product:
     taps: str
 
 
-class Window(Row):
-    """Writes one function, for the Cortex-M4.
+class Window(Filter):
+    """A window of any size, its taps on the stack."""
 
-    Args:
-        size: height and width of the window, 1 to 7.
-        stride: 1 or 2.
-        phase: 0 or 1.
-        rounding: "single" or "mulhi".
-    """
-
-    def __init__(self, size: tuple[int, int], stride: int, phase: int, rounding: str) -> None:
-        self.height, self.width = size
-        name = f"mj_filter_row_{self.height}x{self.width}_s{stride}_p{phase}"
-        super().__init__(stride, phase, rounding, symbol=name)
+    def __init__(self, window: tuple[int, int], stride: int, phase: int, rounding: str) -> None:
+        super().__init__(window, stride, phase, rounding)
+        self.height, self.width = window
         self.pairs = 2 if self.width == 3 else (self.width + 1) // 2
         self.even = [f"r{4 + number}" for number in range(self.pairs)]
         odd = 0 if self.width == 3 else (self.width - 1) // 2
@@ -82,29 +59,9 @@ class Window(Row):
         return products if self.width % 2 else [*products, ("smlabt", self.pairs, self.even[-1])]
 
     def before_call(self) -> None:
-        """Everything that one call needs only once."""
         row, taps = 4 * len(self.kept), 4 * self.pairs * self.height
+        self.enter(taps, planes=True)
         self.emit(f"""
-            push {{r4-r11, lr}}
-            ldrd x, y, [source, #{LOW}]
-            sub sp, sp, #{self.frame}
-            strd x, y, [sp]
-            ldr r4, [source, #{GROUP}]
-            ldr r5, [source, #{PLANE}]
-            ldr r6, [source, #{FILTERS}]
-            ldr r7, [source, #{FILTER_BYTES}]
-            ldr r8, [source, #{CHANNELS}]
-            ldr r9, [source, #{TOP}]
-            ldr x, [source, #{PIXELS}]
-            ldr out, [source, #{GROUPS}]
-            ldr source, [source, #{PLANES}]
-            vmov group, r4
-            str r4, {ON_STACK["group"]}
-            vmov filters, r6
-            mla a, r7, r8, r6
-            vmov filters_end, a
-            sub r7, r7, #{16 + taps}
-            vmov filter_rest, r7
             add a, sp, #{_TABLE}
             mov b, #{row}
             mla a, r9, b, a
@@ -113,45 +70,21 @@ class Window(Row):
             lsr x, x, #2
             mov b, #{self.turn}
             mul b, x, b
-            vmov span, b
-            sub b, r5, b
-            vmov source_on, b
-            mul a, x, r4
-            rsb a, a, #2
-            vmov out_back, a
         """)
+        self.spans("x")
 
     def channels(self, full: bool) -> None:
-        channel, turn = self.writer.label("channel"), self.writer.label("turn")
-        self.before_first_channel()
-        self.put(channel=channel)
-        self.emit("""
-            vldmia x!, {s0-s3}
-            lsls y, out, #30
-            it mi
-            addmi out, out, #12
-            vmov a, out_back
-            add out, out, a
-        """)
-        self.double_addend()
+        channel, turn = self.next_channel(), self.writer.label("turn")
         self._table()
-        self.emit("""
-            vmov a, filter_rest
-            add x, x, a
-            vmov filters, x
-            vmov a, source_on
-            add source, source, a
-            vmov b, span
-            add b, source, b
-        """)
+        self.behind_filter()
+        self.next_plane()
+        self.emit("add b, source, b")
         self.constants_of_channel()
         self.put(turn=turn)
         self._outputs(full)
         self.put(f"bne {turn}")
-        self.emit("vmov x, filters", "vmov y, filters_end", "cmp x, y")
-        self.put(f"bne {channel}")
-        self.emit(f"add sp, sp, #{self.frame}")
-        self.put("pop {r4-r11, pc}")
+        self.unless_done(channel)
+        self.leave()
 
     def constants_of_channel(self) -> None:
         """b: `source` at the end of the row."""
@@ -228,12 +161,7 @@ class Window(Row):
                 if uses[word] == 0:
                     free.append(held.pop(word))
         sums = "abcd"
-        self.constant("x", "multiplier")
-        self.constant("y", "addend")
-        self.scale(sums, "x", "y")
-        if self.rounding != "mulhi":
-            self.constant("r4", "shift")
-            self.shift(sums, "r4")
+        self.requantize(sums, "r4")
         self.saturate(sums, full)
         self.emit(f"add source, source, #{self.turn}")
         self.store([(name, 4 * number) for number, name in enumerate(sums)] + [("next", 0)], "r5")
@@ -248,20 +176,12 @@ def _multiple(single: str, several: str, base: str, registers: list[str]) -> str
     return f"{several} {base}!, {{{', '.join(registers)}}}"
 
 
-class M7Window(Window):
-    """The same for the Cortex-M7: `scheduled`, constants from the stack."""
+class M7Window(InPairs, Window):
+    """The same for the Cortex-M7."""
 
-    paired = False
-
-    def __init__(self, size: tuple[int, int], stride: int, phase: int, rounding: str) -> None:
-        super().__init__(size, stride, phase, rounding)
+    def __init__(self, window: tuple[int, int], stride: int, phase: int, rounding: str) -> None:
+        super().__init__(window, stride, phase, rounding)
         self.table_in_loop = False
-
-    def ordered(self, lines: list[str]) -> Iterable[str]:
-        return scheduled(lines) if self.paired else lines
-
-    def constant(self, register: str, name: str) -> None:
-        self.emit(f"ldr {register}, {ON_STACK[name]}")
 
     def constants_of_channel(self) -> None:
         self.emit(f"str b, {ON_STACK['end']}")
