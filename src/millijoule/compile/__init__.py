@@ -9,6 +9,7 @@ from millijoule.compile.objective import OBJECTIVES
 from millijoule.compile.options import PlanOptions, RowOptions
 from millijoule.compile.plan import Buffer, Lifetime, MemoryPlan, Overlap, StepMemory, lower_bound, plan_memory
 from millijoule.compile.program import HOST, KERNELS, Layer, Program, compile_graph
+from millijoule.compile.row_timeline import row_timeline
 
 __all__ = [
     "CODE_BYTES",
@@ -31,5 +32,6 @@ __all__ = [
     "golden_picture",
     "lower_bound",
     "plan_memory",
+    "row_timeline",
     "timeline",
 ]

@@ -1,8 +1,8 @@
 """Why a plan is as it is, as plain values: groups of layers, their memory part by part, what sets the peak, what would
 lower it.
 
-Within a block the memory does not change as rows go by: rings are filled with padding before the first row, and every
-part keeps its place until the last one. So the bytes of each part, listed per layer, are the whole timeline.
+A block's own memory does not change as rows go by: rings are filled with padding before the first row, and every part
+keeps its place until the last one. How input and result change row by row is in `row_timeline`.
 """
 
 from __future__ import annotations
