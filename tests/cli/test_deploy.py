@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from millijoule.cli.deploy import app
-from millijoule.errors import BoardError, OptionError, OutputError, PlacementError
-from millijoule.graph import save_graph
+from millijoule.errors import BoardError, FormatError, OptionError, OutputError, PlacementError, UnsupportedError
+from millijoule.graph import Graph, GraphBuilder, Quant, save_graph
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -70,6 +73,12 @@ def test_refusals(model: str) -> None:
         call("emulate", model, "--board", "host")
 
 
+def saved(graph: Graph, folder: Path) -> str:
+    path = folder / "limit.mj"
+    save_graph(graph, path)
+    return str(path)
+
+
 @pytest.fixture
 def chain(tmp_path: Path) -> str:
     path = tmp_path / "chain.mj"
@@ -92,6 +101,20 @@ def test_objectives_and_budgets(chain: str) -> None:
         with pytest.raises(OptionError, match="RAM budget"):
             call("compile", chain, "--ram-budget", wrong)
     call("compile", chain, "--ram-budget", "many", code=2)
+
+
+def test_a_budget_that_no_plan_meets_is_refused_with_the_least_bytes_the_peak_and_what_would_do(tmp_path: Path) -> None:
+    model = saved(random_network(["downsample", "inverted", "inverted"], 4, size=(72, 72, 3)), tmp_path)
+    least = json.loads(call("compile", model, "--objective", "ram", "--json"))
+    peak = [layer["name"] for layer in least["layers"] if layer["live_bytes"] == least["arena_bytes"]]
+    with pytest.raises(PlacementError) as refused:
+        call("compile", model, "--ram-budget", str(least["arena_bytes"] // 2), "--out", str(tmp_path / "c"))
+    assert f"no plan needs less than {least['arena_bytes']:,} bytes" in refused.value.reason
+    assert peak and all(repr(name) in refused.value.reason for name in peak)
+    found = re.search(r"resolution (\d+) \(([\d,]+) bytes\)", refused.value.fix)
+    assert found is not None and int(found[1]) < 72
+    assert int(found[2].replace(",", "")) <= least["arena_bytes"] // 2
+    assert not (tmp_path / "c").exists()
 
 
 def test_explain_says_in_text_and_json_what_the_plan_is(chain: str) -> None:
@@ -150,3 +173,62 @@ def test_tuning_says_what_it_found(model: str, monkeypatch: pytest.MonkeyPatch) 
     assert values["tried"] >= 1 and values["cycles_after"] <= values["cycles_before"]
     text = call("compile", model, "--board", "stm32l4r9i", "--tune")
     assert f"{values['cycles_before']:,} cycles with the defaults" in text and "0 timed now" in text
+
+
+# *** limits *****
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 1, 3), (1, 7, 1), (9, 1, 3), (5, 3, 1), (7, 13, 4)])
+def test_single_pixels_odd_widths_and_one_channel(size: tuple[int, int, int], tmp_path: Path) -> None:
+    model = saved(random_network(["conv", "inverted", "residual"], sum(size), size=size), tmp_path)
+    assert "every bit equal" in call("verify", model, "--board", "host")
+    assert "<- peak" in call("compile", model, "--board", "stm32l4r9i", "--explain")
+    least = json.loads(call("compile", model, "--objective", "ram", "--json"))["arena_bytes"]
+    assert json.loads(call("compile", model, "--ram-budget", str(least), "--json"))["arena_bytes"] <= least
+    with pytest.raises(PlacementError, match=rf"no plan needs less than {least:,} bytes; the peak is in 'block\."):
+        call("compile", model, "--ram-budget", "1")
+
+
+@needs_boards
+@pytest.mark.parametrize("board", ["stm32l4r9i", "stm32h7b3i"])
+def test_a_picture_of_one_pixel_on_a_board(board: str, tmp_path: Path) -> None:
+    model = saved(random_network(["conv", "inverted"], 3, size=(1, 1, 1)), tmp_path)
+    assert "every bit equal" in call("verify", model, "--board", board, "--pictures", "2")
+
+
+def test_a_bias_beyond_32_bits_is_refused_with_the_layer(tmp_path: Path) -> None:
+    graph = random_network(["conv"], 1, size=(5, 5, 3))
+    node = next(node for node in graph.nodes if node.op == "conv2d")
+    bias = np.full_like(graph.constants[node.inputs[2]], 2**31 - 1)
+    model = saved(replace(graph, constants={**graph.constants, node.inputs[2]: bias}), tmp_path)
+    for command in ("compile", "verify", "export"):
+        more = ["--out", str(tmp_path / "out")] if command == "export" else []
+        with pytest.raises(FormatError, match=rf"layer '{re.escape(node.source)}'.*beyond 32 bits"):
+            call(command, model, *more)
+    assert not (tmp_path / "out").exists()
+
+
+def long_sums(features: int) -> Graph:
+    """A dense layer of so many inputs whose weights are as large as they can be."""
+    builder, quant, shape = GraphBuilder("long"), Quant.per_tensor(1.0, 0), (1, 256, features // 256, 1)
+    picture, attrs = builder.input("picture", shape, "uint8"), {"scale": (1.0,), "offset": (-90.0,)}
+    x = builder.node("normalize", [picture], shape, attrs=attrs, dtype="int8", quant=quant)
+    x = builder.node("reshape", [x], (1, features), attrs={"shape": (1, features)}, dtype="int8", quant=quant)
+    w = builder.constant("w", np.ones((2, features), np.int8), Quant.per_tensor(0.5))
+    result = Quant.per_tensor(2.0**22, 5)
+    graph = builder.build([builder.node("dense", [x, w], (1, 2), dtype="int8", quant=result, source="head")])
+    return replace(graph, constants={**graph.constants, w: np.full((2, features), 127, np.int8)})
+
+
+def test_more_products_in_a_sum_than_32_bits_hold_are_refused_with_the_layer(tmp_path: Path) -> None:
+    fits = saved(long_sums(256 * 256), tmp_path)
+    assert "every bit equal" in call("verify", fits, "--board", "host", "--pictures", "1")
+    with pytest.raises(FormatError, match=r"layer 'head'.*beyond 32 bits"):
+        call("compile", saved(long_sums(256 * 260), tmp_path))
+
+
+@pytest.mark.parametrize("size", [(70_000, 1, 1), (1, 70_000, 1)])
+def test_pictures_beyond_every_kernel_are_refused_with_the_layer(size: tuple[int, int, int], tmp_path: Path) -> None:
+    model = saved(random_network(["depthwise"], 1, size=size), tmp_path)
+    with pytest.raises(UnsupportedError, match=r"layer 'block\.1\.depthwise_conv2d'.*beyond every kernel"):
+        call("compile", model)

@@ -285,6 +285,29 @@ def test_sizes_beyond_every_kernel_are_refused_with_the_layer(options: Any, reas
     assert reason in str(raised.value)
 
 
+def wide(channels: int) -> Graph:
+    """A picture of one pixel, a pointwise layer "wide" with so many channels, another one that adds them up."""
+    rng, builder, quant = np.random.default_rng(2), GraphBuilder("wide"), Quant.per_tensor(0.05, -7)
+    x, shape = builder.input("picture", (1, 1, 1, 1), "uint8"), (1, 1, 1, 1)
+    attrs: dict[str, Any] = {"scale": (0.04,), "offset": (-4.0,)}
+    x = builder.node("normalize", [x], shape, attrs=attrs, dtype="int8", quant=quant)
+    for out, scale, name in ((channels, 0.005, "wide"), (3, 0.00005, "sum")):
+        # without zeros, that no channel is removed
+        weights = rng.integers(1, 128, (out, 1, 1, shape[3])) * rng.choice([-1, 1], (out, 1, 1, shape[3]))
+        w = builder.constant("w", weights.astype(np.int8), Quant.per_tensor(scale))
+        attrs, shape = {"stride": (1, 1), "padding": (0, 0, 0, 0)}, (1, 1, 1, out)
+        x = builder.node("conv2d", [x, w], shape, attrs=attrs, dtype="int8", quant=quant, source=name)
+    return builder.build([builder.node("mean", [x], (1, 3), dtype="int8", quant=quant)])
+
+
+def test_channels_at_the_limit_of_sizes() -> None:
+    for kernels in ("dsp", "plain"):
+        program = exact(wide(65_535), kernels)
+        assert 65_535 in {layer.out_shape[-1] for layer in program.layers}
+    with pytest.raises(UnsupportedError, match=r"layer 'wide'.*beyond every kernel.*below 65,536"):
+        compile_graph(wide(65_536))
+
+
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "name"),
     [
