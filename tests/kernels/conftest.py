@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,9 @@ import numpy as np
 import pytest
 
 from millijoule.graph import ROUNDINGS, arithmetic
-from millijoule.kernels import FLAGS, KERNELS, Dims, headers, source
+from millijoule.kernels import Dims
+
+from .inner import host_compiler, shared_library, write_sources
 
 PAGE = mmap.PAGESIZE
 
@@ -116,21 +115,6 @@ class Library:
                 ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
 
-def host_compiler() -> list[str]:
-    found = shutil.which("cc")
-    return [found] if found else [sys.executable, "-m", "ziglang", "cc"]
-
-
-def write_sources(folder: Path) -> list[Path]:
-    for name, text in headers().items():
-        (folder / name).write_text(text)
-    files = []
-    for kernel in KERNELS:
-        files.append(folder / kernel.file)
-        files[-1].write_text(source(kernel.name))
-    return files
-
-
 def rounded(acc: Any, multiplier: Any, shift: Any, zero: int, low: int, high: int, rounding: str) -> np.ndarray:
     """clamp(requantize(acc) + zero), the sum in 64 bits."""
     value = arithmetic.requantize(acc, multiplier, shift, rounding).astype(np.int64) + zero
@@ -156,27 +140,19 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Li
     """One library for each rounding rule; undefined behaviour in C stops the program."""
     folder = tmp_path_factory.mktemp("kernels")
     files = write_sources(folder)
+    files.append(folder / "requantize_many.c")
+    files[-1].write_text(
+        '#include "mj_requantize.h"\n'
+        "void requantize_many(const int32_t *acc, const int32_t *multiplier, const int32_t *shift, int32_t *y,\n"
+        "                     int32_t count);\n"
+        "void requantize_many(const int32_t *acc, const int32_t *multiplier, const int32_t *shift, int32_t *y,\n"
+        "                     int32_t count)\n"
+        "{\n    for (int32_t i = 0; i < count; ++i) {\n"
+        "        y[i] = mj_requantize(acc[i], multiplier[i], shift[i]);\n    }\n}\n"
+    )
     made = {}
     for rounding in ROUNDINGS:
         path = folder / f"{rounding}.so"
-        flags = [*FLAGS, "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-pedantic"]
-        flags += [
-            "-fsanitize=undefined",
-            "-fsanitize-undefined-trap-on-error" if "ziglang" not in host_compiler() else "-fsanitize-trap=undefined",
-        ]
-        (folder / "requantize_many.c").write_text(
-            '#include "mj_requantize.h"\n'
-            "void requantize_many(const int32_t *acc, const int32_t *multiplier, const int32_t *shift, int32_t *y,\n"
-            "                     int32_t count);\n"
-            "void requantize_many(const int32_t *acc, const int32_t *multiplier, const int32_t *shift, int32_t *y,\n"
-            "                     int32_t count)\n"
-            "{\n    for (int32_t i = 0; i < count; ++i) {\n"
-            "        y[i] = mj_requantize(acc[i], multiplier[i], shift[i]);\n    }\n}\n"
-        )
-        command = [*host_compiler(), *flags, f"-DMJ_ROUNDING_{rounding.upper()}", f"-I{folder}", "-o", str(path)]
-        done = subprocess.run(
-            [*command, *map(str, files), str(folder / "requantize_many.c")], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        shared_library(path, files, rounding)
         made[rounding] = Library(path)
     yield made

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import shutil
-import struct
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from millijoule.kernels import DENSE_LANES, FLAGS, headers, source
+from millijoule.kernels import DENSE_LANES
 from millijoule.kernels.assembly import assembly_source
 
-ROUNDINGS = ("single", "double", "mulhi")
-GUARD = 0xA5
+from . import inner
+from .inner import GUARD, ROUNDINGS, benchmark, call_emulated, call_native, emulated, host_libraries, needs_gcc
 
-
-def _benchmark() -> Any:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "kernel_ladder.py"
-    spec = importlib.util.spec_from_file_location("kernel_ladder", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = _benchmark()
+bench = benchmark("kernel_ladder")
 
 
 @dataclass
@@ -45,6 +28,8 @@ class Case:
     requant: np.ndarray
     bounds: tuple[int, int]
     expected: np.ndarray
+
+    offset = 0
 
     @property
     def words(self) -> np.ndarray:
@@ -60,14 +45,30 @@ class Case:
         bias, requant = np.pad(self.bias, (0, odd)), np.pad(self.requant, ((0, odd), (0, 0)))
         return bench.pack_pairs(bias[0::2], bias[1::2], requant.reshape(-1, 6))
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return (len(self.words), len(self.expected), *self.bounds)
+
+    def parts(self) -> dict[str, bytes]:
+        """What lies in memory; four bytes or more behind the result."""
+        return {
+            "x": self.words.tobytes(),
+            "weights": bench.pack_dense(self.weights).tobytes(),
+            "pairs": self.pairs,
+            "out": bytes([GUARD]) * ((len(self.expected) + 7) // 4 * 4),
+        }
+
+    def check(self, out: np.ndarray) -> None:
+        """out: the buffer of the result, uint8."""
+        np.testing.assert_array_equal(out.view(np.int8)[: len(self.expected)], self.expected)
+        assert (out[len(self.expected) :] == GUARD).all()
+
 
 def requantized(sums: np.ndarray, requant: np.ndarray, rounding: str) -> np.ndarray:
     """By the definitions in mj_dense.h, in 64 bits."""
     multiplier, addend, shift = requant.T
-    if rounding == "single":
-        return (((sums * multiplier) >> 32) + addend) >> shift
-    if rounding == "mulhi":
-        return ((sums * multiplier + (1 << 31)) >> 32) + addend
+    if rounding != "double":
+        return inner.requantized(sums, multiplier, addend, shift, rounding)
     return (((2 * sums * multiplier + (1 << 31)) >> 32) + addend - (sums < 0)) >> shift
 
 
@@ -100,34 +101,10 @@ def random_case(rng: np.random.Generator, rounding: str, largest: int = 150) -> 
                 bounds, expected)  # fmt: skip
 
 
-class Call(ctypes.Structure):
-    _fields_ = [
-        *[(name, ctypes.c_void_p) for name in ("x", "weights", "pairs", "y")],
-        *[(name, ctypes.c_int32) for name in ("depth", "features", "low", "high")],
-    ]
-
-
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
     """The C for this computer by rounding rule; undefined behaviour stops the program."""
-    folder = tmp_path_factory.mktemp("dense")
-    for name, text in headers().items():
-        (folder / name).write_text(text)
-    files = [folder / f"{name}.c" for name in ("mj_dense_lanes", DENSE_LANES.name)]
-    for file in files:
-        file.write_text(source(file.stem))
-    made = {}
-    for rounding in ROUNDINGS:
-        path = folder / f"{rounding}.so"
-        found = shutil.which("cc")
-        compiler = [found] if found else [sys.executable, "-m", "ziglang", "cc"]
-        flags = [*FLAGS, "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=undefined"]
-        flags += ["-fsanitize-trap=undefined" if not found else "-fsanitize-undefined-trap-on-error"]
-        command = [*compiler, *flags, f"-DMJ_ROUNDING_{rounding.upper()}", f"-I{folder}", "-o", str(path)]
-        done = subprocess.run([*command, *map(str, files)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        made[rounding] = ctypes.CDLL(str(path))
-    return made
+    return host_libraries(tmp_path_factory.mktemp("dense"), ("mj_dense_lanes", DENSE_LANES.name))
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
@@ -135,13 +112,7 @@ def test_c_gives_what_numpy_gives(rounding: str, hosts: dict[str, ctypes.CDLL]) 
     rng = np.random.default_rng(1)
     for number in range(700):
         case = random_case(rng, rounding, 150 if number % 10 else 1300)
-        y = np.full(len(case.expected) + 4, GUARD, np.uint8).view(np.int8)
-        words, weights = case.words, bench.pack_dense(case.weights)
-        pairs = np.frombuffer(case.pairs, np.int32)
-        arrays = [array.ctypes.data for array in (words, weights, pairs, y)]
-        hosts[rounding].mj_dense_lanes(ctypes.byref(Call(*arrays, len(words), len(case.expected), *case.bounds)))
-        np.testing.assert_array_equal(y[:-4], case.expected)
-        assert (y.view(np.uint8)[-4:] == GUARD).all()
+        case.check(call_native(hosts[rounding].mj_dense_lanes, case))
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
@@ -166,30 +137,8 @@ def test_layer_with_weights_as_the_registry_packs_them(rounding: str, hosts: dic
 
 def run_on(machine: Any, cases: list[Case]) -> None:
     """All cases in as few calls as memory allows."""
-    blob, structs, places = bytearray(), b"", []
-    base = machine.ram + 32768
-    for case in cases:
-        at = []
-        for data in (case.words.tobytes(), bench.pack_dense(case.weights).tobytes(), case.pairs):
-            at.append(base + len(blob))
-            blob += data
-        at.append(base + len(blob))
-        places.append(len(blob))
-        blob += bytes([GUARD]) * ((len(case.expected) + 7) // 4 * 4)
-        structs += struct.pack("<4I4i", *at, len(case.words), len(case.expected), *case.bounds)
-    machine.machine.write(machine.ram, structs)
-    machine.machine.write(base, bytes(blob))
-    machine.call(machine.ram, "mj_run_many", len(cases))
-    for case, place in zip(cases, places, strict=True):
-        blob[place : place + len(case.expected)] = case.expected.tobytes()
-    assert machine.machine.read(base, len(blob)) == bytes(blob)
-
-
-def has(*modules: str) -> bool:
-    return all(importlib.util.find_spec(module) is not None for module in modules)
-
-
-emulated = pytest.mark.skipif(not has("unicorn", "ziglang", "capstone"), reason="needs unicorn, capstone and ziglang")
+    for case, out in zip(cases, call_emulated(machine, cases), strict=True):
+        case.check(out)
 
 
 @emulated
@@ -216,7 +165,7 @@ def test_many_cases(board: str, rounding: str) -> None:
 
 
 @emulated
-@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs arm-none-eabi-gcc")
+@needs_gcc
 @pytest.mark.parametrize("board", bench.BOARDS)
 def test_gcc_takes_the_same_text(board: str) -> None:
     rng = np.random.default_rng(5)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,23 +9,14 @@ import pytest
 
 from millijoule.kernels import KERNELS, Dims
 
+from .inner import benchmark
+
 pytest.importorskip("unicorn")
 pytest.importorskip("ziglang")
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "kernels.py"
 CASES = 40
 
-
-def _benchmark() -> Any:
-    spec = importlib.util.spec_from_file_location("kernels_benchmark", BENCHMARK)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = _benchmark()
+bench = benchmark("kernels")
 # the forms of the code: as released, and with the inline assembly that GCC gets
 BUILDS = [
     ("stm32l4r9i", "single", {}),

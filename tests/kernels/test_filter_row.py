@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
 
-from millijoule.kernels import FLAGS, headers, source
+from millijoule.kernels import headers, source
 from millijoule.kernels.assembly import CORES, assembly_source
+
+from .inner import ROUNDINGS, emulated, host_libraries, needs_gcc, requantized
 
 SQUARE = ((3, 3), (5, 5), (7, 7))
 WINDOWS = (
@@ -48,7 +45,6 @@ IN_C = (
     *(name for name, (size, _, _) in SIZED.items() if size in SQUARE),
     *(f"mj_filter_row_{window}" for window in ("1x5_s1_p1", "7x1_s2_p1", "2x6_s2_p0")),
 )
-ROUNDINGS = ("single", "mulhi", "double")
 FULL = (-128, 127)
 GUARD = 0x5A5A
 POINTERS = ("planes", "filters", "groups")
@@ -90,17 +86,6 @@ def packed_taps(taps: np.ndarray) -> np.ndarray:
         lanes = np.zeros((channels, height, width + width % 2), np.int16)
         lanes[:, :, :width] = taps
     return np.ascontiguousarray(lanes.astype(np.int16)).reshape(channels, -1).view(np.int32)
-
-
-def requantized(sums: np.ndarray, multiplier: np.ndarray, addend: np.ndarray, shift: np.ndarray, rounding: str) -> Any:
-    """By the definitions in mj_rows.h, in 64 bits."""
-    if rounding == "single":
-        return (((sums * multiplier) >> 32) + addend) >> shift
-    if rounding == "mulhi":
-        return ((sums * multiplier + (1 << 31)) >> 32) + addend
-    high = (sums * multiplier + (1 << 30)) >> 31
-    half = np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)
-    return np.where(shift > 0, (high + half - (high < 0)) >> shift, high) + addend
 
 
 def random_case(rng: np.random.Generator, name: str, rounding: str) -> Case:
@@ -169,24 +154,7 @@ class Row(ctypes.Structure):
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
     """The C files for the host, by rounding rule; undefined behaviour stops the program."""
-    folder = tmp_path_factory.mktemp("filter_row")
-    for name, text in headers().items():
-        (folder / name).write_text(text)
-    made = {}
-    for rounding in ROUNDINGS:
-        path = folder / f"{rounding}.so"
-        found = shutil.which("cc")
-        compiler = [found] if found else [sys.executable, "-m", "ziglang", "cc"]
-        flags = [*FLAGS, "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=undefined"]
-        flags += ["-fsanitize-trap=undefined" if not found else "-fsanitize-undefined-trap-on-error"]
-        command = [*compiler, *flags, f"-DMJ_ROUNDING_{rounding.upper()}", f"-I{folder}", "-o", str(path)]
-        for name in IN_C:
-            (folder / f"{name}.c").write_text(source(name))
-        files = [str(folder / f"{name}.c") for name in IN_C]
-        done = subprocess.run([*command, *files], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        made[rounding] = ctypes.CDLL(str(path))
-    return made
+    return host_libraries(tmp_path_factory.mktemp("filter_row"), IN_C)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
@@ -280,13 +248,6 @@ class Emulated:
             cases = cases[self.run(cases) :]
 
 
-def has(*modules: str) -> bool:
-    return all(importlib.util.find_spec(module) is not None for module in modules)
-
-
-emulated = pytest.mark.skipif(not has("unicorn", "ziglang", "capstone"), reason="needs unicorn, capstone and ziglang")
-
-
 @emulated
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("core", CORES)
@@ -298,7 +259,7 @@ def test_cores_give_what_numpy_gives(core: str, rounding: str) -> None:
 
 
 @emulated
-@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs arm-none-eabi-gcc")
+@needs_gcc
 @pytest.mark.parametrize("core", CORES)
 def test_gcc_takes_the_same_text(core: str) -> None:
     rng = np.random.default_rng(4)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millijoule.kernels import FLAGS, headers, source
 from millijoule.kernels.assembly import assembly_source
 
+from .inner import (
+    GUARD,
+    ROUNDINGS,
+    benchmark,
+    call_emulated,
+    call_native,
+    host_libraries,
+    needs_gcc,
+    requantized,
+    struct_of,
+)
+
 NAMES = ("mj_product_planes", "mj_product_planes_clamped", "mj_product_pixels", "mj_product_pixels_clamped")
-ROUNDINGS = ("single", "double", "mulhi")
-GUARD = 0xA5
 
-
-def _benchmark() -> Any:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "kernel_ladder.py"
-    spec = importlib.util.spec_from_file_location("kernel_ladder", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+bench = benchmark("kernel_ladder")
 
 
 @dataclass
@@ -122,15 +120,7 @@ class Case:
         x = self.data.astype(np.int64).transpose(0, 2, 1, 3).reshape(4 * self.groups, k)
         sums = x @ self.weights.T.astype(np.int64) + self.bias
         multiplier, addend, shift = (self.requant.reshape(-1, 3)[:, i].astype(np.int64) for i in range(3))
-        product = sums * multiplier
-        if rounding == "single":
-            value = ((product >> 32) + addend) >> shift
-        elif rounding == "mulhi":
-            value = ((product + (addend << 32)) + (1 << 31)) >> 32
-        else:  # gemmlowp: round the high product, then divide, halves away from zero
-            high = (product + (1 << 30)) >> 31
-            half = np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)
-            value = np.where(high >= 0, (high + half) >> shift, -((-high + half) >> shift)) + addend
+        value = requantized(sums, multiplier, addend, shift, rounding)
         assert value[: self.pixels].min() >= -32768 and value[: self.pixels].max() <= 32767
         value = np.clip(value, *self.bounds).astype(np.int16)
         out = np.full(self.out_bytes, GUARD, dtype=np.uint8)
@@ -155,106 +145,39 @@ class Case:
             "out": bytes([GUARD]) * self.out_bytes,
         }
 
-    def struct(self, where: dict[str, int]) -> bytes:
-        sizes = (self.pixels, self.depth, self.count, self.distance, self.step)
-        packed = bench.product_struct(
-            where["x"], where["weights"], where["pairs"], where["out"] + self.offset, sizes, self.bounds
-        )
-        return bytes(packed)
-
-
-class Native(ctypes.Structure):
-    _fields_ = [
-        *[(name, ctypes.c_void_p) for name in ("x", "weights", "pairs", "out")],
-        *[(name, ctypes.c_int32) for name in ("pixels", "depth", "count", "distance", "step")],
-        *[(name, ctypes.c_uint32) for name in ("low", "high")],
-    ]
-
-
-class Host:
-    """The plain C as a shared library."""
-
-    def __init__(self, folder: Path, rounding: str, compiler: list[str]) -> None:
-        for name, text in headers().items():
-            (folder / name).write_text(text)
-        for name in NAMES:
-            (folder / f"{name}.c").write_text(source(name))
-        flags = [*FLAGS, "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{folder}"]
-        flags += ["-fsanitize=undefined", "-fno-sanitize-recover=all"] if "ziglang" not in compiler else []
-        path = folder / f"product_{rounding}.so"
-        command = [*compiler, *flags, f"-DMJ_ROUNDING_{rounding.upper()}", "-o", str(path)]
-        done = subprocess.run(
-            [*command, *(str(folder / f"{name}.c") for name in NAMES)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        self.library = ctypes.CDLL(str(path))
-
-    def result(self, name: str, case: Case) -> np.ndarray:
-        buffers = {part: ctypes.create_string_buffer(data, len(data)) for part, data in case.parts().items()}
-        where = {part: ctypes.addressof(buffer) for part, buffer in buffers.items()}
-        low, high = ((value & 0xFFFF) * 0x10001 for value in case.bounds)
-        sizes = (case.pixels, case.depth, case.count, case.distance, case.step)
-        argument = Native(where["x"], where["weights"], where["pairs"], where["out"] + case.offset, *sizes, low, high)
-        function = getattr(self.library, name)
-        function.restype = None
-        function(ctypes.byref(argument))
-        return np.frombuffer(buffers["out"].raw, dtype=np.uint8)
-
-
-bench = _benchmark()
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        bounds = ((value & 0xFFFF) * 0x10001 for value in self.bounds)
+        return (self.pixels, self.depth, self.count, self.distance, self.step, *bounds)
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> dict[str, Host]:
-    return {
-        rounding: Host(tmp_path_factory.mktemp("product"), rounding, tools.host_compiler()) for rounding in ROUNDINGS
-    }
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
+    """The plain C by rounding rule."""
+    return host_libraries(tmp_path_factory.mktemp("product"), NAMES)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("name", NAMES)
-def test_plain_c_is_the_contract(name: str, rounding: str, hosts: dict[str, Host]) -> None:
+def test_plain_c_is_the_contract(name: str, rounding: str, hosts: dict[str, ctypes.CDLL]) -> None:
     rng = np.random.default_rng(1)
     for number in range(60):
         case = Case.random(rng, "planes" in name, "clamped" in name, rounding)
         expected, fixed = case.expected(rounding)
-        found = hosts[rounding].result(name, case)
+        found = call_native(hosts[rounding][name], case)
         assert np.array_equal(found[fixed], expected[fixed]), f"case {number}"
 
 
-def run_batch(machine: Any, cases: list[Case]) -> list[np.ndarray]:
-    """The results of all cases, from one call of the firmware."""
-    structs, memory = b"", bytearray()
-    base = machine.ram + 64 * len(cases)
-    outs = []
-    for case in cases:
-        where = {}
-        for part, data in case.parts().items():
-            where[part] = base + len(memory)
-            memory += data + bytes(-len(data) % 4)
-        outs.append((where["out"] - base, case.out_bytes))
-        structs += case.struct(where)
-    machine.machine.write(machine.ram, structs)
-    machine.machine.write(base, bytes(memory))
-    machine.call(machine.ram, "mj_run_many", len(cases))
-    after = machine.machine.read(base, len(memory))
-    start = 0
-    for at, size in outs:
-        assert after[start:at] == memory[start:at], "a kernel changed its input"
-        start = at + size
-    return [np.frombuffer(after[at : at + size], dtype=np.uint8) for at, size in outs]
-
-
-def compare(machine: Any, host: Host, name: str, rounding: str, total: int, seed: int) -> None:
+def compare(machine: Any, host: ctypes.CDLL, name: str, rounding: str, total: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     done = 0
     while done < total:
         small = bool(rng.integers(2))
         size = min(total - done, 25 if small else 5)
         cases = [Case.random(rng, "planes" in name, "clamped" in name, rounding, small) for _ in range(size)]
-        for number, (case, found) in enumerate(zip(cases, run_batch(machine, cases), strict=True)):
+        for number, (case, found) in enumerate(zip(cases, call_emulated(machine, cases), strict=True)):
             fixed = case.expected(rounding)[1]
-            expected = host.result(name, case)
+            expected = call_native(host[name], case)
             assert np.array_equal(found[fixed], expected[fixed]), (
                 f"case {done + number}: {case.pixels} pixels, depth {case.depth}, {case.count} pairs"
             )
@@ -274,21 +197,25 @@ def machine_for(board: str, rounding: str, name: str, compiler: str = "zig") -> 
 
 @pytest.mark.parametrize(("board", "rounding"), MACHINES)
 @pytest.mark.parametrize("name", NAMES)
-def test_assembly_gives_the_bytes_of_c(name: str, board: str, rounding: str, hosts: dict[str, Host]) -> None:
+def test_assembly_gives_the_bytes_of_c(name: str, board: str, rounding: str, hosts: dict[str, ctypes.CDLL]) -> None:
     compare(machine_for(board, rounding, name), hosts[rounding], name, rounding, 90, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("board", "rounding"), MACHINES)
 @pytest.mark.parametrize("name", NAMES)
-def test_assembly_gives_the_bytes_of_c_often(name: str, board: str, rounding: str, hosts: dict[str, Host]) -> None:
+def test_assembly_gives_the_bytes_of_c_often(
+    name: str, board: str, rounding: str, hosts: dict[str, ctypes.CDLL]
+) -> None:
     compare(machine_for(board, rounding, name), hosts[rounding], name, rounding, 4200, 3)
 
 
 @pytest.mark.parametrize("part", ["x", "weights", "pairs"])
 @pytest.mark.parametrize("name", ["mj_product_planes", "mj_product_pixels_clamped"])
 @pytest.mark.parametrize("board", bench.BOARDS)
-def test_assembly_reads_nothing_behind_its_buffers(board: str, name: str, part: str, hosts: dict[str, Host]) -> None:
+def test_assembly_reads_nothing_behind_its_buffers(
+    board: str, name: str, part: str, hosts: dict[str, ctypes.CDLL]
+) -> None:
     machine = machine_for(board, "single", name)
     end = machine.board.data_memory.end  # nothing answers behind it
     rng = np.random.default_rng(4)
@@ -299,14 +226,11 @@ def test_assembly_reads_nothing_behind_its_buffers(board: str, name: str, part: 
             where[other] = end - len(data) if other == part else free
             machine.machine.write(where[other], data)
             free += -(-len(data) // 4) * 4 if other != part else 0
-        machine.machine.write(machine.ram, case.struct(where))
+        machine.machine.write(machine.ram, struct_of(case, where))
         machine.call(machine.ram)
         found = np.frombuffer(machine.machine.read(where["out"], case.out_bytes), dtype=np.uint8)
         fixed = case.expected("single")[1]
-        assert np.array_equal(found[fixed], hosts["single"].result(name, case)[fixed]), f"case {number}"
-
-
-needs_gcc = pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")
+        assert np.array_equal(found[fixed], call_native(hosts["single"][name], case)[fixed]), f"case {number}"
 
 
 @needs_gcc
@@ -326,7 +250,7 @@ def test_gnu_assembler_reads_the_text(rounding: str, tmp_path: Path) -> None:
 
 @needs_gcc
 @pytest.mark.parametrize("board", bench.BOARDS)
-def test_gnu_assembler_makes_the_same_of_it(board: str, hosts: dict[str, Host]) -> None:
+def test_gnu_assembler_makes_the_same_of_it(board: str, hosts: dict[str, ctypes.CDLL]) -> None:
     for name in ("mj_product_planes", "mj_product_pixels_clamped"):
         compare(machine_for(board, "single", name, "gcc"), hosts["single"], name, "single", 40, 5)
 
