@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,9 +83,19 @@ def atomic_write_text(path: Path, text: str) -> None:
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
+NUMBERS = re.compile(r"\[\n\s+(-?[\d.eE+-]+(?:,\n\s+-?[\d.eE+-]+)*)\n\s*\]")
+"""A list of numbers, one a line; no string has a line break in it."""
+
+
 def atomic_write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON to `path` whole or not at all. Raises `OutputError`."""
-    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes `value` as JSON to `path` whole or not at all: indented, lists of numbers on one line.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    indented = json.dumps(value, indent=2, ensure_ascii=False)
+    text = NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", indented)
+    atomic_write_text(path, text + "\n")
 
 
 def cache_folder(*parts: str) -> Path:

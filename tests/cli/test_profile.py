@@ -91,7 +91,11 @@ def test_page_power_and_battery(model: str, tmp_path: Path) -> None:
         "100",
     )
     values = json.loads(call(*arguments, "--json"))
-    assert out.read_text(encoding="utf-8").count("<svg") == 1
+    page = out.read_text(encoding="utf-8")
+    assert page.count("<svg") == 2 and f"peak {values['ram']['peak']['bytes']:,} bytes" in page
+    assert [layer["name"] for layer in values["ram"]["layers"]] == [layer["name"] for layer in values["layers"]]
+    for rows, layer in zip(values["ram"]["layers"], values["layers"], strict=True):
+        assert max(rows["bytes"]) <= layer["live_bytes"] <= values["ram"]["arena_bytes"] == values["arena_bytes"]
     for duty, energy in zip(values["duty"], values["energies"], strict=True):
         asleep = 1.0 - values["milliseconds"] / 1e3
         assert duty["watts"] == pytest.approx(energy["joules"] + 3e-6 * energy["volts"] * asleep)

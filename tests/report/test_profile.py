@@ -138,5 +138,18 @@ def test_hot_instructions_name_their_largest_cause(profile: dict[str, Any]) -> N
     assert "The hottest instructions" not in render_profile(profile, "t")
 
 
+def test_the_arena_is_drawn_where_it_is_known(profile: dict[str, Any]) -> None:
+    assert "RAM, row by row" not in render_profile(profile, "t")
+    part = {"name": "x", "kind": "map", "offset": 0, "bytes": 64}
+    layer = {"index": 0, "name": "conv", "rows": 0, "result_rows": 0, "passes": [], "parts": [part]}
+    layer |= {"read": [0], "written": [0], "bytes": [64]}
+    ram = {"arena_bytes": 64, "lower_bound_bytes": 64, "fast_offset": None, "layers": [layer]}
+    page = render_profile({**profile, "ram": {**ram, "peak": {"layer": 0, "moment": 0, "bytes": 64}}}, "t")
+    assert "RAM, row by row" in page and "Most bytes in use: 64, in layer 0 (conv)" in page
+    del layer["bytes"]
+    with pytest.raises(FormatError, match="missing or wrong"):
+        render_profile({**profile, "ram": ram}, "t")
+
+
 def test_json_from_a_file_gives_the_same_page(profile: dict[str, Any]) -> None:
     assert render_profile(json.loads(json.dumps(profile)), "t") == render_profile(profile, "t")

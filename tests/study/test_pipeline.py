@@ -143,6 +143,9 @@ def test_firmware_is_bit_exact_and_its_figures_add_up(finished: tuple[Path, Stud
     assert deployment.plan is not None
     assert max(buffer.offset + buffer.bytes for buffer in deployment.plan.buffers) <= deployment.arena_bytes
     assert max(deployment.plan.live_bytes) <= deployment.lower_bound_bytes <= deployment.arena_bytes
+    assert deployment.ram is not None
+    for rows, layer in zip(deployment.ram["layers"], deployment.layers, strict=True):
+        assert rows["name"] == layer.name and max(rows["bytes"]) <= layer.live_bytes
 
 
 def test_summary_names_the_report_and_every_method(finished: tuple[Path, Study, list[str]]) -> None:

@@ -36,7 +36,9 @@ def profile(
     functions: Annotated[bool, typer.Option("--functions", help="Add the functions of the firmware.")] = False,
     hot: Annotated[int, typer.Option(min=0, max=100, help="Add the N instructions that took most cycles.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Also write a page with the chart over time (.html).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write a page with charts over time and of the RAM (.html).")
+    ] = None,
     firmware_out: Annotated[
         Path | None,
         typer.Option("--firmware", help="Write firmware (.elf) that times its layers, to flash onto a board."),
@@ -66,6 +68,7 @@ def profile(
 
     Example: millijoule profile runs/demo/qat.mj --board stm32l4r9i --top 10 --out profile.html
     """
+    from millijoule.compile import row_timeline
     from millijoule.deploy import compile_model
 
     graph = _quantised(model)
@@ -86,10 +89,12 @@ def profile(
     asked = rate is not None or sleep_current is not None or battery is not None
     values["duty"] = _duty(measured, rate or 1.0, sleep_current, battery) if asked else []
     title = f"{model.stem} on {firmware.program.board.title if firmware.program.board else board}"
+    values["ram"] = row_timeline(firmware.program)
     if out is not None:
-        from millijoule.report import write_profile
+        from millijoule.report import MOMENTS, write_profile
 
-        write_profile(values, f"Profile of {title}", out)
+        shown = {**values, "ram": row_timeline(firmware.program, MOMENTS)}
+        write_profile(shown, f"Profile of {title}", out)
     if as_json:
         typer.echo(json.dumps(values))
         return

@@ -413,12 +413,11 @@ def _part_values(moments: Sequence[Moment]) -> Iterator[dict[str, Any]]:
     for (name, kind), places in seen.items():
         offsets = _filled([None if part is None else part.offset for part in places])
         sizes = [0 if part is None else part.bytes for part in places]
-        fixed = len(set(offsets)) == 1 and len(set(sizes)) == 1
         yield {
             "name": name,
             "kind": kind,
-            "offset": offsets[0] if fixed else offsets,
-            "bytes": sizes[0] if fixed else sizes,
+            "offset": offsets[0] if len(set(offsets)) == 1 else offsets,
+            "bytes": sizes[0] if len(set(sizes)) == 1 else sizes,
         }
 
 

@@ -11,12 +11,14 @@ from millijoule.report.profile import (
     whole_row,
     write_profile,
 )
+from millijoule.report.ram import MOMENTS
 from millijoule.report.tables import cycles_statement
 from millijoule.report.timeline import CAUSES
 from millijoule.report.write import load_result, render_report, write_report
 
 __all__ = [
     "CAUSES",
+    "MOMENTS",
     "PAPER_METHODS",
     "PAPER_TABLE_1",
     "REMARKS",

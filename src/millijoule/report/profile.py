@@ -12,6 +12,7 @@ from millijoule.errors import FormatError
 from millijoule.files import atomic_write_text
 from millijoule.report._page import environment, missing_field, page_part
 from millijoule.report.charts import GROUPS, group_of
+from millijoule.report.ram import USES, ram_of
 from millijoule.report.timeline import CAUSES, causes_of, timeline_chart
 
 __all__ = ["conditions_line", "instruction_row", "profile_rows", "render_profile", "whole_row", "write_profile"]
@@ -87,7 +88,7 @@ def render_profile(profile: Values, title: str) -> str:
     """The page as text: HTML with everything inside, no reference to any other file or address.
 
     Args:
-        profile: what `Profile.to_json` gives.
+        profile: what `Profile.to_json` gives; with `millijoule.compile.row_timeline` as "ram", the arena is drawn, too.
         title: its heading.
 
     Raises:
@@ -95,7 +96,7 @@ def render_profile(profile: Values, title: str) -> str:
         ToolchainError: jinja2 is not installed.
     """
     profile = json.loads(json.dumps(profile))
-    template = environment().from_string(page_part("profile.html"))
+    template = environment().from_string(page_part("ram.html") + page_part("profile.html"))
     try:
         chart = timeline_chart(profile["layers"], profile["blocks"], profile["clock_hz"], profile["arena_bytes"], title)
         page: str = template.render(
@@ -113,6 +114,8 @@ def render_profile(profile: Values, title: str) -> str:
             groups=[group for group in GROUPS if any(group_of(layer) == group for layer in profile["layers"])],
             hottest=[instruction_row(item) for item in profile.get("hottest", ())[:20]],
             conditions=conditions_line(profile),
+            ram=ram_of(profile.get("ram"), f"{title}: the arena row by row"),
+            uses=USES,
         )
     except missing_field() as error:
         raise FormatError(

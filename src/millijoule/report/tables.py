@@ -7,6 +7,7 @@ from typing import Any
 
 from millijoule.report import charts
 from millijoule.report.paper import PAPER_BOARDS, PAPER_METHODS
+from millijoule.report.ram import ram_of
 from millijoule.report.timeline import CAUSES, causes_of, timeline_chart
 
 __all__ = [
@@ -219,6 +220,7 @@ def charts_of(result: Result) -> dict[str, Any]:
             for item in ran
             if item["plan"]
         },
+        "ram": _ram_charts(result, ran),
         "timeline": {_key(item): _timeline(result, item) for item in ran if item["layers"]},
         "cycles": {
             _key(item): charts.cycles_chart(item["layers"], f"cycles per layer, {_key(item)}")
@@ -230,6 +232,25 @@ def charts_of(result: Result) -> dict[str, Any]:
 
 def _key(item: Mapping[str, Any]) -> str:
     return f"{item['method']} {item['board']}"
+
+
+def _ram_charts(result: Result, ran: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The arena of each deployment; of other methods than the main one only what was not drawn before."""
+    main = main_method(result)
+    found: dict[str, Any] = {}
+    drawn: list[Mapping[str, Any]] = []
+    for item in sorted((item for item in ran if item.get("ram")), key=lambda item: item["method"] != main):
+        like = next((other for other in drawn if _in_use(other) == _in_use(item)), None)
+        if item["method"] != main and like is not None:
+            found[_key(item)] = {"like": {"method": like["method"], "board": like["board"]}, "uses": []}
+        else:
+            found[_key(item)] = ram_of(item["ram"], f"the arena row by row, {_key(item)}")
+            drawn.append(item)
+    return found
+
+
+def _in_use(item: Mapping[str, Any]) -> list[Any]:
+    return [(layer["name"], layer["read"], layer["written"], layer["bytes"]) for layer in item["ram"]["layers"]]
 
 
 def _timeline(result: Result, item: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from millijoule.errors import FormatError
 from millijoule.files import atomic_write_text
 from millijoule.report import charts, paper
 from millijoule.report._page import environment, missing_field, page_part
+from millijoule.report.ram import USES
 from millijoule.report.tables import (
     board_of,
     charts_of,
@@ -69,13 +70,15 @@ def render_report(result: Mapping[str, Any]) -> str:
     _check(result, "report.json")
     engine = environment()
     result = json.loads(json.dumps(result))  # the same values whether they come from memory or from the file
-    template = engine.from_string(page_part("report.html"))
+    template = engine.from_string(page_part("ram.html") + page_part("report.html"))
     try:
+        drawn = charts_of(result)
+        seen = {kind for ram in drawn["ram"].values() for kind in ram["uses"]}
         page: str = template.render(
             r=result,
             style=page_part("style.css"),
             script=page_part("script.js"),
-            charts=charts_of(result),
+            charts=drawn,
             headline=headline(result),
             main=main_method(result),
             titles={method["name"]: method["title"] for method in result["methods"]},
@@ -89,6 +92,8 @@ def render_report(result: Mapping[str, Any]) -> str:
             energies=energy_statements(result),
             stalls=stall_rows(result),
             causes=list(CAUSES),
+            uses=USES,
+            ram_uses=[kind for kind in USES if kind in seen],
             paper=paper,
         )
     except missing_field() as error:

@@ -13,6 +13,7 @@ from millijoule.boards import Board, load_board
 from millijoule.errors import PlacementError, ToolchainError
 from millijoule.files import Progress
 from millijoule.graph import Graph, load_graph
+from millijoule.report import MOMENTS
 from millijoule.study.options import StudyOptions
 from millijoule.study.results import (
     BufferFacts,
@@ -52,7 +53,7 @@ def deploy(
     A model that does not fit is a result, too: `status` is "refused" and `reason` says what would fit.
     """
     from millijoule.build import build_board
-    from millijoule.compile import compile_graph
+    from millijoule.compile import compile_graph, row_timeline
     from millijoule.emulate import EmulatedFirmware
 
     graph, board = load_graph(model), load_board(board_name)
@@ -100,6 +101,7 @@ def deploy(
         ),
         verify=verified,
         timing=_timing(profile),
+        ram=row_timeline(program, MOMENTS),
     )
 
 

@@ -248,7 +248,8 @@ class TimingFacts:
 class Deployment:
     """One model on one board. `status` is "ran", or "refused" with `reason` and zeros elsewhere.
 
-    `timing` is None in results from before it existed: edges without wait states.
+    `timing` is None in results from before it existed: edges without wait states. `ram` is the arena row step by row
+    step, `millijoule.compile.row_timeline` with at most about `millijoule.report.MOMENTS` moments of each layer.
     """
 
     method: str
@@ -271,6 +272,7 @@ class Deployment:
     plan: PlanFacts | None = None
     verify: VerifyFacts | None = None
     timing: TimingFacts | None = None
+    ram: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
