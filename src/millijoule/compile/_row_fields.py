@@ -71,7 +71,7 @@ class RowLowering:
         """The first convolution, whose `mj_products` is `product`: fields of an `mj_rows`."""
         fields = {
             "conv": product,
-            "conv_groups": self.part("groups", "uint32_t"),
+            "conv_groups": self.part("conv_groups" if self.memory.again else "groups", "uint32_t"),
             "chunk": str(chunk_pixels(dims, self.memory.window, self.memory.options)),
         }
         if self.memory.window:
@@ -93,7 +93,7 @@ class RowLowering:
             "lead": str(lead(dims)),
             "filter": filters,
             "filter_groups": self.part("groups", "uint32_t"),
-            "filter_chunk": str(filter_chunk(dims, self.memory.options)),
+            "filter_chunk": str(filter_chunk(dims, self.memory.options, self.memory.again)),
             "filter_depth": str(-(-dims.out_channels // 2)),
         }
 

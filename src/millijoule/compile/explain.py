@@ -148,12 +148,14 @@ def _block(memory: RowMemory) -> dict[str, Any]:
     if memory.window and memory.conv is not None:
         values["widened"] = {"rows": memory.conv.kernel[0], "bytes": sizes.get("widened", 0)}
     if memory.filter is not None:
-        values["filter_pixels"] = filter_chunk(memory.filter, options)
+        values["filter_pixels"] = filter_chunk(memory.filter, options, memory.again)
         values["planes"] = {
-            "channels": memory.filter.in_channels,
+            "channels": memory.slice if memory.again else memory.filter.in_channels,
             "rows": memory.filter.kernel[0],
             "bytes": sizes.get("planes", 0),
         }
+    if memory.again:
+        values["made_again"] = {"channels_at_a_time": memory.slice, "kept_input_bytes": sizes["conv_groups"]}
     if "kept" in sizes:
         values["kept"] = {"rows": kept_rows(block, memory.dims), "bytes": sizes["kept"]}
     values["groups_bytes"] = sizes.get("groups", 0)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from millijoule.graph import Graph, Node, mode
-from millijoule.kernels import dims_of
+from millijoule.kernels import Dims, dims_of
 
-__all__ = ["POINTWISE", "Block", "Finder", "find_blocks", "geometry_allows", "pointwise"]
+__all__ = ["POINTWISE", "Block", "Finder", "find_blocks", "geometry_allows", "mean_saves", "pointwise"]
 
 POINTWISE = ((1, 1), (1, 1), (0, 0, 0, 0))
 """Window, stride and padding of a pointwise convolution."""
@@ -30,6 +30,7 @@ class Block:
         filter: a depthwise convolution of its result.
         project: a pointwise convolution of that one's result.
         add: the sum of the result and another map.
+        mean: the mean over all pixels of the result, which is stored nowhere itself.
     """
 
     normalize: Node | None = None
@@ -37,11 +38,18 @@ class Block:
     filter: Node | None = None
     project: Node | None = None
     add: Node | None = None
+    mean: Node | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The layers in order."""
-        return tuple(n for n in (self.normalize, self.conv, self.filter, self.project, self.add) if n is not None)
+        layers = (self.normalize, self.conv, self.filter, self.project, self.add, self.mean)
+        return tuple(layer for layer in layers if layer is not None)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is a convolution by itself, or the mean of one."""
+        return [node for node in self.nodes if node is not self.mean] == [self.conv]
 
     @property
     def input(self) -> str:
@@ -55,8 +63,10 @@ class Block:
 
     @property
     def last_product(self) -> Node:
-        """The layer in front of the addition."""
-        return self.nodes[-2] if self.add is not None else self.nodes[-1]
+        """The last convolution."""
+        last = self.project or self.filter or self.conv
+        assert last is not None, "a block has a convolution"
+        return last
 
     @property
     def residual(self) -> str | None:
@@ -148,7 +158,7 @@ def find_blocks(graph: Graph, able: Collection[str]) -> tuple[Block, ...]:
 
 
 class _IntegerFinder(Finder[Block]):
-    """Finds `[normalize] [conv2d] [depthwise_conv2d] [pointwise] [add]`, each part present or not."""
+    """Finds `[normalize] [conv2d] [depthwise_conv2d] [pointwise] [add] [mean]`, each part present or not."""
 
     def block(self, first: Node) -> Block | None:
         """See `Finder.block`."""
@@ -162,11 +172,26 @@ class _IntegerFinder(Finder[Block]):
         project = None if depthwise is None else self.only_reader(depthwise)
         if project is None or not self.serves(project, "conv2d") or not pointwise(self.graph, project):
             project = None
-        return Block(self.normalization(conv), conv, depthwise, project, self.addition(project or last))
+        last = project or last
+        added = self.addition(last)
+        return Block(self.normalization(conv), conv, depthwise, project, added, self.mean(last, added))
+
+    def mean(self, last: Node, added: Node | None) -> Node | None:
+        """The mean over all pixels of a result, where sums need less memory than the map."""
+        reader = self.only_reader(added or last)
+        if reader is None or reader.op != "mean" or mode(self.graph, reader) != "integer":
+            return None
+        return reader if mean_saves(dims_of(self.graph, last)) else None
 
     def complete(self, name: str, last: Node) -> bool:
         """See `Finder.complete`; the graph's input is complete from the start."""
         return name in self.graph.inputs or super().complete(name, last)
+
+
+def mean_saves(dims: Dims) -> bool:
+    """Whether a row of this map and a sum for each of its channels need less memory than the map."""
+    row = -(-dims.out_width // 4) * 4 * (dims.out_channels + 1)
+    return row + 4 * dims.out_channels < dims.out_height * dims.out_width * dims.out_channels
 
 
 def pointwise(graph: Graph, node: Node) -> bool:

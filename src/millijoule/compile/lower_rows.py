@@ -15,7 +15,7 @@ from millijoule.compile.lower import Call, Layer, Structure, add_structure
 from millijoule.compile.rows import RowMemory, kept_rows, lead, prefix, row_distance
 from millijoule.compile.staging import Copy
 from millijoule.graph import Node, arithmetic
-from millijoule.kernels import Dims, dims_of, filter_row
+from millijoule.kernels import ROWS_AGAIN, ROWS_MEAN, Dims, dims_of, filter_row
 
 __all__ = ["filter_kernel", "lane_order", "lower_rows", "pack_lanes"]
 
@@ -108,6 +108,27 @@ class _Lowering(RowLowering):
         }
         return self.structure("mj_filters", "filter", fields)
 
+    def mean(self, node: Node) -> str:
+        """The mean over all pixels."""
+        self.uses(ROWS_MEAN)
+        graph = self.layer.graph
+        data, result = graph.quant(node.inputs[0]), graph.quant(node.output)
+        _, height, width, _ = graph.tensor(node.inputs[0]).shape
+        multiplier, shift = arithmetic.mean_multiplier(data, result, height * width, graph.rounding)
+        low, high = arithmetic.clamp_bounds(node.attrs.get("clamp"), result)
+        fields = {
+            "take": "mj_rows_mean_take",
+            "finish": "mj_rows_mean_finish",
+            "sums": self.part("sums", "int32_t"),
+            "start": str(-data.scalar_zero_point * height * width),
+            "multiplier": str(multiplier),
+            "shift": str(shift),
+            "zero": str(result.scalar_zero_point),
+            "low": str(low),
+            "high": str(high),
+        }
+        return self.structure("mj_rows_mean", "mean", fields)
+
     def flash(self, name: str, value: npt.NDArray[Any]) -> str:
         """Puts an array into the layer's constants and returns the C expression of its first element."""
         return self.layer.flash(self.prefix + name, value)
@@ -177,6 +198,13 @@ def _fields(parts: _Lowering, add_kernel: Callable[[Node], str]) -> dict[str, st
         order = np.concatenate([np.arange(numbers), np.full(numbers % 2, -1)])
         fields["project"] = parts.product(block.project, "project", order, "pixels")
     last = memory.last
+    if memory.slice:
+        way = "mj_rows_again" if memory.again else "mj_rows_mean_slices"
+        fields |= {"slices": way, "slice": str(memory.slice)}
+    if memory.again:
+        parts.uses(ROWS_AGAIN)
+    if block.mean is not None:
+        fields["mean"] = parts.mean(block.mean)
     fields |= {
         "out_height": str(last.out_height),
         "out_width": str(last.out_width),

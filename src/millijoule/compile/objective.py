@@ -1,8 +1,9 @@
 """Options of a plan for what counts: fewest cycles, least memory, or fewest cycles within a given memory.
 
-Three measures lower the peak, none changes a bit of a result: smaller chunks (kernels are called more often), no map as
-a single row (pixels are left over at the end of each row), and handing rows from block to block instead of storing the
-map between them (all of these blocks' scratch memory is needed at once).
+Four measures lower the peak, none changes a bit of a result: smaller chunks (kernels are called more often), no map as
+a single row (pixels are left over at the end of each row), handing rows from block to block instead of storing the map
+between them (all of these blocks' scratch memory is needed at once), and recomputation: the widened map of a block is
+made again for every row of the result, a slice of its channels at a time, so that no ring holds rows of all of it.
 
 The algorithm, in words. What a layer needs while it runs depends on its own blocks alone: on which of them are joined
 and on their chunks. So each run of consecutive blocks is looked at by itself: what it needs at least, and which chunks
@@ -41,6 +42,10 @@ LONGEST_RUN = 8
 """Blocks that may be joined into one layer."""
 CALL_CYCLES = 30
 """Per channel, or pair of them, and call of a kernel."""
+SLICES = (64, 48, 32, 24, 16, 8, 4)
+"""Numbers of channels that are tried where a map is made again for every row."""
+MAC_CYCLES = 1.3
+"""Of a pointwise convolution, requantisation included."""
 JOIN_SHARE = 0.01
 """A joined block costs this share of a cycle per MAC: its weights find less room to be copied to."""
 TRIES = 6
@@ -176,7 +181,7 @@ class _Search:
         candidates = [
             self.base,
             self.options(limit),
-            _tightest(self.base, [b for chain in self.chains for b in chain]),
+            self.tightest(),
             self.options(0),
         ]
         sizes = [self.arena(options) for options in candidates]
@@ -194,6 +199,15 @@ class _Search:
                 return options
             limit -= size - budget
         return None
+
+    def tightest(self) -> PlanOptions:
+        """The least memory for every block."""
+        least = {
+            block.output: min(self.levels(block, False, False), key=lambda level: level.bytes).options
+            for chain in self.chains
+            for block in chain
+        }
+        return replace(self.base, blocks={**self.base.blocks, **least})
 
     def arena(self, options: PlanOptions) -> int:
         """Bytes of the plan with these options."""
@@ -282,7 +296,9 @@ class _Search:
         key = (block.output, fed, feeds)
         if key not in self.tables:
             found = []
-            for options in _ladder(self.base.of(block.output), block):
+            usual = memory_of(self.graph, block, options=self.base.of(block.output))
+            widened = usual.conv.out_channels if usual.conv and usual.filter and not usual.window else 0
+            for options in _ladder(usual.options, block, widened):
                 memory = memory_of(self.graph, block, fed=fed, feeds=feeds, options=options)
                 found.append(_Level(options, aligned(memory.bytes), _cost(memory), memory.flat))
             self.tables[key] = found
@@ -290,24 +306,36 @@ class _Search:
 
 
 def _cost(memory: RowMemory) -> float:
-    """Estimated cycles of the calls of kernels: one for each chunk of each row."""
-    calls = 0
-    if memory.conv is not None:
+    """Estimated cycles of the calls of kernels, one for each chunk of each row, and of what is computed again."""
+    calls, again = 0, 0.0
+    if memory.again and memory.conv is not None and memory.filter is not None:
+        conv, height = memory.conv, memory.filter.kernel[0]
+        rows = memory.filter.out_height * height
+        calls += rows * -(-conv.out_channels // 2)
+        macs_of_row = conv.out_width * conv.in_channels * conv.out_channels
+        again = MAC_CYCLES * max(0, rows - conv.out_height) * macs_of_row
+    elif memory.conv is not None:
         chunk = chunk_pixels(memory.conv, memory.window, memory.options)
         calls += memory.conv.out_height * -(-memory.conv.out_width // chunk) * -(-memory.conv.out_channels // 2)
     if memory.filter is not None:
         channels = memory.filter.out_channels
         if memory.block.project is not None:
             channels += -(-memory.last.out_channels // 2)
-        chunk = filter_chunk(memory.filter, memory.options)
+        chunk = filter_chunk(memory.filter, memory.options, memory.again)
         calls += memory.filter.out_height * -(-memory.filter.out_width // chunk) * channels
-    return float(CALL_CYCLES * calls)
+    return CALL_CYCLES * calls + again
 
 
-def _ladder(options: RowOptions, block: Block) -> list[RowOptions]:
-    """Options of a block from the fastest to those that need least memory."""
+def _ladder(options: RowOptions, block: Block, channels: int = 0) -> list[RowOptions]:
+    """Options of a block from the fastest to those that need least memory.
+
+    Args:
+        options: the first ones.
+        block: the layers.
+        channels: of a map that may be made again, a slice at a time; 0: it may not.
+    """
     found = [options]
-    if block.nodes == (block.conv,):
+    if block.alone:
         found.append(replace(options, flat_bytes=0))
     for pixels in CHUNKS:
         last = found[-1]
@@ -318,9 +346,4 @@ def _ladder(options: RowOptions, block: Block) -> list[RowOptions]:
         )
         if smaller != last:
             found.append(smaller)
-    return found
-
-
-def _tightest(base: PlanOptions, blocks: Sequence[Block]) -> PlanOptions:
-    """The least memory for every block."""
-    return replace(base, blocks={**base.blocks, **{b.output: _ladder(base.of(b.output), b)[-1] for b in blocks}})
+    return found + [replace(options, slice_channels=size) for size in SLICES if size < channels]

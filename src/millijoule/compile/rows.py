@@ -37,6 +37,8 @@ __all__ = [
 STATE_BYTES = 40  # sizeof(mj_rows_state) where pointers have 64 bits, with MJ_DEBUG
 PAIR_BYTES = 32  # sizeof(mj_pair)
 FILTER_BYTES = 16  # sizeof(mj_filter) without taps
+MEAN_CHANNELS = 64
+"""Of a pointwise convolution whose mean is taken, so many channels are made at a time."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,33 @@ class RowMemory:
     @property
     def window(self) -> bool:
         """Whether the first convolution has a window, a stride or padding."""
-        return self.conv is not None and (self.conv.kernel, self.conv.stride, self.conv.padding) != POINTWISE
+        return self.conv is not None and has_window(self.conv)
+
+    @property
+    def slice(self) -> int:
+        """How many channels of a row are made at a time; 0: all."""
+        return slice_channels(self.block, self.dims, self.options)
+
+    @property
+    def again(self) -> bool:
+        """Whether the map in front of the depthwise convolution is made again for every row of the result."""
+        return self.slice > 0 and self.filter is not None
+
+
+def has_window(dims: Dims) -> bool:
+    """Whether a convolution has a window, a stride or padding."""
+    return (dims.kernel, dims.stride, dims.padding) != POINTWISE
+
+
+def slice_channels(block: Block, dims: Mapping[str, Dims], options: RowOptions) -> int:
+    """How many channels of a row of a pointwise convolution are made at a time; 0: all."""
+    if block.conv is None or has_window(dims[block.conv.output]):
+        return 0
+    if block.filter is not None:
+        wanted = options.slice_channels
+    else:
+        wanted = MEAN_CHANNELS if block.mean is not None and block.add is None else 0
+    return wanted if wanted < dims[block.conv.output].out_channels else 0
 
 
 def conv_depth(dims: Dims, window: bool) -> int:
@@ -103,9 +131,12 @@ def chunk_pixels(dims: Dims, window: bool, options: RowOptions) -> int:
     return max(4, min(row, options.chunk_pixels, fitting))
 
 
-def filter_chunk(dims: Dims, options: RowOptions) -> int:
-    """How many output pixels of a depthwise convolution get their groups at a time; a multiple of four."""
-    return min(aligned(dims.out_width, 4), options.filter_pixels)
+def filter_chunk(dims: Dims, options: RowOptions, again: bool = False) -> int:
+    """How many output pixels of a depthwise convolution get their groups at a time; a multiple of four, and the whole
+    row where its input is made again for it.
+    """
+    row = aligned(dims.out_width, 4)
+    return row if again else min(row, options.filter_pixels)
 
 
 def widened_row(dims: Dims) -> int:
@@ -145,26 +176,32 @@ def _sizes(
 ) -> Iterator[tuple[str, int]]:
     yield "state", STATE_BYTES
     groups = 0
-    window = False
+    own = slice_channels(block, dims, options)
+    again = own > 0 and block.filter is not None
     if block.conv is not None:
         conv = dims[block.conv.output]
-        window = (conv.kernel, conv.stride, conv.padding) != POINTWISE
+        window = has_window(conv)
         yield "conv_pairs", PAIR_BYTES * -(-conv.out_channels // 2)
         groups = 4 * conv_depth(conv, window) * chunk_pixels(conv, window, options)
         if window:
             yield "widened", 2 * conv.kernel[0] * widened_row(conv)
     if block.filter is not None:
         filtered = dims[block.filter.output]
-        groups = max(groups, 4 * -(-filtered.out_channels // 2) * filter_chunk(filtered, options))
+        if again:
+            yield "conv_groups", filtered.kernel[0] * groups
+            groups = 0
+        groups = max(groups, 4 * -(-filtered.out_channels // 2) * filter_chunk(filtered, options, again))
         yield "filters", (FILTER_BYTES + 4 * filter_words(filtered)) * filtered.out_channels
-        yield "planes", plane_bytes(filtered) * aligned(filtered.in_channels, 2)
+        yield "planes", plane_bytes(filtered) * (own if again else aligned(filtered.in_channels, 2))
     if block.project is not None:
         yield "project_pairs", PAIR_BYTES * -(-dims[block.project.output].out_channels // 2)
     # A row's groups for the first convolution are used up before those for the last one are made.
     yield "groups", groups
     last = dims[block.last_product.output]
     if _needs_row(block, last, feeds):
-        yield "row", row_distance(last) * aligned(last.out_width, 4)
+        yield "row", (own if own and not again else row_distance(last)) * aligned(last.out_width, 4)
+    if block.mean is not None:
+        yield "sums", 4 * last.out_channels
     if fed and block.residual == block.input:
         yield "kept", kept_rows(block, dims) * last.out_width * last.out_channels
 
@@ -175,10 +212,10 @@ def prefix(index: int) -> str:
 
 
 def _needs_row(block: Block, last: Dims, feeds: bool) -> bool:
-    """Whether a row of the result is made apart: to be added to, handed on, or because its pixels lie too close for
-    pairs of channels.
+    """Whether a row of the result is made apart: to be added to, handed on, stored nowhere, or because its pixels lie
+    too close for pairs of channels.
     """
-    return feeds or block.add is not None or last.out_channels % 2 == 1
+    return feeds or block.add is not None or block.mean is not None or last.out_channels % 2 == 1
 
 
 def slack_bytes(memory: RowMemory) -> int:
@@ -215,7 +252,7 @@ def memory_of(
 ) -> RowMemory:
     """Lays out the scratch memory of a block, `base` bytes behind the start of the scratch buffer."""
     dims = {node.output: dims_of(graph, node) for node in block.nodes if node.op.endswith("conv2d")}
-    flat = not (fed or feeds) and block.nodes == (block.conv,) and _fits_one_row(dims[block.output], options)
+    flat = not (fed or feeds) and block.alone and _fits_one_row(dims[block.last_product.output], options)
     if flat:
         dims = {name: _one_row(sizes) for name, sizes in dims.items()}
     parts: dict[str, tuple[int, int]] = {}
@@ -231,8 +268,7 @@ def _fits_one_row(dims: Dims, options: RowOptions) -> bool:
     weight is read once for many pixels.
     """
     pixels = aligned(dims.in_height * dims.in_width, 4)
-    pointwise = (dims.kernel, dims.stride, dims.padding) == POINTWISE
-    return pointwise and 4 * conv_depth(dims, False) * pixels <= options.flat_bytes
+    return not has_window(dims) and 4 * conv_depth(dims, False) * pixels <= options.flat_bytes
 
 
 def _one_row(dims: Dims) -> Dims:
@@ -266,6 +302,8 @@ def overlap_distance(graph: Graph, *memories: RowMemory) -> int:
     """
     first, last = memories[0].block, memories[-1].block
     data, result = graph.tensor(first.input), graph.tensor(last.output)
+    if last.mean is not None:  # written when everything has been read
+        return data.bytes
     layers = [dims for memory in memories for dims in _sizes_of(memory.block, memory.dims)]
     read = _rows_read(layers)
     rows = layers[0].in_height

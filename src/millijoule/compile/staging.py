@@ -102,7 +102,8 @@ def _exceeds(graph: Graph, step: Step, sizes: Mapping[str, int], cache: int) -> 
     """Whether the weights of a layer fall out of the cache between two of many rows."""
     weights = sum(size for name, size in sizes.items() if name.endswith("weights"))
     flat = any(memory.flat for memory in step.rows)
-    return weights > cache and not flat and graph.tensor(step.node.output).shape[1] >= MINIMUM_ROWS
+    rows = step.rows[-1].last.out_height if step.rows else graph.tensor(step.node.output).shape[1]
+    return weights > cache and not flat and rows >= MINIMUM_ROWS
 
 
 def _candidates(

@@ -168,7 +168,7 @@ def _forms(program: Program) -> dict[str, list[Any]]:
             sizes = {name: size for name, (_, size) in memory.parts.items()}
             chunks = (
                 None if memory.conv is None else chunk_pixels(memory.conv, memory.window, memory.options),
-                None if memory.filter is None else filter_chunk(memory.filter, memory.options),
+                None if memory.filter is None else filter_chunk(memory.filter, memory.options, memory.again),
             )
             form = (memory.flat, chunks, sizes, staged)
             found.setdefault(shape_key(program.graph, memory.block), []).append(form)

@@ -28,7 +28,9 @@ __all__ = [
     "FLAGS",
     "KERNELS",
     "ROWS",
+    "ROWS_AGAIN",
     "ROWS_DYNAMIC",
+    "ROWS_MEAN",
     "ROW_KERNELS",
     "ROW_KERNELS_DYNAMIC",
     "VARIANTS",
@@ -288,6 +290,9 @@ KERNELS: tuple[Kernel, ...] = (
 ROWS = Kernel("mj_rows_s8", "rows", "integer", "dsp", _any_size, _no_scratch)
 """The row engine, which computes chains of convolutions; the compiler decides which (`compile.rows`)."""
 
+
+ROWS_AGAIN, ROWS_MEAN = "mj_rows_again", "mj_rows_mean"
+"""Parts of the row engine that few blocks need: recomputation by slices of channels, and means."""
 
 ROWS_DYNAMIC = Kernel("mj_rows_dyn", "rows", "dynamic", "dsp", _any_size, _no_scratch)
 """The row engine in passes, for chains with float data and int8 weights (`compile.rows_dynamic`)."""

@@ -3,6 +3,7 @@
 #include "mj_dsp.h"
 #include "mj_gather.h"
 #include "mj_requantize.h"
+#include "mj_row_steps.h"
 #include "mj_scatter.h"
 
 #include <stddef.h>
@@ -11,13 +12,6 @@
 _Static_assert(sizeof(mj_rows_state) <= 40, "the state of a block");
 _Static_assert(sizeof(mj_pair) == 32, "a pair");
 _Static_assert(sizeof(mj_filter) == 16, "a filter without taps");
-
-#define MJ_SMALL static __attribute__((noinline)) void
-
-static uint32_t twice(int32_t value)
-{
-    return (uint32_t)(uint16_t)value * 0x10001u;
-}
 
 /* *** preparation, once per inference ***** */
 
@@ -91,13 +85,6 @@ MJ_SMALL prepare_filters(const mj_filters *f)
     }
 }
 
-MJ_SMALL fill(mj_word *words, int32_t count, uint32_t word)
-{
-    for (int32_t i = 0; i < count; ++i) {
-        words[i] = word;
-    }
-}
-
 /* *** from rows to groups ***** */
 
 MJ_SMALL gather(const int8_t *x, int32_t pixels, int32_t channels, uint32_t *groups)
@@ -164,32 +151,17 @@ MJ_SMALL collect(const mj_rows *r, int32_t oy, int32_t ox, int32_t pixels)
 
 /* *** planes ***** */
 
-static uint32_t *plane_word(const mj_rows *r, int32_t channel, int32_t column, int32_t slot)
-{
-    uint8_t *plane = (uint8_t *)r->planes + channel * r->plane;
-    return (uint32_t *)(void *)plane + (column >> 1) * r->filter->height + slot;
-}
-
 /* A row of the input into a slot of the planes, where no convolution comes first. */
 MJ_SMALL scatter(const int8_t *x, const mj_rows *r, int32_t slot)
 {
     mj_scatter(x, plane_word(r, 0, r->lead, slot), r->in_width, r->in_channels, r->filter->height, r->plane / 4);
 }
 
-/* The columns behind the picture that a product wrote as part of its last group are padding again. */
-MJ_SMALL mend(const mj_rows *r, int32_t slot, int32_t channels, int32_t zero)
+/* Words of all planes. */
+static int32_t plane_words(const mj_rows *r)
 {
-    for (int32_t column = r->lead + r->made_width; column < r->lead + (r->made_width + 3) / 4 * 4; ++column) {
-        uint8_t *place = (uint8_t *)plane_word(r, 0, column, slot) + 2 * (column & 1);
-        for (int32_t c = 0; c < channels; ++c, place += r->plane) {
-            *(int16_t *)(void *)place = (int16_t)zero;
-        }
-    }
-}
-
-static int32_t made_channels(const mj_rows *r)
-{
-    return r->conv != NULL ? r->conv->channels : r->in_channels;
+    const int32_t channels = r->conv != NULL ? r->conv->channels : r->in_channels;
+    return (r->slices != NULL ? r->slice : (channels + 1) / 2 * 2) * (r->plane / 4);
 }
 
 static int32_t made_zero(const mj_rows *r)
@@ -198,36 +170,6 @@ static int32_t made_zero(const mj_rows *r)
 }
 
 /* *** results ***** */
-
-static void multiply(const mj_products *p, const uint32_t *groups, int32_t pixels, void *out, int32_t distance,
-                     int32_t step)
-{
-    const mj_product product = {groups, p->weights, p->pairs, out, pixels, p->depth, (p->channels + 1) / 2, distance,
-                                step, twice(p->low), twice(p->high)};
-    const int32_t once = p->tile != 0 ? p->tile : p->held;
-    if (once == 0) {
-        p->product(&product);
-        return;
-    }
-    for (int32_t done = 0; done < product.count;) {
-        const int32_t left = product.count - done;
-        mj_product part = product;
-        part.count = left < once ? left : once;
-        if (p->tile != 0) {
-            __builtin_memcpy(p->place, product.weights + done * p->depth, 4u * (uint32_t)(part.count * p->depth));
-            part.weights = p->place;
-        } else if (done == 0) {
-            part.weights = p->place;
-        } else {
-            part.count = left;
-            part.weights = product.weights + done * p->depth;
-        }
-        part.pairs = product.pairs + done;
-        part.out = (uint8_t *)out + 2 * done * (step != 0 ? distance : 1);
-        p->product(&part);
-        done += part.count;
-    }
-}
 
 /* Where the next row of the result goes. */
 static int8_t *result_row(const mj_rows *r)
@@ -247,7 +189,7 @@ static int8_t *result_row(const mj_rows *r)
 static void deliver(const mj_rows *r)
 {
     const int32_t channels = r->out_channels, count = r->out_width * channels, number = r->state->delivered;
-    int8_t *y = r->next != NULL ? r->row : result_row(r);
+    int8_t *y = r->next != NULL || r->mean != NULL ? r->row : result_row(r);
     ++r->state->delivered;
     if (r->row == NULL) {
         return;
@@ -262,8 +204,11 @@ static void deliver(const mj_rows *r)
     if (r->add != NULL) {
         const int8_t *other = r->kept != NULL ? r->kept + number % r->kept_rows * count : r->residual + number * count;
         r->sum(r->result_left ? r->row : other, r->result_left ? other : r->row, y, count, r->add);
-    } else if (r->next == NULL) {
+    } else if (y != r->row) {
         __builtin_memcpy(y, r->row, (uint32_t)count);
+    }
+    if (r->mean != NULL) {
+        r->mean->take(r, y, 0, channels, channels);
     }
     if (r->next != NULL) {
         mj_rows_push(y, r->next);
@@ -297,9 +242,13 @@ static void filter_row(const mj_rows *r)
     for (int32_t ox = 0; ox < r->out_width; ox += r->filter_chunk, out += r->filter_chunk * r->row_distance) {
         row.pixels = r->out_width - ox < r->filter_chunk ? r->out_width - ox : r->filter_chunk;
         row.planes = plane_word(r, 0, first + ox * f->stride_width, 0);
-        f->filter_row(&row);
+        if (r->slices != NULL) {
+            r->slices(r);
+        } else {
+            f->filter_row(&row);
+        }
         if (r->project != NULL) {
-            multiply(r->project, r->filter_groups, row.pixels, out, r->row_distance, 0);
+            multiply(r->project, 0, r->project->channels, r->filter_groups, row.pixels, out, r->row_distance, 0);
         } else {
             ungroup(r, row.pixels, out);
         }
@@ -321,6 +270,10 @@ static void made_row(const mj_rows *r)
 /* One output row of the convolution. The first of `window` convolutions comes with its groups in chunks. */
 static void convolve(const mj_rows *r, int32_t oy)
 {
+    if (r->slices != NULL) {
+        r->slices(r);
+        return;
+    }
     const mj_products *conv = r->conv;
     const int32_t slot = r->filter != NULL ? r->state->made % r->filter->height : 0;
     const int32_t step = r->filter != NULL ? 4 * r->filter->height : 0;
@@ -332,9 +285,9 @@ static void convolve(const mj_rows *r, int32_t oy)
             collect(r, oy, ox, count);
         }
         if (r->filter != NULL) {
-            multiply(conv, r->conv_groups, count, plane_word(r, 0, r->lead + ox, slot), r->plane, step);
+            multiply(conv, 0, conv->channels, r->conv_groups, count, plane_word(r, 0, r->lead + ox, slot), r->plane, step);
         } else {
-            multiply(conv, r->conv_groups, count, pixels + ox * r->row_distance, r->row_distance, 0);
+            multiply(conv, 0, conv->channels, r->conv_groups, count, pixels + ox * r->row_distance, r->row_distance, 0);
         }
     }
     if (r->filter == NULL) {
@@ -380,10 +333,13 @@ void mj_rows_begin(int8_t *y, const mj_rows *r)
     }
     if (r->filter != NULL) {
         prepare_filters(r->filter);
-        fill(r->planes, (made_channels(r) + 1) / 2 * 2 * r->plane / 4, twice(made_zero(r)));
+        fill(r->planes, plane_words(r), twice(made_zero(r)));
     }
     if (r->window != NULL) {
         fill((mj_word *)(void *)r->widened, r->window->kernel_height * r->widened_row / 2, twice(r->in_zero));
+    }
+    if (r->mean != NULL) {
+        fill((mj_word *)(void *)r->mean->sums, r->out_channels, (uint32_t)r->mean->start);
     }
 }
 
@@ -398,6 +354,11 @@ void mj_rows_push(const void *x_row, const mj_rows *r)
         widen(x_row, r, widened_slot(r) + r->window->pad_left * r->in_channels);
         ++s->received;
         windows(r);
+    } else if (r->conv != NULL && r->filter != NULL && r->slices != NULL) {
+        const int32_t row = r->chunk * r->conv->depth; /* words */
+        gather(x_row, r->in_width, r->in_channels, r->conv_groups + s->received % r->filter->height * row);
+        ++s->received;
+        made_row(r);
     } else if (r->conv != NULL) {
         gather(x_row, r->in_width, r->in_channels, r->conv_groups);
         convolve(r, s->received++);
@@ -418,12 +379,15 @@ void mj_rows_end(const mj_rows *r)
         windows(r);
     }
     while (s->delivered < r->out_height) {
-        const int32_t rows = r->filter->height, words = made_channels(r) * (r->plane / 4);
+        const int32_t rows = r->filter->height, words = r->slices != NULL ? 0 : plane_words(r);
         const uint32_t zero = twice(made_zero(r));
         for (int32_t i = s->made % rows; i < words; i += rows) { /* planes have no gaps: every such word is in the slot */
             r->planes[i] = zero;
         }
         made_row(r);
+    }
+    if (r->mean != NULL) {
+        r->mean->finish(r);
     }
     if (r->next != NULL) {
         mj_rows_end(r->next);

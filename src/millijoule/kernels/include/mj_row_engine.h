@@ -1,4 +1,4 @@
-/* Several layers as one, row by row: [convolution] [depthwise convolution] [pointwise convolution] [addition].
+/* Several layers as one, row by row: [convolution] [depthwise convolution] [pointwise convolution] [addition] [mean].
  *
  * Every row of the input is read once, in order; what later rows need of it stays in rings of as many rows as the
  * windows are high. An output row is written as soon as its last input row has been read, so input and result may share
@@ -6,6 +6,8 @@
  *
  * A block has a convolution, a depthwise convolution or both; a pointwise convolution follows a depthwise one only. Blocks
  * may be chained: each row of one is handed to the next as soon as it is there, and the map between them stored nowhere.
+ * Where memory is short, the map in front of a depthwise convolution may be made again for every row of the result, a
+ * slice of its channels at a time: then a few rows of its input are kept instead of it.
  * All memory marked RAM is scratch that the compiler lays out (compile/rows.py); nothing survives an inference.
  */
 #ifndef MJ_ROW_ENGINE_H
@@ -50,6 +52,18 @@ typedef struct {
 #endif
 } mj_rows_state;
 
+struct mj_rows;
+
+/* The mean over all pixels of the result, which is stored nowhere itself. */
+typedef struct {
+    /* adds pixels of `count` channels from channel `first` on, `distance` bytes apart */
+    void (*take)(const struct mj_rows *rows, const int8_t *x, int32_t first, int32_t count, int32_t distance);
+    void (*finish)(const struct mj_rows *rows);
+    int32_t *sums; /* RAM: one per channel */
+    int32_t start; /* what they begin with: minus the zero point of all pixels */
+    int32_t multiplier, shift, zero, low, high; /* of the mean */
+} mj_rows_mean;
+
 typedef struct mj_rows {
     mj_rows_state *state; /* RAM */
     int32_t in_height, in_width, in_channels;
@@ -87,6 +101,12 @@ typedef struct mj_rows {
     void (*sum)(const int8_t *left, const int8_t *right, int8_t *y, int32_t count, const mj_add_params *params);
     const mj_add_params *add; /* its left operand is the result if `result_left`, else the residual */
     int32_t result_left;
+    /* NULL, or how a row is made a slice of its channels at a time: mj_rows_again for the map between a 1x1 convolution and
+     * a depthwise one (conv_groups then keep as many rows as the window is high, planes hold `slice` channels,
+     * filter_groups whole rows), mj_rows_mean_slices for the result of a 1x1 convolution whose mean is taken. */
+    void (*slices)(const struct mj_rows *rows);
+    int32_t slice;              /* channels, an even number */
+    const mj_rows_mean *mean;   /* NULL: the result is what is wanted; else y (out_channels) */
     const struct mj_rows *next; /* where rows of the result go instead of y; NULL: to y */
 } mj_rows;
 
@@ -97,5 +117,11 @@ void mj_rows_s8(const void *x, int8_t *y, const mj_rows *rows);
 void mj_rows_begin(int8_t *y, const mj_rows *rows);
 void mj_rows_push(const void *x_row, const mj_rows *rows);
 void mj_rows_end(const mj_rows *rows);
+
+/* What `slices`, `take` and `finish` point to. */
+void mj_rows_again(const mj_rows *rows);
+void mj_rows_mean_slices(const mj_rows *rows);
+void mj_rows_mean_take(const mj_rows *rows, const int8_t *x, int32_t first, int32_t count, int32_t distance);
+void mj_rows_mean_finish(const mj_rows *rows);
 
 #endif

@@ -1,0 +1,64 @@
+/* Steps of the row engine that more than one of its files needs; mj_row_engine.h is the contract. */
+#ifndef MJ_ROW_STEPS_H
+#define MJ_ROW_STEPS_H
+
+#include "mj_gather.h"
+#include "mj_row_engine.h"
+
+#include <stddef.h>
+
+#define MJ_SMALL static __attribute__((noinline, unused)) void
+
+static inline uint32_t twice(int32_t value)
+{
+    return (uint32_t)(uint16_t)value * 0x10001u;
+}
+
+MJ_SMALL fill(mj_word *words, int32_t count, uint32_t word)
+{
+    for (int32_t i = 0; i < count; ++i) {
+        words[i] = word;
+    }
+}
+
+static inline uint32_t *plane_word(const mj_rows *r, int32_t channel, int32_t column, int32_t slot)
+{
+    uint8_t *plane = (uint8_t *)r->planes + channel * r->plane;
+    return (uint32_t *)(void *)plane + (column >> 1) * r->filter->height + slot;
+}
+
+/* The columns behind the picture that a product wrote as part of its last group are padding again. */
+MJ_SMALL mend(const mj_rows *r, int32_t slot, int32_t channels, int32_t zero)
+{
+    for (int32_t column = r->lead + r->made_width; column < r->lead + (r->made_width + 3) / 4 * 4; ++column) {
+        uint8_t *place = (uint8_t *)plane_word(r, 0, column, slot) + 2 * (column & 1);
+        for (int32_t c = 0; c < channels; ++c, place += r->plane) {
+            *(int16_t *)(void *)place = (int16_t)zero;
+        }
+    }
+}
+
+/* `count` channels of a convolution from channel `first` on, which is even. */
+static inline void multiply(const mj_products *p, int32_t first, int32_t count, const uint32_t *groups, int32_t pixels, void *out,
+                     int32_t distance, int32_t step)
+{
+    mj_product part = {groups, NULL, NULL, out, pixels, p->depth, 0, distance, step, twice(p->low), twice(p->high)};
+    const int32_t end = (first + count + 1) / 2; /* pairs of channels */
+    for (int32_t done = first / 2; done < end; done += part.count) {
+        part.weights = p->weights + done * p->depth;
+        part.pairs = p->pairs + done;
+        part.count = end - done;
+        if (p->tile != 0) {
+            part.count = part.count < p->tile ? part.count : p->tile;
+            __builtin_memcpy(p->place, part.weights, 4u * (uint32_t)(part.count * p->depth));
+            part.weights = p->place;
+        } else if (done < p->held) {
+            part.count = end < p->held ? part.count : p->held - done;
+            part.weights = p->place + done * p->depth;
+        }
+        p->product(&part);
+        part.out = (uint8_t *)part.out + 2 * part.count * (step != 0 ? distance : 1);
+    }
+}
+
+#endif
