@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from millijoule.compile import OBJECTIVES, Program, compile_graph
+from millijoule.compile.finder import find_blocks
 from millijoule.compile.legal import row_layers
 from millijoule.compile.options import PlanOptions, RowOptions
-from millijoule.compile.rows import find_blocks
 from millijoule.errors import PlacementError, UnsupportedError
 from millijoule.graph import ROUNDINGS, Graph
 from networks import any_network
@@ -21,6 +21,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "chunk_pixels": (4, 8, 12, 28, 112),
     "chunk_bytes": (0, 512, 8192),
     "filter_pixels": (4, 8, 12, 28, 112),
+    "slice_channels": (0, 2, 4, 8, 16),
     "flat_bytes": (0, 1024, 1 << 20),
     "join": (False, True),
     "stage": (False, True),

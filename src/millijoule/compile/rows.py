@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from millijoule.compile.finder import POINTWISE, Block, find_blocks
+from millijoule.compile.finder import POINTWISE, Block
 from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
 from millijoule.compile.plan import aligned
 from millijoule.graph import Graph
@@ -27,7 +27,6 @@ __all__ = [
     "can_feed",
     "cascade_of",
     "chains",
-    "find_blocks",
     "memory_of",
     "overlap_distance",
     "prefix",
