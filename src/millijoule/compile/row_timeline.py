@@ -37,6 +37,7 @@ PART_KINDS = {
     "project_pairs": "prepared",
     "widened": "rings",
     "planes": "rings",
+    "conv_groups": "rings",
     "kept": "rings",
     "groups": "groups",
 }
@@ -117,7 +118,7 @@ def _flow(program: Program, step: Step) -> _Flow:
     written = tuple(bisect_right(read, count) for count in range(rows + 1))
     needed = tuple(range(rows + 1))
     added = written
-    if first.residual is not None and len(memories) > 1:
+    if first.residual is not None and (len(memories) > 1 or first.mean is not None):
         complete = _rows_read(_sizes_of(first, memories[0].dims))
         added = tuple(bisect_right(complete, count) for count in range(rows + 1))
     if first.residual == first.input and not isinstance(memories[0], DynamicMemory):
@@ -128,11 +129,10 @@ def _flow(program: Program, step: Step) -> _Flow:
 
 def _result_read(program: Program, step: Step) -> list[int]:
     """For each row of the result: how many rows of the input have been read when it is written."""
-    last = step.rows[-1]
-    read = _rows_read([dims for memory in step.rows for dims in _sizes_of(memory.block, memory.dims)])
-    shape = program.graph.tensor(step.node.output).shape
-    by_rows = len(shape) == 4 and shape[1] == len(read)
-    return read if by_rows or len(read) == 1 or last.flat else read[-1:]
+    layers = [dims for memory in step.rows for dims in _sizes_of(memory.block, memory.dims)]
+    if step.rows[-1].block.mean is not None:  # one row, written at the end
+        return [layers[0].in_height]
+    return _rows_read(layers)
 
 
 def layer_moments(program: Program) -> tuple[LayerMoments, ...]:
