@@ -171,7 +171,7 @@ def test_two_memories(seed: int) -> None:
 
 
 def one_block(rows: int = 8) -> Graph:
-    """A picture of 24 bytes a row and a 3x3 convolution of stride 2 whose result has 16 bytes a row; pooling; a mean."""
+    """A picture of 24 bytes a row and a 3x3 convolution of stride 2 with 16 bytes a result row; pooling; a mean."""
     builder, quant = GraphBuilder("net"), Quant.per_tensor(0.05, 3)
     builder.input("picture", (1, rows, 8, 3), "uint8")
 
