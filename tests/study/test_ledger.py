@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from millijoule.study.ledger import Ledger, fingerprint
+from millijoule.study import ledger
+from millijoule.study.ledger import Inputs, Ledger, fingerprint
 
 
 class _Work:
@@ -87,3 +88,78 @@ def test_fingerprint_depends_on_everything_but_the_order_of_upstream() -> None:
     assert fingerprint("a", {"x": 1}, ["p", "q"]) == fingerprint("a", {"x": 1}, ["q", "p"])
     others = {fingerprint("b", {"x": 1}, ["p"]), fingerprint("a", {"x": 2}, ["p"]), fingerprint("a", {"x": 1}, ["q"])}
     assert len(others | {fingerprint("a", {"x": 1}, ["p"])}) == 4
+
+
+# *** options that came later *****
+
+
+def _again(folder: Path, values: dict[str, Any], defaults: dict[str, Any], **more: Any) -> bool:
+    """Whether a stage with these inputs is reused."""
+    return Ledger(folder).up_to_date("train", Inputs(values, defaults, **more), [], [])
+
+
+def test_a_new_option_counts_only_when_it_is_used(tmp_path: Path) -> None:
+    then = {"train": {"epochs": 2, "change": {"flip": True}}, "seed": 1}
+    Ledger(tmp_path).stage("train", "", then, _Work({}))
+    new = {"train": {"epochs": 2, "change": {"flip": True, "zoom": 0.0}, "mixup": 0.0}, "seed": 1}
+    defaults = {"train": {"epochs": 150, "change": {"flip": False, "zoom": 0.0}, "mixup": 0.0}}
+    assert _again(tmp_path, new, defaults)
+    assert not _again(tmp_path, {**new, "train": {**new["train"], "mixup": 0.2}}, defaults)
+    change = {"flip": True, "zoom": 0.1}
+    assert not _again(tmp_path, {**new, "train": {**new["train"], "change": change}}, defaults)
+    assert not _again(tmp_path, new, {}), "without a default nobody knows what was done"
+    assert not _again(tmp_path, {**new, "device": "cpu"}, defaults)
+
+
+def test_other_values_and_other_defaults_count(tmp_path: Path) -> None:
+    Ledger(tmp_path).stage("train", "", Inputs({"train": {"epochs": 150}}, {"train": {"epochs": 150}}), _Work({}))
+    assert _again(tmp_path, {"train": {"epochs": 150}}, {"train": {"epochs": 40}})
+    assert not _again(tmp_path, {"train": {"epochs": 40}}, {"train": {"epochs": 40}}), "the default has changed"
+    assert not _again(tmp_path, {"train": {}}, {"train": {}}), "the option has gone"
+    assert not _again(tmp_path, {"train": {"epochs": None}}, {})
+    assert not _again(tmp_path, {"train": False}, {})
+
+
+def test_a_reused_stage_keeps_its_fingerprint_for_those_behind_it(tmp_path: Path) -> None:
+    def run(train: Inputs) -> list[bool]:
+        found = Ledger(tmp_path)
+        found.stage("train", "", train, _Work({}))
+        found.stage("float", "", {}, _Work({}), after=["train"])
+        return [record.reused for record in found.records.values()]
+
+    assert run(Inputs({"train": {"epochs": 2}})) == [False, False]
+    newer = Inputs({"train": {"epochs": 2, "mixup": 0.0}}, {"train": {"mixup": 0.0}})
+    assert run(newer) == [True, True] == run(newer)
+    assert run(Inputs({"train": {"epochs": 3}})) == [False, False]
+
+
+@pytest.mark.parametrize("name", ["LEDGER_VERSION", "__version__"])
+def test_another_version_does_everything_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    Ledger(tmp_path).stage("train", "", {}, _Work({}))
+    assert _again(tmp_path, {}, {})
+    monkeypatch.setattr(ledger, name, "another")
+    assert not _again(tmp_path, {}, {})
+
+
+def test_files_with_a_hash_only_are_read_and_then_say_more(tmp_path: Path) -> None:
+    old = {"train": {"epochs": 2}, "init": ["w.safetensors", 10, 123]}
+    marks = [fingerprint("data", {"key": "k"}, [])]
+    marks.append(fingerprint("train", old, marks))
+    (tmp_path / "stages").mkdir()
+    for name, mark in zip(("data", "train"), marks, strict=True):
+        value = {"stage": name, "fingerprint": mark, "seconds": 1.5, "files": {}, "result": {"x": name}}
+        (tmp_path / "stages" / f"{name}.json").write_text(json.dumps(value))
+
+    def run(values: dict[str, Any], defaults: dict[str, Any], hashed: dict[str, Any] | None) -> list[bool]:
+        found = Ledger(tmp_path)
+        found.stage("data", "", {"key": "k"}, _Work({}))
+        found.stage("train", "", Inputs(values, defaults, hashed), _Work({}), after=["data"])
+        return [record.reused for record in found.records.values()]
+
+    now = {"train": {"epochs": 2}, "init": "hash of the bytes"}
+    assert not Ledger(tmp_path).up_to_date("train", Inputs(now, hashed={**old, "init": []}), [], [])
+    assert run(now, {}, old) == [True, True]
+    # the file's time has changed, and there is a new option; its bytes and all other options are the same
+    newer = {**now, "train": {"epochs": 2, "mixup": 0.0}}
+    assert run(newer, {"train": {"mixup": 0.0}}, {**old, "init": ["w.safetensors", 10, 456]}) == [True, True]
+    assert run({**now, "init": "another"}, {}, old) == [True, False]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from millijoule.files import Progress
 from millijoule.graph import load_graph
 from millijoule.nets import build, mobilenet_v2
 from millijoule.study import DataOptions, QatPlan, QuietReporter, Study, StudyOptions, clear_run, run_study, summary
+from millijoule.train import TrainOptions
 
 OPTIONS = StudyOptions(
     data=DataOptions(per_class=14),
@@ -80,6 +83,102 @@ def test_other_boards_do_not_train_again(finished: tuple[Path, Study, list[str]]
     with pytest.raises(KeyboardInterrupt):
         run_study(replace(OPTIONS, boards=("stm32h7b3i",)), folder, reporter=reporter)
     assert reporter.ran == []
+
+
+def first_to_run(options: StudyOptions, folder: Path) -> str:
+    """The title of the first stage of a study that is not reused; nothing is done."""
+
+    class First(QuietReporter):
+        title = ""
+
+        @contextlib.contextmanager
+        def stage(self, title: str) -> Iterator[Progress]:
+            self.title = title
+            raise KeyboardInterrupt
+            yield  # a context manager yields
+
+    reporter = First()
+    with contextlib.suppress(KeyboardInterrupt):
+        run_study(options, folder, reporter=reporter)
+    return reporter.title
+
+
+TRAIN, STATIC, DEPLOY = "train in float", "quantise: static", "Static on STM32L4R9I"
+DIFFERENT = {
+    "epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "schedule": "cosine", "warmup_epochs": 0.5,
+    "weight_decay": 0.1, "label_smoothing": 0.1, "ema_decay": 0.9, "mixup": 0.1, "distillation": 0.1,
+    "temperature": 2.0, "gradient_clip": 1.0, "resolutions": [[0.0, 32]], "augmentation": {"zoom": 0.3}, "seed": 5,
+    "device": "cpu", "precision": "float32", "checkpoint_steps": 3, "evaluation_batch_size": 16,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "title"),
+    [
+        ({}, ""),
+        ({"data": DataOptions(per_class=15)}, "prepare pictures"),
+        ({"seed": 1}, "prepare pictures"),
+        ({"resolution": 48}, "prepare pictures"),
+        ({"alpha": 0.5}, TRAIN),
+        ({"dropout": 0.1}, TRAIN),
+        ({"bn_momentum": 0.1}, TRAIN),
+        ({"init_partial": True}, TRAIN),
+        ({"init_alpha": 0.5}, TRAIN),
+        ({"qat": QatPlan(mode="fine-tune")}, "train: QAT"),
+        ({"qat": QatPlan(mode="scratch")}, "train: QAT from scratch"),
+        ({"calibration": 21}, STATIC),
+        ({"observer": "min_max"}, STATIC),
+        ({"rounding": "double"}, STATIC),
+        ({"methods": ("dynamic",)}, "Dynamic on STM32L4R9I"),
+        ({"kernels": "plain"}, DEPLOY),
+        ({"compiler": "gcc"}, DEPLOY),
+        ({"verify_pictures": 1}, DEPLOY),
+    ],
+)
+def test_every_option_runs_what_it_decides_again(
+    finished: tuple[Path, Study, list[str]], tmp_path: Path, changes: dict[str, Any], title: str
+) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    assert first_to_run(replace(OPTIONS, **changes), folder) == title
+
+
+def test_every_option_of_training_trains_again(finished: tuple[Path, Study, list[str]], tmp_path: Path) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    assert set(DIFFERENT) == set(TrainOptions().to_dict())
+    for name, value in DIFFERENT.items():
+        assert first_to_run(replace(OPTIONS, train={**OPTIONS.train, name: value}), folder) == TRAIN, name
+
+
+def test_an_option_that_an_older_version_did_not_know(finished: tuple[Path, Study, list[str]], tmp_path: Path) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    path = folder / "stages" / "train.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    del stored["inputs"]["train"]["mixup"], stored["inputs"]["train"]["augmentation"]["zoom"]
+    del stored["inputs"]["spec"]["bn_epsilon"]
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    assert first_to_run(OPTIONS, folder) == ""
+    assert first_to_run(replace(OPTIONS, train={**OPTIONS.train, "mixup": 0.1}), folder) == TRAIN
+    del stored["inputs"]["train"]["epochs"]  # 1 here, which is not the default
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    assert first_to_run(OPTIONS, folder) == TRAIN
+
+
+def test_the_bytes_of_the_first_weights_count(finished: tuple[Path, Study, list[str]], tmp_path: Path) -> None:
+    weights, folder = tmp_path / "weights.safetensors", tmp_path / "run"
+    shutil.copy(finished[0] / "train" / "float" / "best.safetensors", weights)
+    shutil.copytree(finished[0] / "data", folder / "data")
+    options = replace(OPTIONS, init=str(weights))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(options, folder, reporter=_Stop("capture the float graph"))
+    os.utime(weights, (1, 1))
+    assert first_to_run(options, folder) == "capture the float graph"
+    renamed = weights.rename(tmp_path / "renamed.safetensors")
+    assert first_to_run(replace(options, init=str(renamed)), folder) == "capture the float graph"
+    data = bytearray(renamed.read_bytes())
+    data[-1] ^= 1
+    renamed.write_bytes(data)
+    assert first_to_run(replace(options, init=str(renamed)), folder) == TRAIN
+    assert first_to_run(replace(options, init=""), folder) == TRAIN
 
 
 def test_both_ways_of_qat_start_where_they_say(finished: tuple[Path, Study, list[str]], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from millijoule.report import write_report
 from millijoule.study import stages
 from millijoule.study.deployment import TIMING, deploy, deployment_from, deployment_json
 from millijoule.study.facts import board_facts, data_facts, host_facts, method_facts, network_facts, version_facts
-from millijoule.study.ledger import Ledger, StageRecord
+from millijoule.study.ledger import Inputs, Ledger, StageRecord
 from millijoule.study.options import METHODS, StudyOptions
 from millijoule.study.progress import QuietReporter, Reporter
 from millijoule.study.results import ConversionFacts, StageFacts, Study, TrainingFacts
@@ -61,7 +61,7 @@ class _Run:
         self,
         name: str,
         title: str,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, Any] | Inputs,
         work: Callable[[str, Progress], dict[str, Any]],
         after: Iterable[str] = (),
         files: Sequence[Path] = (),
@@ -186,8 +186,11 @@ def _data(run: _Run) -> PreparedSet:
 
 
 def _float(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> None:
+    from millijoule.train import TrainOptions
+
     options, folder = run.options, run.folder / "train" / "float"
-    inputs = {"train": stages.train_options(options).to_dict(), **_beginning(options, spec)}
+    train = stages.train_options(options).to_dict()
+    inputs = _training(options, spec, {"train": train}, {"train": TrainOptions().to_dict()})
     run.stage(
         "train",
         "train in float",
@@ -205,17 +208,36 @@ def _float(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> None:
     run.stage("float", "capture the float graph", {}, capture, after=["train"], files=files)
 
 
-def _beginning(options: StudyOptions, spec: NetworkSpec) -> dict[str, Any]:
-    """What decides the weights that training starts from."""
+def _training(
+    options: StudyOptions, spec: NetworkSpec, values: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Inputs:
+    """What decides a training from the first weights: its options, the network, where the weights come from."""
+    rest = {"partial": options.init_partial, "seed": options.seed}
+    return Inputs(
+        {**values, "spec": spec.to_dict(), "init": _file_hash(options.init), "init_alpha": options.init_alpha, **rest},
+        {**defaults, "spec": _field_defaults(type(spec))},
+        {**values, "spec": spec.to_json(), "init": [*_file_stamp(options.init), options.init_alpha], **rest},
+    )
+
+
+def _field_defaults(kind: type[Any]) -> dict[str, Any]:
+    """The default of every field of a dataclass that has one, as plain values."""
+    found = {item.name: item.default for item in fields(kind) if item.default is not MISSING}
     return {
-        "spec": spec.to_json(),
-        "init": [*_file_mark(options.init), options.init_alpha],
-        "partial": options.init_partial,
-        "seed": options.seed,
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in found.items()
     }
 
 
-def _file_mark(path: str) -> list[Any]:
+def _file_hash(path: str) -> str:
+    """The SHA-256 of a file's bytes; empty without a file."""
+    if not path:
+        return ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _file_stamp(path: str) -> list[Any]:
+    """How ledgers used to tell whether a file is the same."""
     if not path:
         return []
     facts = Path(path).stat()
@@ -252,11 +274,12 @@ def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
 
 
 def _qat(run: _Run, prepared: PreparedSet, spec: NetworkSpec, name: str, source: Path) -> None:
+    from millijoule.quantize import QatOptions
+
     options, scratch = run.options, name == "qat_scratch"
-    inputs = {
-        "qat": stages.qat_options(options, scratch=scratch).to_dict(),
-        **(_beginning(options, spec) if scratch else {}),
-    }
+    values = {"qat": stages.qat_options(options, scratch=scratch).to_dict()}
+    defaults = {"qat": QatOptions().to_dict()}
+    inputs = _training(options, spec, values, defaults) if scratch else Inputs(values, defaults)
     run.stage(
         name,
         f"train: {stages.TITLES[name]}",
