@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millijoule.compile import OBJECTIVES, Program, compile_graph
+from millijoule.boards import Board, load_board
+from millijoule.compile import OBJECTIVES, RESERVED_BYTES, Program, compile_graph
 from millijoule.compile.finder import find_blocks
 from millijoule.compile.legal import row_layers
 from millijoule.compile.options import PlanOptions, RowOptions
+from millijoule.compile.placement import fast_room
+from millijoule.compile.plan import aligned
 from millijoule.errors import PlacementError, UnsupportedError
 from millijoule.graph import ROUNDINGS, Graph
 from networks import any_network
@@ -66,7 +69,7 @@ class Draw:
 
     @cached_property
     def _rolls(self) -> np.ndarray:
-        return np.random.default_rng([self.seed, 5]).random(5)
+        return np.random.default_rng([self.seed, 5]).random(7)
 
     @property
     def stream(self) -> bool:
@@ -90,6 +93,11 @@ class Draw:
         """The variant of the kernels."""
         return "plain" if self._rolls[4] < 0.15 else "dsp"
 
+    @property
+    def fast(self) -> float | None:
+        """The share of the arena that the fast memory of a board with two holds; None: all of it."""
+        return 0.2 + 0.7 * float(self._rolls[6]) if self._rolls[5] < 0.5 else None
+
     @cached_property
     def graph(self) -> Graph:
         """The network."""
@@ -108,31 +116,43 @@ class Draw:
         unstored = (None, None, frozenset(), frozenset(self.graph.tensors))[int(rng.integers(4))]
         return PlanOptions(any_row_options(rng), own, unstored)
 
-    def compiled(self, board: str) -> Compiled:
-        """The program for a board within a budget that its own smallest and fastest plans give."""
-
-        def program(stream: bool, **more: Any) -> Program:
-            options = replace(self.options, stream=stream)
-            return compile_graph(self.graph, board, kernels=self.kernels, options=options, **more)
-
-        stream = self.stream
-        if stream:
+    def compiled(self, name: str) -> Compiled:
+        """The program for a board, its fast memory and its budget as small as drawn."""
+        options = self.options
+        if self.stream:
             try:
-                program(True, self_test=False)
+                self._program(name, replace(options, stream=True))
+                options = replace(options, stream=True)
             except UnsupportedError:
-                stream = False
-        # the self-test of a streamed model is what calls mj_push_row
-        self_test = stream or self.seed % 4 == 0
-        if self.share is None:
-            return Compiled(program(stream, self_test=self_test, objective=self.objective))
-        fastest = program(stream, self_test=False).arena_bytes
-        least = program(stream, self_test=False, objective="ram").arena_bytes
-        budget = least + round(self.share * (fastest - least))
-        made = program(stream, self_test=self_test, objective=self.objective, ram_budget=budget)
-        if budget == least:
-            with pytest.raises(PlacementError, match=f"less than {least:,} bytes"):
-                program(stream, self_test=False, objective=self.objective, ram_budget=budget - 1)
-        return Compiled(made, budget, least, fastest)
+                pass
+        budget = least = fastest = 0
+        if self.share is not None:
+            fastest = self._program(name, options).arena_bytes
+            least = self._program(name, options, objective="ram").arena_bytes
+            budget = least + round(self.share * (fastest - least))
+            if budget == least:
+                with pytest.raises(PlacementError, match=f"less than {least:,} bytes"):
+                    self._program(name, options, objective=self.objective, ram_budget=budget - 1)
+        board = load_board(name)
+        if self.fast is not None and fast_room(board) is not None:
+            first, *others = board.memories
+            room = int(self.fast * self._program(name, options, objective=self.objective).arena_bytes)
+            board = replace(board, memories=(replace(first, size=RESERVED_BYTES + aligned(room)), *others))
+        # the self-test of a streamed model calls mj_push_row
+        self_test = options.stream or self.seed % 4 == 0
+        made = self._program(board, options, self_test, objective=self.objective, ram_budget=budget or None)
+        compiled = Compiled(made, budget, least, fastest)
+        KNOWN[self, name] = Facts(0 < budget < fastest, compiled.stream, made.plan.fast_offset is not None)
+        return compiled
+
+    def facts(self, name: str) -> Facts:
+        """What the draw came to on this board; known without compiling if this process has compiled it."""
+        if (self, name) not in KNOWN:
+            self.compiled(name)
+        return KNOWN[self, name]
+
+    def _program(self, board: str | Board, options: PlanOptions, self_test: bool = False, **more: Any) -> Program:
+        return compile_graph(self.graph, board, kernels=self.kernels, options=options, self_test=self_test, **more)
 
 
 @dataclass(frozen=True)
@@ -145,11 +165,25 @@ class Compiled:
     fastest: int = 0
 
     @property
-    def tight(self) -> bool:
-        """Whether the fastest plan would not keep the budget."""
-        return 0 < self.budget < self.fastest
-
-    @property
     def stream(self) -> bool:
         """Whether the picture comes row by row."""
         return self.program.options.stream
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a draw came to.
+
+    Attributes:
+        tight: the fastest plan would not keep the budget.
+        stream: the picture comes row by row.
+        split: there is a second arena in the fast memory.
+    """
+
+    tight: bool
+    stream: bool
+    split: bool
+
+
+KNOWN: dict[tuple[Draw, str], Facts] = {}
+"""The facts of what this process has compiled, by board."""
