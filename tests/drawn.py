@@ -12,7 +12,6 @@ import pytest
 from millijoule.boards import Board, load_board
 from millijoule.compile import OBJECTIVES, RESERVED_BYTES, Program, compile_graph
 from millijoule.compile.finder import find_blocks
-from millijoule.compile.finder import find_blocks
 from millijoule.compile.legal import row_layers
 from millijoule.compile.options import PlanOptions, RowOptions
 from millijoule.compile.placement import fast_room
@@ -25,7 +24,6 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "chunk_pixels": (4, 8, 12, 28, 112),
     "chunk_bytes": (0, 512, 8192),
     "filter_pixels": (4, 8, 12, 28, 112),
-    "slice_channels": (0, 2, 4, 8, 16),
     "slice_channels": (0, 2, 4, 8, 16),
     "flat_bytes": (0, 1024, 1 << 20),
     "join": (False, True),
