@@ -114,6 +114,16 @@ def _block(block: Mapping[str, Any]) -> str:
         parts.append(f"ring of {planes['rows']} rows of {planes['channels']} planes ({planes['bytes']:,} bytes)")
     if "filter_pixels" in block:
         parts.append(f"{block['filter_pixels']} filtered pixels at a time")
+    if "made_again" in block:
+        again = block["made_again"]
+        parts.append(
+            f"made again for every row of the result, {again['channels_at_a_time']} channels at a time, from rows of the "
+            f"input that are kept ({again['kept_input_bytes']:,} bytes)"
+        )
+    if "mean" in block:
+        parts.append(
+            f"sums for the mean instead of the result, {block['mean']['channels_at_a_time']} channels at a time"
+        )
     if "kept" in block:
         parts.append(f"{block['kept']['rows']} input rows kept ({block['kept']['bytes']:,} bytes)")
     if block["groups_bytes"]:

@@ -156,6 +156,8 @@ def _block(memory: RowMemory) -> dict[str, Any]:
         }
     if memory.again:
         values["made_again"] = {"channels_at_a_time": memory.slice, "kept_input_bytes": sizes["conv_groups"]}
+    if block.mean is not None:
+        values["mean"] = {"channels_at_a_time": memory.slice or memory.last.out_channels}
     if "kept" in sizes:
         values["kept"] = {"rows": kept_rows(block, memory.dims), "bytes": sizes["kept"]}
     values["groups_bytes"] = sizes.get("groups", 0)

@@ -46,6 +46,8 @@ SLICES = (64, 48, 32, 24, 16, 8, 4)
 """Numbers of channels that are tried where a map is made again for every row."""
 MAC_CYCLES = 1.3
 """Of a pointwise convolution, requantisation included."""
+SLICE_CYCLES = 120
+"""Per slice and row of a map that is made again, beside the calls of kernels."""
 JOIN_SHARE = 0.01
 """A joined block costs this share of a cycle per MAC: its weights find less room to be copied to."""
 TRIES = 6
@@ -314,6 +316,7 @@ def _cost(memory: RowMemory) -> float:
         calls += rows * -(-conv.out_channels // 2)
         macs_of_row = conv.out_width * conv.in_channels * conv.out_channels
         again = MAC_CYCLES * max(0, rows - conv.out_height) * macs_of_row
+        again += SLICE_CYCLES * rows * -(-conv.out_channels // memory.slice)
     elif memory.conv is not None:
         chunk = chunk_pixels(memory.conv, memory.window, memory.options)
         calls += memory.conv.out_height * -(-memory.conv.out_width // chunk) * -(-memory.conv.out_channels // 2)

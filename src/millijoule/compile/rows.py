@@ -4,7 +4,8 @@ An inverted residual block widens its input, filters each channel and narrows it
 widest map decides the memory of the whole network. Computed by rows (`mj_row_engine.h`) that map exists a few rows at
 a time, already in the form that the next step reads, and the result takes the place of input rows that nobody needs
 any more. (The idea is that of patch-based inference cut down to rows, which needs no recomputation: J. Lin et al.,
-MCUNetV2, 2021.)
+MCUNetV2, 2021.) Where even the ring is too much (`RowOptions.slice_channels`), a few rows of the block's input are kept
+instead, and the map is made again for every row of the result, a slice of its channels at a time.
 
 Shapes alone decide here, so that other resolutions and widths can be planned (`fit`). Which layers make a block is
 decided in `finder`; whether the arithmetic of a layer permits it, from its weights, in `legal`.
