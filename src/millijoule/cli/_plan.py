@@ -117,8 +117,8 @@ def _block(block: Mapping[str, Any]) -> str:
     if "made_again" in block:
         again = block["made_again"]
         parts.append(
-            f"made again for every row of the result, {again['channels_at_a_time']} channels at a time, from rows of the "
-            f"input that are kept ({again['kept_input_bytes']:,} bytes)"
+            f"made again for every row of the result, {again['channels_at_a_time']} channels at a time, "
+            f"from rows of the input that are kept ({again['kept_input_bytes']:,} bytes)"
         )
     if "mean" in block:
         parts.append(
