@@ -18,7 +18,17 @@ from millijoule.emulate import energy
 from millijoule.files import Progress
 from millijoule.graph import load_graph
 from millijoule.nets import build, mobilenet_v2
-from millijoule.study import DataOptions, QatPlan, QuietReporter, Study, StudyOptions, clear_run, run_study, summary
+from millijoule.study import (
+    DataOptions,
+    QatPlan,
+    QuietReporter,
+    Study,
+    StudyOptions,
+    clear_run,
+    pipeline,
+    run_study,
+    summary,
+)
 from millijoule.train import TrainOptions
 
 OPTIONS = StudyOptions(
@@ -64,7 +74,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study, lis
 
 def test_an_interrupted_study_goes_on_where_it_was(finished: tuple[Path, Study, list[str]]) -> None:
     _, study, ran = finished
-    assert ran == ["quantise: static", "evaluate on the test split", "Static on STM32L4R9I"]
+    assert ran == ["quantise: static", "evaluate on the test split", "plan the memory", "Static on STM32L4R9I"]
     assert [stage.name for stage in study.stages if stage.reused] == ["data", "train", "float", "dynamic"]
 
 
@@ -140,6 +150,19 @@ def test_every_option_runs_what_it_decides_again(
 ) -> None:
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     assert first_to_run(replace(OPTIONS, **changes), folder) == title
+
+
+def test_other_code_plans_and_deploys_again_but_does_not_train(
+    finished: tuple[Path, Study, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    monkeypatch.setattr(pipeline, "_code_mark", lambda: "other code")
+    assert first_to_run(OPTIONS, folder) == "plan the memory"
+    (folder / "stages" / "arenas.json").write_text("{}", encoding="utf-8")
+    reporter = _Stop(DEPLOY)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(OPTIONS, folder, reporter=reporter)
+    assert reporter.ran == ["plan the memory"]
 
 
 def test_every_option_of_training_trains_again(finished: tuple[Path, Study, list[str]], tmp_path: Path) -> None:

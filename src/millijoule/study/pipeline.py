@@ -125,6 +125,13 @@ def run_study(
         lambda _mark, progress: stages.evaluate({name: run.model(name) for name in methods}, prepared, progress),
         after=methods,
     )
+    arenas = run.stage(
+        "arenas",
+        "plan the memory",
+        {"code": _code_mark()},
+        lambda _mark, progress: stages.plan_arenas({name: run.model(name) for name in methods}, progress),
+        after=methods,
+    )
     deployments = _deploy(run, prepared, methods)
     study = Study(
         title=title or f"{_network_title(spec)} on {data_facts(prepared).source}",
@@ -138,7 +145,10 @@ def run_study(
         data=data_facts(prepared),
         network=network_facts(spec),
         training=_trainings(run.ledger),
-        methods=tuple(method_facts(row, stages.TITLES) for row in comparison.result["models"]),
+        methods=tuple(
+            method_facts({**row, "activation_bytes": arenas.result[row["name"]]}, stages.TITLES)
+            for row in comparison.result["models"]
+        ),
         boards=tuple(board_facts(board) for board in boards),
         deployments=tuple(deployments),
         stages=tuple(

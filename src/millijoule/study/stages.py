@@ -27,6 +27,7 @@ __all__ = [
     "make_dynamic",
     "make_static",
     "network_of",
+    "plan_arenas",
     "prepare_data",
     "qat_options",
     "train_float",
@@ -230,18 +231,26 @@ def train_qat(
 
 def evaluate(models: Mapping[str, Path], prepared: PreparedSet, progress: Progress) -> dict[str, Any]:
     """All models on the test split."""
-    from millijoule.compile import HOST, compile_graph
     from millijoule.quantize.compare import compare
 
-    def arena(graph: Graph) -> int:
-        return compile_graph(graph, HOST, self_test=False).arena_bytes
-
     graphs = {name: load_graph(path) for name, path in models.items()}
-    comparison = compare(graphs, prepared.split("test"), reference="float", activation_bytes=arena, progress=progress)
+    comparison = compare(graphs, prepared.split("test"), reference="float", progress=progress)
     result = comparison.to_json()
     for row in result["models"]:
         row["tflite_bytes"] = _tflite_size(graphs[row["name"]])
     return result
+
+
+def plan_arenas(models: Mapping[str, Path], progress: Progress) -> dict[str, Any]:
+    """Bytes of the arena of each model, compiled for this computer."""
+    from millijoule.compile import HOST, compile_graph
+
+    arenas = {}
+    for done, (name, path) in enumerate(models.items()):
+        progress("plan", done, len(models))
+        arenas[name] = compile_graph(load_graph(path), HOST, self_test=False).arena_bytes
+    progress("plan", len(models), len(models))
+    return arenas
 
 
 def _tflite_size(graph: Graph) -> int | None:
