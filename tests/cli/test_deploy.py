@@ -131,6 +131,9 @@ def test_explain_says_in_text_and_json_what_the_plan_is(chain: str) -> None:
         for kernel in layer["kernels"]:
             assert kernel["name"] in text
     assert max(layer["live_bytes"] for layer in facts["layers"]) <= facts["arena_bytes"]
+    rows = values["ram"]["layers"]
+    assert [layer["name"] for layer in rows] == [layer["name"] for layer in facts["layers"]]
+    assert all(max(row["bytes"]) <= layer["live_bytes"] for row, layer in zip(rows, facts["layers"], strict=True))
     assert any("(assembly)" in line for line in text.splitlines())
     assert any(layer["staged"] for layer in facts["layers"])
     assert {item["what"] for item in facts["lower"]} >= {"the objective ram"}

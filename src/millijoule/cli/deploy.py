@@ -82,7 +82,7 @@ def compile_command(
     Example: millijoule deploy compile runs/demo/static.mj --board stm32l4r9i --stream
     """
     from millijoule.cli._plan import explanation, tuned, tuning_text, tuning_values
-    from millijoule.compile import PlanOptions, compile_graph, explain_program
+    from millijoule.compile import PlanOptions, compile_graph, explain_program, row_timeline
     from millijoule.deploy import export_sources
 
     graph = load_graph(model)
@@ -101,7 +101,7 @@ def compile_command(
         export_sources(program, out, overwrite=overwrite)
     facts = explain_program(program) if explain else None
     if as_json:
-        values = program.summary() | ({} if facts is None else {"explanation": facts})
+        values = program.summary() | ({} if facts is None else {"explanation": facts, "ram": row_timeline(program)})
         typer.echo(json.dumps(values | ({} if found is None else {"tuning": tuning_values(found)})))
         return
     if facts is not None:
