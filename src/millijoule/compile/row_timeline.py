@@ -7,7 +7,8 @@ how far the two may overlap (`rows.overlap_distance`). What a block keeps beside
 parameters) is there from its first row to its last.
 
 Dynamic chains run over their input several times: each pass is one moment, the last one, which writes the result, one
-moment per row. Layers of one operation are one moment.
+moment per row (as planned: where sums are stored, it need not read the input again). Layers of one operation are one
+moment.
 """
 
 from __future__ import annotations
