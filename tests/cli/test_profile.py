@@ -26,7 +26,7 @@ from networks import random_network
 @pytest.fixture
 def model(tmp_path: Path) -> str:
     path = tmp_path / "small.mj"
-    save_graph(random_network(["conv", "depthwise", "residual"], 7), path)
+    save_graph(random_network(["conv", "depthwise", "residual", "max_pool"], 7), path)
     return str(path)
 
 
