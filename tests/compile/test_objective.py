@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from by_hand import Net
 from millijoule.boards import load_board
 from millijoule.build.host import build_host
 from millijoule.compile import Program, compile_graph
@@ -93,6 +94,22 @@ def test_more_memory_costs_no_more_calls() -> None:
         return sum(options.of(block.output).filter_pixels for block in find_blocks(graph, able))
 
     assert chunks(loose) >= chunks(tight)
+
+
+def test_a_picture_that_need_not_be_stored_is_named_as_a_way_out() -> None:
+    net = Net((48, 48, 3))
+    graph = net.build(net.inverted(net.same(net.x, 8, stride=2), 24, 8, stride=2))
+    stream = PlanOptions(stream=True)
+    least = compile_graph(graph, self_test=False, objective="ram").arena_bytes
+    by_rows = compile_graph(graph, self_test=False, objective="ram", options=stream).arena_bytes
+    assert by_rows < least
+    promise = f"row by row, --stream \\({by_rows:,} bytes\\)"
+    with pytest.raises(PlacementError, match=promise):
+        compile_graph(graph, self_test=False, ram_budget=by_rows)
+    assert compile_graph(graph, self_test=False, ram_budget=by_rows, options=stream).arena_bytes == by_rows
+    with pytest.raises(PlacementError) as caught:
+        compile_graph(graph, self_test=False, ram_budget=by_rows - 1, options=stream)
+    assert "--stream" not in caught.value.fix
 
 
 def test_float_and_dynamic_networks_have_one_plan() -> None:

@@ -19,6 +19,7 @@ options yet.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ from millijoule.compile.plan import MemoryPlan, aligned, live_bytes, plan_memory
 from millijoule.compile.rows import RowMemory, chains, chunk_pixels, filter_chunk, memory_of
 from millijoule.compile.rows_dynamic import find_dynamic_blocks
 from millijoule.compile.schedule import Schedule, joints, schedule, schedule_with
-from millijoule.errors import OptionError, PlacementError
+from millijoule.errors import OptionError, PlacementError, UnsupportedError
 from millijoule.graph import Graph, macs
 
 __all__ = ["OBJECTIVES", "options_for", "planned"]
@@ -131,13 +132,17 @@ def _remedies(graph: Graph, kernels: str, able: Collection[str], budget: int, ba
     """What would keep the budget, each with the bytes it needs."""
     plain = replace(base, blocks={}, unstored=None)
 
-    def need(smaller: Graph | None) -> int | None:
+    def need(smaller: Graph | None, base: PlanOptions = plain) -> int | None:
         if smaller is None:
             return None
-        options = _Search(smaller, kernels, able, plain).least()
+        options = _Search(smaller, kernels, able, base).least()
         found = planned(smaller, kernels, able, options)[1].arena_bytes
         return found if found <= budget else None
 
+    with suppress(UnsupportedError):
+        streamed = None if base.stream else need(graph, replace(plain, stream=True))
+        if streamed is not None:
+            yield f"the picture row by row, --stream ({streamed:,} bytes)"
     size = graph.tensor(graph.inputs[0]).shape[1]
     resolutions = range((size - 1) // RESOLUTION_STEP * RESOLUTION_STEP, 0, -RESOLUTION_STEP)
     for resolution, found in _first(resolutions, lambda resolution: need(at_resolution(graph, resolution))):
