@@ -18,7 +18,7 @@ import numpy.typing as npt
 from millijoule.errors import QuantizationError
 from millijoule.graph.arithmetic import quantize_array
 from millijoule.graph.graph import Graph, Node
-from millijoule.graph.tensor import INT8_MAX, INT8_MIN, Quant, Tensor
+from millijoule.graph.tensor import INT8_MAX, INT8_MIN, WIDTHS, Quant, Tensor
 from millijoule.graph.verify import WEIGHT_AXIS, verify
 
 __all__ = [
@@ -90,8 +90,9 @@ def weight_quant(
     per_channel: bool = True,
     bias: npt.NDArray[np.floating] | None = None,
     input_scale: float | None = None,
+    bits: int = 8,
 ) -> Quant:
-    """The symmetric int8 quantisation of weights, ``scale = max|w| / 127``, widened where the bias would not fit.
+    """The symmetric quantisation of weights, ``scale = max|w| / 127``, widened where the bias would not fit.
 
     Dead channels have weights near 1e-18 beside a bias of -2: at ``s_x * s_w`` such a bias overflows 32 bits, so the
     scale is raised until it stays below 2**30. A scale is also at least 2**-31 of the layer's largest one (what is
@@ -103,6 +104,7 @@ def weight_quant(
         per_channel: one scale per slice along `axis`; otherwise one for all.
         bias: float bias, one per output channel.
         input_scale: scale of the layer's input; needed with `bias`.
+        bits: 8, or 4: ``scale = max|w| / 7``.
 
     Returns:
         A quantisation along `axis`, or a per-tensor one; every scale is a float32.
@@ -113,20 +115,30 @@ def weight_quant(
     if not np.isfinite(weights).all() or (bias is not None and not np.isfinite(bias).all()):
         raise QuantizationError("weights", "they hold NaN or infinity", "Train again with a smaller learning rate")
     rows = np.abs(np.moveaxis(np.asarray(weights, dtype=np.float64), axis, 0)).reshape(weights.shape[axis], -1)
-    scales = rows.max(axis=1) / INT8_MAX
+    highest = _highest(bits)
+    scales = rows.max(axis=1) / highest
     largest = float(scales.max())
-    smallest = max(largest * 2.0**-31, 1e-30) if largest > 0.0 else 1.0 / INT8_MAX
+    smallest = max(largest * 2.0**-31, 1e-30) if largest > 0.0 else 1.0 / highest
     scales = np.maximum(scales, smallest)
     if bias is not None and input_scale is not None:
         scales = np.maximum(scales, np.abs(np.asarray(bias, dtype=np.float64)) / (input_scale * BIAS_LIMIT))
     if per_channel:
-        return Quant.per_channel(scales, axis)
-    return Quant.per_tensor(float(scales.max()))
+        return Quant.per_channel(scales, axis, bits=bits)
+    return Quant.per_tensor(float(scales.max()), bits=bits)
+
+
+def _highest(bits: int) -> int:
+    """The largest weight: 127, or 7 with 4 bits."""
+    if bits not in WIDTHS:
+        raise QuantizationError("weights", f"{bits!r} bits are not stored", "Use 8 or 4 bits")
+    return int(2 ** (bits - 1) - 1)
 
 
 def quantize_weights(weights: npt.NDArray[np.floating], quant: Quant) -> npt.NDArray[np.int8]:
-    """Float weights as int8 in [-127, 127]: ``clamp(round_half_away(w / scale))`` in float64."""
-    return quantize_array(weights, quant, low=-INT8_MAX).astype(np.int8)
+    """Float weights as int8 in [-127, 127], 4 bits in [-7, 7]: ``clamp(round_half_away(w / scale))`` in float64."""
+    highest = _highest(quant.bits)
+    stored: npt.NDArray[np.int8] = np.clip(quantize_array(weights, quant), -highest, highest).astype(np.int8)
+    return stored
 
 
 def input_range(node: Node) -> tuple[float, float]:
@@ -145,6 +157,7 @@ def integer_graph(
     *,
     rounding: str = "single",
     per_channel: bool = True,
+    weight_bits: int | Mapping[str, int] = 8,
 ) -> Graph:
     """A float graph as an int8 graph: same nodes, same tensor names, every activation after the picture int8.
 
@@ -154,13 +167,17 @@ def integer_graph(
             scale (`KEEPS_SCALE`), of softmax, and of normalize (whose range follows from its attributes unless given).
         rounding: how 32-bit sums become 8-bit values, see `arithmetic.requantize`.
         per_channel: one weight scale per output channel; otherwise one per layer.
+        weight_bits: bits of the weights, 8 or 4, of all layers or by layer (`Node.source`, or the name of the result);
+            layers that are not named have 8. Activations have 8 always, biases 32.
 
     Returns:
         The verified int8 graph. Weights and biases are called `<float name>.int8` and `<float name>.int32`.
 
     Raises:
-        QuantizationError: a range is missing or degenerate (names the layer), or a 32-bit sum could overflow.
+        QuantizationError: a range is missing or degenerate (names the layer), a 32-bit sum could overflow, a number of
+            bits is neither 8 nor 4, or `weight_bits` names a layer that has no weights.
     """
+    widths = _weight_widths(graph, weight_bits)
     quants: dict[str, Quant] = {}
     tensors: dict[str, Tensor] = {}
     constants: dict[str, npt.NDArray[Any]] = {}
@@ -179,7 +196,7 @@ def integer_graph(
         tensors[node.output] = replace(graph.tensor(node.output), dtype="int8", quant=quant)
         inputs = [renamed.get(name, name) for name in node.inputs]
         if node.op in WEIGHT_AXIS:
-            made = _integer_constants(graph, node, quants[node.inputs[0]], per_channel)
+            made = _integer_constants(graph, node, quants[node.inputs[0]], per_channel, widths[node.output])
             for index, (name, value, constant_quant) in enumerate(made, start=1):
                 inputs[index] = name
                 tensors[name] = Tensor(name, tuple(value.shape), value.dtype.name, constant_quant)
@@ -189,6 +206,26 @@ def integer_graph(
         graph, nodes=tuple(nodes), tensors=tensors, constants=constants, rounding=rounding
     ).without_unused()
     return verify(converted)
+
+
+def _weight_widths(graph: Graph, weight_bits: int | Mapping[str, int]) -> dict[str, int]:
+    """Bits of the weights by the result of their layer."""
+    layers = [node for node in graph.nodes if node.op in WEIGHT_AXIS]
+    if not isinstance(weight_bits, Mapping):
+        weight_bits = dict.fromkeys((node.output for node in layers), weight_bits)
+    known = {name for node in layers for name in (node.source, node.output)}
+    for name in weight_bits:
+        if name not in known:
+            raise QuantizationError(
+                f"layer {name!r}", "no layer with weights has this name", "Name a layer of the graph"
+            )
+    found = {node.output: weight_bits.get(node.output, weight_bits.get(node.source, 8)) for node in layers}
+    for node in layers:
+        if found[node.output] not in WIDTHS:
+            raise QuantizationError(
+                _layer(node), f"its weights cannot have {found[node.output]!r} bits", "Use 8 or 4 bits"
+            )
+    return found
 
 
 def _layer(node: Node) -> str:
@@ -221,13 +258,13 @@ def _result_quant(
 
 
 def _integer_constants(
-    graph: Graph, node: Node, data: Quant, per_channel: bool
+    graph: Graph, node: Node, data: Quant, per_channel: bool, bits: int = 8
 ) -> list[tuple[str, npt.NDArray[Any], Quant]]:
-    """Name, value and quantisation of a layer's int8 weights and, when it has one, of its int32 bias."""
+    """Name, value and quantisation of a layer's weights and, when it has one, of its int32 bias."""
     axis = WEIGHT_AXIS[node.op]
     weights = graph.constant(node.inputs[1])
     bias = graph.constant(node.inputs[2]) if len(node.inputs) == 3 else None
-    quant = weight_quant(weights, axis, per_channel, bias, data.scalar_scale)
+    quant = weight_quant(weights, axis, per_channel, bias, data.scalar_scale, bits)
     made: list[tuple[str, npt.NDArray[Any], Quant]] = [
         (f"{node.inputs[1]}.int8", quantize_weights(weights, quant), quant)
     ]

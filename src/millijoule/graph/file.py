@@ -1,12 +1,14 @@
 """The `.mj` file: one safetensors file with the constants, the graph as JSON in its header.
 
-Safe to load (no code), readable with any safetensors reader, written whole or not at all.
+Safe to load (no code), readable with any safetensors reader, written whole or not at all. Weights of 4 bits are stored
+two in a byte (`nibbles`).
 """
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from millijoule.errors import FormatError, MillijouleError
+from millijoule.errors import FormatError, GraphError, MillijouleError
 from millijoule.files import atomic_write_bytes
 from millijoule.graph.graph import Graph, Node, PictureRule
+from millijoule.graph.nibbles import pack_nibbles, unpack_nibbles
 from millijoule.graph.tensor import Quant, Tensor
 from millijoule.graph.verify import verify
 
@@ -70,6 +73,7 @@ def graph_from_json(value: dict[str, Any], constants: dict[str, np.ndarray[Any, 
                 tuple(float(scale) for scale in item["quant"]["scale"]),
                 tuple(int(zero) for zero in item["quant"]["zero_point"]),
                 None if item["quant"]["axis"] is None else int(item["quant"]["axis"]),
+                _bits(item["quant"].get("bits", 8)),
             ),
         )
         for item in value["tensors"]
@@ -96,13 +100,34 @@ def graph_from_json(value: dict[str, Any], constants: dict[str, np.ndarray[Any, 
         PictureRule(str(value["picture"]["resize"]), str(value["picture"]["colour"])),
         tuple(map(str, value["history"])),
     )
-    return verify(graph)
+    return verify(replace(graph, constants={**constants, **_unpacked(tensors, constants)}))
+
+
+def _packed(tensor: Tensor) -> bool:
+    return tensor.quant is not None and tensor.quant.bits == 4
+
+
+def _unpacked(
+    tensors: dict[str, Tensor], constants: dict[str, np.ndarray[Any, Any]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The values of the constants that are stored two in a byte."""
+    found = {}
+    for name, value in constants.items():
+        if name in tensors and _packed(tensors[name]):
+            try:
+                found[name] = unpack_nibbles(value, tensors[name].shape)
+            except GraphError as error:
+                raise GraphError(f"tensor {name!r}", error.reason, error.fix) from None
+    return found
 
 
 def save_graph(graph: Graph, path: Path) -> None:
     """Writes `graph` to `path` (usually `*.mj`). Raises OutputError."""
     header = {"format": FORMAT, "graph": json.dumps(graph_to_json(graph), separators=(",", ":"))}
-    constants = {name: np.ascontiguousarray(value) for name, value in graph.constants.items()}
+    constants = {
+        name: pack_nibbles(value) if _packed(graph.tensor(name)) else np.ascontiguousarray(value)
+        for name, value in graph.constants.items()
+    }
     atomic_write_bytes(Path(path), save(constants, metadata=header))
 
 
@@ -151,7 +176,14 @@ def _frozen(value: Any) -> Any:
     return value
 
 
+def _bits(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no number of bits")
+    return value
+
+
 def _quant(quant: Quant | None) -> dict[str, Any] | None:
     if quant is None:
         return None
-    return {"scale": list(quant.scale), "zero_point": list(quant.zero_point), "axis": quant.axis}
+    stored = {"scale": list(quant.scale), "zero_point": list(quant.zero_point), "axis": quant.axis}
+    return stored if quant.bits == 8 else {**stored, "bits": quant.bits}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from millijoule.graph.graph import Graph, Node
 from millijoule.graph.operators import macs
 from millijoule.graph.tensor import Tensor
+from millijoule.graph.verify import WEIGHT_AXIS
 
 __all__ = ["format_graph"]
 
@@ -16,7 +17,13 @@ def format_graph(graph: Graph) -> str:
     """
     rows = [("operator", "layer", "result", "MACs", "inputs and attributes")]
     rows += [
-        (node.op, node.source, _tensor(graph.tensor(node.output)), f"{macs(graph, node):,}" or "", _details(node))
+        (
+            node.op,
+            node.source,
+            _tensor(graph.tensor(node.output)),
+            f"{macs(graph, node):,}" or "",
+            _details(graph, node),
+        )
         for node in graph.nodes
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -37,6 +44,8 @@ def _tensor(tensor: Tensor) -> str:
     return text
 
 
-def _details(node: Node) -> str:
+def _details(graph: Graph, node: Node) -> str:
     attrs = " ".join(f"{name}={value}" for name, value in node.attrs.items() if value is not None)
-    return f"<- {', '.join(node.inputs)}  {attrs}"
+    weights = graph.tensor(node.inputs[1]).quant if node.op in WEIGHT_AXIS else None
+    width = f" weights={weights.bits}bit" if weights is not None and weights.bits != 8 else ""
+    return f"<- {', '.join(node.inputs)}  {attrs}{width}"

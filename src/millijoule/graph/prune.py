@@ -263,7 +263,7 @@ def _sliced(quant: Quant | None, axis: int, kept: Mask) -> Quant | None:
     if quant is None or quant.axis != axis:
         return quant
     pairs = [pair for pair, keep in zip(zip(quant.scale, quant.zero_point, strict=True), kept, strict=True) if keep]
-    return Quant(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs), axis)
+    return replace(quant, scale=tuple(pair[0] for pair in pairs), zero_point=tuple(pair[1] for pair in pairs))
 
 
 def _bias_quant(graph: Graph, node: Node) -> Quant:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from millijoule.errors import GraphError
 
-__all__ = ["DTYPES", "INT8_MAX", "INT8_MIN", "Quant", "Tensor"]
+__all__ = ["DTYPES", "INT8_MAX", "INT8_MIN", "WIDTHS", "Quant", "Tensor"]
 
 DTYPES: dict[str, type[np.generic]] = {
     "float32": np.float32,
@@ -18,6 +18,8 @@ DTYPES: dict[str, type[np.generic]] = {
     "uint8": np.uint8,
 }
 INT8_MIN, INT8_MAX = -128, 127
+WIDTHS = (4, 8)
+"""Bits of a stored number that a `Quant` may declare."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Quant:
         scale: one positive value, or one per slice along `axis`; each is exactly a float32.
         zero_point: as many values as `scale`; zero for weights.
         axis: the dimension the scales belong to, None for one scale per tensor.
+        bits: 8, or 4 for weights in [-8, 7], which take half a byte each in files and in flash.
     """
 
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     axis: int | None = None
+    bits: int = 8
 
     def __post_init__(self) -> None:
         if not self.scale or len(self.scale) != len(self.zero_point):
@@ -45,17 +49,19 @@ class Quant:
             )
         if self.axis is None and len(self.scale) != 1:
             raise GraphError("quantisation", "several scales but no axis", "Name the axis the scales belong to")
+        if type(self.bits) is not int or self.bits not in WIDTHS:
+            raise GraphError("quantisation", f"{self.bits!r} bits are not stored", "Use 8, or 4 for weights")
 
     @classmethod
-    def per_tensor(cls, scale: float, zero_point: int = 0) -> Quant:
+    def per_tensor(cls, scale: float, zero_point: int = 0, *, bits: int = 8) -> Quant:
         """One scale and zero point for the whole tensor; the scale is rounded to float32."""
-        return cls((float(np.float32(scale)),), (int(zero_point),))
+        return cls((float(np.float32(scale)),), (int(zero_point),), bits=bits)
 
     @classmethod
-    def per_channel(cls, scales: npt.ArrayLike, axis: int) -> Quant:
+    def per_channel(cls, scales: npt.ArrayLike, axis: int, *, bits: int = 8) -> Quant:
         """Symmetric quantisation with one scale per slice along `axis` (zero points are 0)."""
         values = tuple(float(v) for v in np.asarray(scales, dtype=np.float32).ravel())
-        return cls(values, (0,) * len(values), axis)
+        return cls(values, (0,) * len(values), axis, bits)
 
     @property
     def scalar_scale(self) -> float:
@@ -89,7 +95,7 @@ class Tensor:
         name: unique in its graph.
         shape: NHWC for pictures and feature maps, the leading batch dimension is 1; weights are OHWI for conv2d,
             1HWC for depthwise_conv2d and OI for dense.
-        dtype: a key of `DTYPES`.
+        dtype: a key of `DTYPES`; weights of 4 bits are int8, too, and `quant.bits` says so.
         quant: how stored integers mean real numbers; None for float and raw tensors.
     """
 
@@ -108,5 +114,7 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
-        """How many bytes the tensor occupies (batch 1)."""
+        """How many bytes the tensor occupies (batch 1); two numbers of 4 bits share one."""
+        if self.quant is not None and self.quant.bits == 4:
+            return (self.elements + 1) // 2
         return self.elements * np.dtype(DTYPES[self.dtype]).itemsize

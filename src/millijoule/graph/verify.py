@@ -9,8 +9,9 @@ import numpy as np
 from millijoule.errors import GraphError, QuantizationError
 from millijoule.graph.arithmetic import add_plan, mean_multiplier, quantize_multiplier
 from millijoule.graph.graph import ROUNDINGS, Graph, Node, mode
+from millijoule.graph.nibbles import INT4_MAX, INT4_MIN
 from millijoule.graph.operators import infer_shape
-from millijoule.graph.tensor import DTYPES, INT8_MAX, INT8_MIN, Tensor
+from millijoule.graph.tensor import DTYPES, INT8_MAX, INT8_MIN, Quant, Tensor
 
 __all__ = ["WEIGHT_AXIS", "verify"]
 
@@ -76,8 +77,21 @@ def _verify_tensor(graph: Graph, name: str, tensor: Tensor) -> None:
         raise QuantizationError(
             what, f"{len(quant.scale)} scales do not fit axis {quant.axis} of {tensor.shape}", "Give one per slice"
         )
+    if quant.bits == 4:
+        _verify_nibbles(graph, tensor, quant)
     if tensor.dtype == "int8" and any(not INT8_MIN <= zero <= INT8_MAX for zero in quant.zero_point):
         raise QuantizationError(what, "a zero point is outside int8", "Keep zero points within [-128, 127]")
+
+
+def _verify_nibbles(graph: Graph, tensor: Tensor, quant: Quant) -> None:
+    """Only weights have 4 bits: int8 constants in [-8, 7] with zero point 0."""
+    what, value = f"tensor {tensor.name!r}", graph.constants.get(tensor.name)
+    if value is None or tensor.dtype != "int8" or any(quant.zero_point):
+        raise QuantizationError(what, "it has 4 bits and is no symmetric int8 constant", "Use 4 bits for weights only")
+    if value.min() < INT4_MIN or value.max() > INT4_MAX:
+        raise QuantizationError(
+            what, f"it has 4 bits and its values reach from {value.min()} to {value.max()}", "Keep them within [-8, 7]"
+        )
 
 
 def _verify_node(graph: Graph, node: Node, known: set[str]) -> None:
@@ -85,6 +99,9 @@ def _verify_node(graph: Graph, node: Node, known: set[str]) -> None:
         graph.tensor(name)
         if name not in known:
             raise GraphError(_layer(node), f"its input {name!r} is not written before it", "Sort the nodes")
+        quant = graph.tensor(name).quant
+        if quant is not None and quant.bits == 4 and (node.op not in WEIGHT_AXIS or name in node.inputs[::2]):
+            raise QuantizationError(_layer(node), f"its input {name!r} has 4 bits", "Use 4 bits for weights only")
     for name in node.outputs:
         graph.tensor(name)
         if name in known:
