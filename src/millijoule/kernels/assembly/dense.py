@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 
-from millijoule.kernels.assembly._dual_issue import ordered
+from millijoule.kernels.assembly.schedule import scheduled
 from millijoule.kernels.assembly.writer import Writer
 
 __all__ = ["dense_source"]
@@ -106,7 +106,7 @@ class _Dense:
         write.align(2)
         for label in first:
             write.place(label)
-            lines = self._step_m4(pairs) if self.core == "cortex-m4" else ordered(self._step_m7(pairs))
+            lines = self._step_m4(pairs) if self.core == "cortex-m4" else scheduled(self._step_m7(pairs))
             for line in lines:
                 write.emit(line)
         write.emit("cmp r0, r2")

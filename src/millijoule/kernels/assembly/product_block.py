@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from millijoule.kernels.assembly._dual_issue import ordered
 from millijoule.kernels.assembly.product_results import Results
+from millijoule.kernels.assembly.schedule import scheduled
 from millijoule.kernels.assembly.writer import Writer
 
 __all__ = ["Block"]
@@ -243,7 +243,7 @@ class Block:
         self._put_in_pairs(part)
 
     def _put_in_pairs(self, lines: list[str]) -> None:
-        for line in ordered(lines):
+        for line in scheduled(lines):
             self.writer.emit(line)
 
     def _ahead(self, pixels: int) -> list[str]:
