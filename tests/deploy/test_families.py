@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,7 @@ def pictures(spec: NetworkSpec, count: int) -> np.ndarray:
 @lru_cache
 def trained(spec: NetworkSpec) -> torch.nn.Module:
     """Random weights with the batch normalisation of a trained network, so that signals have a size."""
+    torch.manual_seed(7)
     module = build(spec)
     x = torch.from_numpy(pictures(spec, 16)).permute(0, 3, 1, 2).float()
     x = x * spec.normalization.scale + spec.normalization.offset
@@ -87,7 +89,10 @@ def test_files_of_other_formats_hold_the_same_network(spec: NetworkSpec, tmp_pat
     again = read_tflite(tmp_path / "integer.tflite")
     np.testing.assert_array_equal(run(again, data)[again.outputs[0]], run(graph, data)["logits"])
     if spec.family != "autoencoder":  # LiteRT rounds the sums of dense layers once: a step in 1 of 1,000 elements
-        np.testing.assert_array_equal(litert(graph, data), run(graph, data)["logits"])
+        dense = next(node for node in reversed(graph.nodes) if node.op == "dense")
+        before = replace(graph, outputs=(dense.inputs[0],)).without_unused()
+        np.testing.assert_array_equal(litert(before, data), run(before, data)[before.outputs[0]])
+        np.testing.assert_allclose(litert(graph, data).astype(int), run(graph, data)["logits"], atol=1)
     pytest.importorskip("onnx")
     expected = run(captured(spec), data)["logits"]
     write_onnx(captured(spec), tmp_path / "float.onnx")
