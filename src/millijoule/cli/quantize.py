@@ -38,6 +38,13 @@ PerChannel = Annotated[
     bool, typer.Option("--per-channel/--per-layer", help="One weight scale per output channel, or one per layer.")
 ]
 Refine = Annotated[str, typer.Option(help="bias: corrected biases, no cost at run time. none: plain conversion.")]
+StaticRefine = Annotated[
+    str,
+    typer.Option(
+        help="none, bias (corrected biases), full (every layer reconstructed), auto (what helps on pictures "
+        "held back), or steps joined with +: equalize, means, empirical, adjust, clip, round."
+    ),
+]
 Calibration = Annotated[int, typer.Option(help="Training pictures to measure ranges on, balanced by class.")]
 Seed = Annotated[int, typer.Option(help="Chooses other calibration pictures.")]
 
@@ -70,15 +77,18 @@ def static(
     observer: Observer = "mse",
     rounding: Rounding = "single",
     per_channel: PerChannel = True,
-    refine: Refine = "bias",
+    refine: StaticRefine = "bias",
     calibration: Calibration = 200,
     seed: Seed = 0,
+    report: Annotated[bool, typer.Option("--report", help="Print every decision, layer by layer.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --report: as JSON.")] = False,
 ) -> None:
     """8 bits throughout; ranges measured on training pictures.
 
     Example: millijoule quantize static runs/train/best.safetensors --data runs/photos --out static.mj
     """
     from millijoule.data import calibration_set, open_prepared
+    from millijoule.quantize import report_of
     from millijoule.quantize import static as quantize_static
 
     graph = _load(model)
@@ -94,6 +104,9 @@ def static(
             progress=progress,
         )
     _save(result, out)
+    decided = report_of(result)
+    if report and decided is not None:
+        typer.echo(json.dumps(decided.to_json(), indent=2) if as_json else decided.to_text())
 
 
 @app.command()

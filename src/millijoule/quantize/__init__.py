@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from millijoule.quantize.compare import Comparison, Interval, ModelFigures, compare, flash_bytes
+from millijoule.quantize.decisions import Decision, QuantizationReport, Trial, report_of
 from millijoule.quantize.dynamic import dynamic
 from millijoule.quantize.observers import OBSERVERS
 from millijoule.quantize.sensitivity import LayerError, layer_snr
@@ -16,16 +17,20 @@ if TYPE_CHECKING:
 __all__ = [
     "OBSERVERS",
     "Comparison",
+    "Decision",
     "Interval",
     "LayerError",
     "ModelFigures",
     "QatOptions",
     "QatResult",
+    "QuantizationReport",
+    "Trial",
     "compare",
     "dynamic",
     "flash_bytes",
     "layer_snr",
     "quantization_aware_training",
+    "report_of",
     "static",
 ]
 

@@ -11,9 +11,11 @@ from millijoule.errors import OptionError, QuantizationError
 from millijoule.files import Progress
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, simplify
 from millijoule.graph.conversion import KEEPS_SCALE, integer_graph
-from millijoule.quantize.bias_correction import REFINEMENTS, correct_biases
+from millijoule.quantize.decisions import QuantizationReport
 from millijoule.quantize.dynamic import require_float
 from millijoule.quantize.observers import OBSERVERS, Range, choose_range
+from millijoule.quantize.refine import parse_refinements, refine_auto
+from millijoule.quantize.refine import refine as apply_refinements
 from millijoule.quantize.statistics import TensorStatistics, collect_statistics
 
 __all__ = ["calibrate", "ranges_from", "static"]
@@ -44,34 +46,67 @@ def static(
         observer: a key of `OBSERVERS`.
         rounding: "single", "double" or "mulhi", see `arithmetic.requantize`.
         per_channel: one weight scale per output channel; otherwise one per layer.
-        refine: "bias" corrects the biases (see `bias_correction`), "none" does not.
-        progress: called after each batch.
+        refine: "none": plain conversion; "bias": biases corrected with the means of the layers' inputs; "full": the
+            layers reconstructed one after another (with one scale per layer also equalised); "auto": the refinements
+            that help on pictures held back; or a list of `refine.STEPS` joined with "+".
+        progress: called after each batch, and after each layer that is reconstructed.
+
+    Returns:
+        The verified graph. Its history ends with the report of every decision (`decisions.report_of` reads it) and a
+        summary.
 
     Raises:
         QuantizationError: no calibration pictures, pictures of another shape, a degenerate range (names layer, reason
             and fix), or the graph is quantised already.
         OptionError: unknown observer, rounding or refinement.
     """
-    _check_options(observer, rounding, refine)
+    _check_options(observer, rounding, refine, per_channel)
     simplified = simplify(require_float(graph))
-    statistics = calibrate(simplified, calibration, progress=progress)
-    ranges = ranges_from(simplified, statistics, observer)
-    converted = integer_graph(simplified, ranges, rounding=rounding, per_channel=per_channel)
-    if refine == "bias":
-        means = {name: seen.mean for name, seen in statistics.items()}
-        converted = correct_biases(simplified, converted, means)
+
+    def measure(source: Graph, pictures: npt.NDArray[np.uint8]) -> dict[str, TensorStatistics]:
+        return calibrate(source, pictures, progress=progress)
+
+    def convert(source: Graph, statistics: Mapping[str, TensorStatistics]) -> Graph:
+        ranges = ranges_from(source, statistics, observer)
+        return integer_graph(source, ranges, rounding=rounding, per_channel=per_channel)
+
+    if refine == "auto":
+        refined = refine_auto(
+            simplified, calibration, calibrate=measure, convert=convert, per_channel=per_channel, progress=progress
+        )
+    else:
+        refined = apply_refinements(
+            simplified,
+            calibration,
+            parse_refinements(refine, per_channel),
+            calibrate=lambda source: measure(source, calibration),
+            convert=convert,
+            per_channel=per_channel,
+            progress=progress,
+        )
     scope = "channel" if per_channel else "layer"
-    return converted.with_note(
+    settings = {
+        "quantisation": "static int8",
+        "observer": observer,
+        "rounding": rounding,
+        "weight scales": f"one per {scope}",
+        "calibration pictures": len(calibration),
+        "refine": refine,
+    }
+    report = QuantizationReport(settings, refined.steps, refined.decisions, refined.trials, refined.held_back)
+    result = refined.graph if not report.decisions and not report.trials else refined.graph.with_note(report.note())
+    done = refine if refine in ("none", "bias") else "+".join(refined.steps) or "none"
+    return result.with_note(
         f"static: int8, {observer} ranges of {len(calibration)} pictures, one weight scale per {scope}, "
-        f"{rounding} rounding, refinement: {refine}"
+        f"{rounding} rounding, refinement: {done}"
     )
 
 
-def _check_options(observer: str, rounding: str, refine: str) -> None:
+def _check_options(observer: str, rounding: str, refine: str, per_channel: bool) -> None:
     if observer not in OBSERVERS:
         raise OptionError("observer", f"{observer!r} is unknown", f"Use one of: {', '.join(OBSERVERS)}")
-    if refine not in REFINEMENTS:
-        raise OptionError("refine", f"{refine!r} is unknown", f"Use one of: {', '.join(REFINEMENTS)}")
+    if refine != "auto":
+        parse_refinements(refine, per_channel)
     if rounding not in ROUNDINGS:
         raise OptionError("rounding", f"{rounding!r} is unknown", f"Use one of: {', '.join(ROUNDINGS)}")
 

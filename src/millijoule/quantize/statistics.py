@@ -47,6 +47,8 @@ class TensorStatistics:
         histogram: int64 (8192,).
         pictures: pictures seen.
         width: width of a bin.
+        channel_low: smallest value of each channel (the last dimension).
+        channel_high: largest value of each channel.
     """
 
     def __init__(self, name: str, momentum: float = 0.9) -> None:
@@ -60,7 +62,10 @@ class TensorStatistics:
         self.average_high = 0.0
         self.histogram: npt.NDArray[np.int64] = np.zeros(2 * HALF_BINS, dtype=np.int64)
         self.pictures = 0
+        self.channel_low: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+        self.channel_high: npt.NDArray[np.float32] = np.zeros(0, np.float32)
         self._sum: npt.NDArray[np.float64] | None = None
+        self._squares: npt.NDArray[np.float64] | None = None
         self._exponent: int | None = None
 
     @property
@@ -69,6 +74,19 @@ class TensorStatistics:
         if self._sum is None:
             raise QuantizationError(f"tensor {self.name!r}", "it was not observed", "Calibrate first")
         return self._sum / self.pictures
+
+    @property
+    def channel_mean(self) -> npt.NDArray[np.float64]:
+        """The mean of each channel, (C,)."""
+        means: npt.NDArray[np.float64] = self.mean.reshape(-1, self.mean.shape[-1]).mean(axis=0)
+        return means
+
+    @property
+    def channel_square(self) -> npt.NDArray[np.float64]:
+        """The mean square of each channel, (C,)."""
+        if self._squares is None:
+            raise QuantizationError(f"tensor {self.name!r}", "it was not observed", "Calibrate first")
+        return self._squares * len(self._squares) / self.count
 
     @property
     def width(self) -> float:
@@ -97,6 +115,7 @@ class TensorStatistics:
         self.pictures += len(values)
         total = values.sum(axis=0, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
+        self._update_channels(flat.reshape(-1, values.shape[-1] if values.ndim > 1 else 1))
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._grow(max(-low, high))
         self.count += flat.size
@@ -109,6 +128,16 @@ class TensorStatistics:
             bins = np.floor(flat[start : start + _CHUNK] * factor).astype(np.int64)
             bins += HALF_BINS
             self.histogram += np.bincount(bins, minlength=2 * HALF_BINS)
+
+    def _update_channels(self, rows: npt.NDArray[np.float32]) -> None:
+        low, high = rows.min(axis=0), rows.max(axis=0)
+        squares = np.einsum("ij,ij->j", rows, rows).astype(np.float64)
+        if self._squares is None:
+            self.channel_low, self.channel_high, self._squares = low, high, squares
+            return
+        self.channel_low = np.minimum(self.channel_low, low)
+        self.channel_high = np.maximum(self.channel_high, high)
+        self._squares = self._squares + squares
 
     def _grow(self, largest: float) -> None:
         """Widens the bins until the magnitude `largest` lies inside them."""
