@@ -23,12 +23,13 @@ from millijoule.boards import Board, firmware_sources, load_board
 from millijoule.build.board import build_elf
 from millijoule.emulate import Machine
 from millijoule.files import atomic_write_text
-from millijoule.kernels import KERNELS, Dims, headers, source
+from millijoule.kernels import KERNELS, UNPACK, Dims, headers, source
 
 FENCE = b"\xa5" * 16
 START = """
 #include <stdint.h>
 #include "mj_kernels.h"
+#include "mj_unpack.h"
 extern uint32_t mj_stack_top[];
 void Reset_Handler(void);
 %(keep)s
@@ -62,10 +63,11 @@ class KernelMachine:
 
     def __init__(self, board: str, rounding: str = "single", defines: Mapping[str, str] | None = None) -> None:
         self.board: Board = load_board(board)
-        files = {**headers(), **{kernel.file: source(kernel.name) for kernel in KERNELS}}
+        kernels = [*(kernel.name for kernel in KERNELS), UNPACK]
+        files = {**headers(), **{f"{name}.c": source(name) for name in kernels}}
         files["memory.c"] = firmware_sources(self.board)["memory.c"]
         files |= {name: text for name, text in firmware_sources(self.board).items() if name.endswith(".h")}
-        names = ",\n    ".join(f"(const void *){kernel.name}" for kernel in KERNELS)
+        names = ",\n    ".join(f"(const void *){name}" for name in kernels)
         files["start.c"] = START % {"keep": "", "names": names}
         macros = {f"MJ_ROUNDING_{rounding.upper()}": "1", **(defines or {})}
         self.image = build_elf(files, self.board, defines=macros, strict=True)

@@ -18,7 +18,7 @@ from millijoule.compile.placement import fast_room
 from millijoule.compile.plan import aligned
 from millijoule.errors import PlacementError, UnsupportedError
 from millijoule.graph import ROUNDINGS, Graph
-from networks import any_network
+from networks import any_network, with_nibbles
 
 KNOBS: dict[str, tuple[Any, ...]] = {
     "chunk_pixels": (4, 8, 12, 28, 112),
@@ -98,12 +98,18 @@ class Draw:
         """The share of the arena that the fast memory of a board with two holds; None: all of it."""
         return 0.2 + 0.7 * float(self._rolls[6]) if self._rolls[5] < 0.5 else None
 
+    @property
+    def nibbles(self) -> bool:
+        """Whether some layers have weights of 4 bits."""
+        return bool(np.random.default_rng([self.seed, 9]).random() < 0.3)
+
     @cached_property
     def graph(self) -> Graph:
         """The network."""
         rng = np.random.default_rng([self.seed, 6])
         first = [str(rng.choice(CONVOLUTIONS))] if self.stream else []
-        return any_network(self.seed, largest=self.largest, layers=self.layers, rounding=self.rounding, first=first)
+        graph = any_network(self.seed, largest=self.largest, layers=self.layers, rounding=self.rounding, first=first)
+        return with_nibbles(graph, self.seed) if self.nibbles else graph
 
     @cached_property
     def options(self) -> PlanOptions:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from millijoule.graph import ROUNDINGS, Graph, GraphBuilder, Quant
+from millijoule.errors import QuantizationError
+from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, GraphBuilder, Quant, verify
 
 LAYERS = ("conv", "strided", "depthwise", "pointwise", "residual", "max_pool", "avg_pool", "pad", "clamp")
 BLOCKS = ("inverted", "separable", "shortcut", "downsample", "skip", "dead", "extreme", "saturated")
@@ -315,6 +318,25 @@ def random_network(
     for name in layers:
         maker.add(name)
     return maker.finish(rounding, probabilities)
+
+
+def with_nibbles(graph: Graph, seed: int = 0, share: float = 0.7) -> Graph:
+    """An integer network in which about so many of the layers with weights have weights of 4 bits."""
+    rng = np.random.default_rng([seed, 4])
+    for node in graph.nodes:
+        if node.op not in WEIGHT_AXIS or rng.random() >= share:
+            continue
+        name = node.inputs[1]
+        tensor, quant = graph.tensor(name), graph.quant(name)
+        own = replace(quant, scale=tuple(16 * scale for scale in quant.scale), bits=4)
+        changed = replace(
+            graph,
+            tensors={**graph.tensors, name: replace(tensor, quant=own)},
+            constants={**graph.constants, name: graph.constant(name) >> 4},
+        )
+        with suppress(QuantizationError):  # the scales of odd layers may be too large for that
+            graph = verify(changed)
+    return graph
 
 
 def any_network(

@@ -17,7 +17,7 @@ import millijoule
 from drawn import KNOBS, Draw, any_row_options
 from millijoule.boards import Board
 from millijoule.build import build_board, build_host
-from millijoule.compile import OBJECTIVES, Program, RowOptions, compile_graph
+from millijoule.compile import OBJECTIVES, Program, RowOptions, compile_graph, rows, staging
 from millijoule.emulate import EmulatedFirmware
 from millijoule.emulate.access import AccessCheck
 from millijoule.execute import run
@@ -30,6 +30,7 @@ pytest.importorskip("ziglang")
 BOARDS = ("stm32l4r9i", "stm32h7b3i")
 FEW = 30
 CAMPAIGN = range(1000, 1300)
+FEW_NIBBLES = (9, 13, 20, 24)
 FEW_DYNAMIC, MANY_DYNAMIC = (2, 4, 8, 10), 60
 RESUME = "MILLIJOULE_RESUME"
 """With this variable a campaign goes on: networks that passed with the same files are skipped."""
@@ -162,6 +163,15 @@ def test_a_small_random_network_on_a_board(seed: int) -> None:
 
 
 @pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("seed", FEW_NIBBLES)
+def test_weights_of_four_bits_unpacked_in_small_tiles(seed: int, board: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "TILE_BYTES", (4, 40, 100)[seed % 3])
+    monkeypatch.setattr(staging, "MINIMUM_TILE", 1)
+    monkeypatch.setattr(Draw, "nibbles", True)
+    check(seed, board, largest=11, layers=3)
+
+
+@pytest.mark.parametrize("board", BOARDS)
 @pytest.mark.parametrize("seed", FEW_DYNAMIC)
 def test_a_random_dynamic_network_on_the_boards(seed: int, board: str) -> None:
     check_dynamic(seed, board)
@@ -264,6 +274,7 @@ def test_the_networks_have_every_rounding_rule_with_every_objective(seeds: range
         (7, [draw.has_row_options for draw in draws]),
         (2, [draw.kernels == "plain" for draw in draws]),
         (4, [draw.stream and draw.share is not None for draw in draws]),
+        (6, [draw.nibbles for draw in draws]),
     ):
         assert sum(having) >= least * share
 

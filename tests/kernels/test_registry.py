@@ -17,6 +17,7 @@ from millijoule.graph import OPERATORS, GraphBuilder, Quant
 from millijoule.kernels import (
     DENSE_INNER,
     DENSE_LANES,
+    DENSE_NIBBLES,
     KERNELS,
     ROW_KERNELS,
     ROW_KERNELS_DYNAMIC,
@@ -24,6 +25,7 @@ from millijoule.kernels import (
     ROWS_AGAIN,
     ROWS_DYNAMIC,
     ROWS_MEAN,
+    UNPACK,
     Dims,
     choose,
     dims_of,
@@ -36,7 +38,7 @@ from millijoule.kernels import (
 FOLDER = Path(millijoule.kernels.__file__).parent
 DECLARED = {
     name
-    for header in ("mj_kernels.h", "mj_rows.h", "mj_row_engine.h", "mj_rows_dynamic.h", "mj_dense.h")
+    for header in ("mj_kernels.h", "mj_rows.h", "mj_row_engine.h", "mj_rows_dynamic.h", "mj_dense.h", "mj_unpack.h")
     for name in re.findall(r"^void (mj_\w+)\(", headers()[header], flags=re.MULTILINE)
 }
 ENGINE = {"mj_rows_s8", "mj_rows_begin", "mj_rows_push", "mj_rows_end"}  # one file
@@ -47,7 +49,7 @@ def test_files_registry_and_header_agree() -> None:
     names = {kernel.name for kernel in KERNELS}
     assert len(names) == len(KERNELS)
     files = {path.stem for path in (FOLDER / "c").iterdir()}
-    names |= {DENSE_LANES.name, DENSE_INNER}
+    names |= {DENSE_LANES.name, DENSE_INNER, DENSE_NIBBLES.name, UNPACK}
     names |= {ROWS.name, ROWS_DYNAMIC.name, ROWS_AGAIN, ROWS_MEAN}
     assert files == names | {*ROW_KERNELS, *ROW_KERNELS_DYNAMIC}
     assert files - {ROWS_MEAN} | ENGINE | MEANS == DECLARED

@@ -98,6 +98,12 @@ def _lines(values: Mapping[str, Any]) -> Iterator[str]:
         yield "lower      nothing that is tried here would"
     for item in values["removed"]:
         yield f"removed    {item['channels']} channels of {item['layer']} that carry no information"
+    packed = [item["layer"] for item in values["four_bits"] if item["stored_bits"] == 4]
+    if packed:
+        yield f"4 bits     weights of {len(packed)} layers are packed in flash: {', '.join(packed)}"
+    for item in values["four_bits"]:
+        if item["reason"]:
+            yield f"8 bits     for the 4-bit weights of {item['layer']}: {item['reason']}"
 
 
 def _block(block: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from millijoule.compile.rows import RowMemory, chunk_pixels, filter_chunk, kept_
 from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Step, layer_name
 from millijoule.errors import UnsupportedError
-from millijoule.graph import Graph, Node, mode
+from millijoule.graph import WEIGHT_AXIS, Graph, Node, mode
 from millijoule.graph.bounds import stored_bounds
 from millijoule.kernels import assembly_source
 
@@ -37,7 +37,8 @@ def explain_program(program: Program) -> dict[str, Any]:
         "arena_bytes", "lower_bound" (no placement of these layers can be smaller), "strategy", "layers" (one for each
         function of the firmware: its group of operations, kernels, blocks with rings and chunks, overlap of the result
         with the input, memory part by part, staged constants, why it is no block), "peak" (the layers that set the
-        size of the arena), "lower" (what would lower it, with the bytes it would need), "removed" (pruned channels).
+        size of the arena), "lower" (what would lower it, with the bytes it would need), "removed" (pruned channels),
+        "four_bits" (layers whose weights have 4 bits: the bits that each weight takes in flash, and why if that is 8).
     """
     reasons = dict(_fallbacks(program.graph))
     plan = program.plan
@@ -55,6 +56,7 @@ def explain_program(program: Program) -> dict[str, Any]:
         "peak": [plan.steps[index].name for index in plan.peak_steps()],
         "lower": list(_lower(program)),
         "removed": [{"layer": item.layer, "channels": len(item.channels)} for item in program.removed],
+        "four_bits": list(_four_bits(program)),
     }
 
 
@@ -206,6 +208,27 @@ def _reason(graph: Graph, node: Node, stored: Any) -> str:
     if not geometry_allows(graph, node):
         return "its dilation, stride, padding or channel multiplier is beyond the row engine"
     return refusal(graph, node, stored) or "it stands alone"
+
+
+def _four_bits(program: Program) -> Iterator[dict[str, Any]]:
+    """The layers whose weights have 4 bits, and how flash holds them."""
+    graph = program.graph
+    for step in program.schedule.steps:
+        for node in step.nodes:
+            if node.op in WEIGHT_AXIS and graph.quant(node.inputs[1]).bits == 4:
+                reason = _stored_as_bytes(graph, step, node)
+                yield {"layer": layer_name(node), "stored_bits": 8 if reason else 4, "reason": reason}
+
+
+def _stored_as_bytes(graph: Graph, step: Step, node: Node) -> str | None:
+    """Why the weights of a layer take whole bytes in flash though they have 4 bits; None if they do not."""
+    if step.mode != "integer":
+        return "dynamic layers read whole bytes"
+    if node.op == "depthwise_conv2d":
+        return "filters of depthwise convolutions are read as whole bytes"
+    if node.op == "dense":
+        return refusal(graph, node)
+    return None if step.rows else "it runs by itself, with a kernel that reads whole bytes"
 
 
 def _lower(program: Program) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from millijoule.boards import Board, board_names, load_board
 from millijoule.compile.plan import MemoryPlan, plan_memory
 from millijoule.compile.schedule import Schedule, schedule
 from millijoule.errors import GraphError, PlacementError
-from millijoule.graph import Graph, Node, Tensor
+from millijoule.graph import Graph, Node, Quant, Tensor
 from millijoule.graph.operators import infer_shape
 
 __all__ = ["CODE_BYTES", "RESERVED_BYTES", "Need", "at_resolution", "at_width", "check_fit", "fits", "need_of"]
@@ -170,7 +170,9 @@ def _reshaped(graph: Graph, channels: dict[str, int]) -> Graph | None:
             weights = tensors[name].shape
             first = 1 if node.op == "depthwise_conv2d" else channels.get(name, weights[0])
             if channels:
-                tensors[name] = replace(tensors[name], shape=(first, *weights[1:-1], depth), quant=None)
+                bits = 8 if (quant := tensors[name].quant) is None else quant.bits
+                width = None if bits == 8 else Quant.per_tensor(1.0, bits=bits)
+                tensors[name] = replace(tensors[name], shape=(first, *weights[1:-1], depth), quant=width)
         try:
             shape = infer_shape(graph, node)
         except GraphError:

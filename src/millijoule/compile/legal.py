@@ -25,6 +25,8 @@ DOUBLED_LIMIT = 1 << 30
 """Sums of a depthwise convolution with rule double lie in [-2^30, 2^30): they are doubled."""
 DOUBLED_SHIFTS = (-22, -1)
 """Shifts of a depthwise convolution with rule double: half a unit and the zero point come in one addend."""
+MOST_UP = 3
+"""Weights of 4 bits times two to this power are bytes, -128 not among them."""
 CONSTANT_SCALE = 2.0**-10
 """What the sum of a channel without weights is multiplied by; any number by which every rule multiplies exactly."""
 
@@ -38,12 +40,14 @@ class RowNumbers:
         multiplier: int32.
         shift: int8.
         constant: bool, the channels without weights.
+        up: the row kernels multiply by the weights times 2^up, and bias and shift are for sums of that.
     """
 
     bias: npt.NDArray[np.int64]
     multiplier: npt.NDArray[np.int32]
     shift: npt.NDArray[np.int8]
     constant: npt.NDArray[np.bool_]
+    up: int = 0
 
 
 def row_numbers(graph: Graph, node: Node) -> RowNumbers:
@@ -51,6 +55,10 @@ def row_numbers(graph: Graph, node: Node) -> RowNumbers:
 
     A channel whose weights are all zero is a constant; its sum and scale, which may be extreme, are replaced by others
     that give the same constant.
+
+    The fewer bits the weights have, the larger is what their sums are multiplied by, and rule "single" has no shift for
+    more than a quarter. Weights of 4 bits have room for up to three zero bits more below: sums times 2^up, shifted
+    further, are rounded to the same results.
 
     Args:
         graph: a verified graph.
@@ -73,7 +81,11 @@ def row_numbers(graph: Graph, node: Node) -> RowNumbers:
         bias = np.where(constant, sums, bias)
         multiplier = np.where(constant, exact[0], multiplier).astype(np.int32)
         shift = np.where(constant, exact[1], shift).astype(np.int8)
-    return RowNumbers(bias, multiplier, shift, constant)
+    up = 0
+    if graph.quant(node.inputs[1]).bits == 4 and graph.rounding == "single":
+        up = max(0, int(shift.max()) - SHIFTS["single"][1])
+        up = up if up <= MOST_UP else 0
+    return RowNumbers(bias << up, multiplier, (shift - up).astype(np.int8), constant, up)
 
 
 def row_sums(
@@ -87,7 +99,7 @@ def row_sums(
         numbers: its `row_numbers`.
         stored: from `stored_bounds`; computed when not given.
     """
-    low, high = accumulator_bounds(graph, node, stored)
+    low, high = (sums << numbers.up for sums in accumulator_bounds(graph, node, stored))
     return np.where(numbers.constant, numbers.bias, low), np.where(numbers.constant, numbers.bias, high)
 
 

@@ -18,7 +18,7 @@ from millijoule.compile.legal import dense_by_lanes, row_numbers
 from millijoule.compile.schedule import Step
 from millijoule.errors import UnsupportedError
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, arithmetic
-from millijoule.kernels import DENSE_INNER, DENSE_LANES, Kernel
+from millijoule.kernels import DENSE_INNER, DENSE_LANES, DENSE_NIBBLES, UNPACK, Kernel
 
 __all__ = ["LOWERINGS", "Call", "Constant", "Layer", "Structure", "add_structure", "lower", "window_structure"]
 
@@ -311,14 +311,15 @@ def _features(layer: Layer) -> tuple[str, str]:
 
 
 def _dense_int8(layer: Layer) -> Call:
-    if layer.kernel.variant == "dsp" and dense_by_lanes(layer.graph, layer.node):
-        return _dense_lanes(layer)
+    packed = layer.graph.quant(layer.node.inputs[1]).bits == 4
+    if (packed or layer.kernel.variant == "dsp") and dense_by_lanes(layer.graph, layer.node):
+        return _dense_lanes(layer, DENSE_NIBBLES if packed else DENSE_LANES)
     bias, requant, weights = _folded_bias(layer), _requant(layer), _weights(layer)
     sizes = _features(layer)
     return layer.call(layer.x, weights, bias, layer.y, *sizes, "&requant", layer.scratch, structures=(requant,))
 
 
-def _dense_lanes(layer: Layer) -> Call:
+def _dense_lanes(layer: Layer, kernel: Kernel) -> Call:
     """Two features in one lane of 16 bits: mj_dense.h."""
     graph, node = layer.graph, layer.node
     numbers, zero = row_numbers(graph, node), graph.quant(node.output).scalar_zero_point
@@ -331,12 +332,15 @@ def _dense_lanes(layer: Layer) -> Call:
     even, odd = channels[0::2], channels[1::2]
     starts = np.stack([even[:, 0], 256 * odd[:, 0] + even[:, 0]], axis=1)
     pairs = np.concatenate([starts, even[:, 1:], odd[:, 1:]], axis=1).astype(np.uint32).view(np.int32)
-    words = DENSE_LANES.packed(graph.constant(node.inputs[1])).view(np.uint32)
+    words = kernel.packed(graph.constant(node.inputs[1])).view(np.uint32)
     call = layer.call(
         layer.x, layer.flash("weights", words), layer.flash("pairs", pairs), layer.y, *_features(layer),
         *map(str, _bounds(layer)), layer.scratch,
     )  # fmt: skip
-    return replace(call, kernel=DENSE_LANES.name, sources=(DENSE_LANES.name, DENSE_INNER))
+    if kernel is DENSE_NIBBLES:
+        arguments = (*call.arguments, str(numbers.up))
+        return replace(call, kernel=kernel.name, sources=(kernel.name, DENSE_INNER, UNPACK), arguments=arguments)
+    return replace(call, kernel=kernel.name, sources=(kernel.name, DENSE_INNER))
 
 
 def _dense_dynamic(layer: Layer) -> Call:

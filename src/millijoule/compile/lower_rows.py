@@ -12,14 +12,16 @@ import numpy.typing as npt
 from millijoule.compile._row_fields import RowLowering, filter_fields
 from millijoule.compile.legal import row_numbers
 from millijoule.compile.lower import Call, Layer, Structure, add_structure
-from millijoule.compile.rows import RowMemory, kept_rows, lead, prefix, row_distance
+from millijoule.compile.rows import RowMemory, kept_rows, lead, prefix, row_distance, tile_pairs
 from millijoule.compile.staging import Copy
 from millijoule.graph import Node, arithmetic
-from millijoule.kernels import ROWS_AGAIN, ROWS_MEAN, Dims, dims_of, filter_row
+from millijoule.kernels import ROWS_AGAIN, ROWS_MEAN, UNPACK, Dims, dims_of, filter_row, pack_lane_nibbles
 
 __all__ = ["filter_kernel", "lane_order", "lower_rows", "pack_lanes"]
 
 FULL = (-128, 127)
+COPIED = {"tiles": ("tiles", "tile"), "part": ("place", "held"), "unpacked": ("place", "held")}
+"""Fields of mj_products for the place of a copy and how many pairs it holds, by `Copy.way`."""
 
 
 def lane_order(dims: Dims, window: bool) -> npt.NDArray[np.int64]:
@@ -89,16 +91,30 @@ class _Lowering(RowLowering):
             "depth": str(len(order) // 2),
         }
         words = pack_lanes(weights.reshape(weights.shape[0], -1), order)
+        if self.layer.graph.quant(node.inputs[1]).bits == 4:
+            words = pack_lane_nibbles(words, len(order) // 2)
+            fields |= self.unpacked(node, name)
         fields["weights"] = self.flash(f"{name}_weights", words)
         copy = self.copies.get(f"{self.prefix}{name}_weights")
-        if copy is not None and copy.way != "whole":
-            pairs = str(copy.bytes // (2 * len(order)))
-            fields |= {"place": f"MJ_AT(uint32_t, {copy.offset})", {"tiles": "tile", "part": "held"}[copy.way]: pairs}
+        if copy is not None and copy.way in COPIED:
+            place, count = COPIED[copy.way]
+            fields |= {place: f"MJ_AT(uint32_t, {copy.offset})", count: str(copy.bytes // (2 * len(order)))}
         return self.structure("mj_products", name, fields)
+
+    def unpacked(self, node: Node, name: str) -> dict[str, str]:
+        """Where weights of 4 bits go: all that fit at once, the others a tile at a time."""
+        dims, part = self.memory.dims[node.output], self.part(f"{name}_tile", "uint32_t")
+        pairs, tile = -(-dims.out_channels // 2), tile_pairs(dims)
+        fields = {"unpack": self.uses(UNPACK), "up": str(row_numbers(self.layer.graph, node).up)}
+        if tile == pairs:
+            return fields | {"place": part, "held": str(pairs)}
+        return fields | {"tiles": part, "tile": str(tile)}
 
     def filter(self, node: Node, dims: Dims) -> str:
         """A depthwise convolution on planes."""
-        taps = np.moveaxis(self.layer.graph.constant(node.inputs[1])[0], -1, 0)
+        taps = (
+            np.moveaxis(self.layer.graph.constant(node.inputs[1])[0], -1, 0) << row_numbers(self.layer.graph, node).up
+        )
         fields = {
             **self.common(node, "filter"),
             "taps": self.flash("filter_taps", taps),

@@ -35,6 +35,8 @@ PART_KINDS = {
     "table": "prepared",
     "filters": "prepared",
     "conv_pairs": "prepared",
+    "conv_tile": "prepared",
+    "project_tile": "prepared",
     "project_pairs": "prepared",
     "widened": "rings",
     "planes": "rings",

@@ -30,13 +30,17 @@ __all__ = [
     "chains",
     "memory_of",
     "overlap_distance",
+    "pair_bytes",
     "prefix",
     "slack_bytes",
+    "tile_pairs",
 ]
 
 STATE_BYTES = 40  # sizeof(mj_rows_state) where pointers have 64 bits, with MJ_DEBUG
 PAIR_BYTES = 32  # sizeof(mj_pair)
 FILTER_BYTES = 16  # sizeof(mj_filter) without taps
+TILE_BYTES = 2048
+"""RAM into which weights of 4 bits are unpacked, a tile at a time; more where a pair of channels needs more."""
 MEAN_CHANNELS = 64
 """Of a pointwise convolution whose mean is taken, so many channels are made at a time."""
 
@@ -122,6 +126,18 @@ def conv_depth(dims: Dims, window: bool) -> int:
     return -(-dims.in_channels // 2)
 
 
+def pair_bytes(dims: Dims) -> int:
+    """Bytes of the unpacked weights of two channels of a convolution."""
+    return 4 * conv_depth(dims, has_window(dims))
+
+
+def tile_pairs(dims: Dims) -> int:
+    """Of weights of 4 bits so many pairs of channels are unpacked at a time, at least; 0 with 8 bits."""
+    if dims.weight_bits != 4:
+        return 0
+    return min(-(-dims.out_channels // 2), max(1, TILE_BYTES // pair_bytes(dims)))
+
+
 def chunk_pixels(dims: Dims, window: bool, options: RowOptions) -> int:
     """How many output pixels get their groups at a time; a multiple of four."""
     row = aligned(dims.out_width, 4)
@@ -185,6 +201,8 @@ def _sizes(
         groups = 4 * conv_depth(conv, window) * chunk_pixels(conv, window, options)
         if window:
             yield "widened", 2 * conv.kernel[0] * widened_row(conv)
+        if conv.weight_bits == 4:
+            yield "conv_tile", tile_pairs(conv) * pair_bytes(conv)
     if block.filter is not None:
         filtered = dims[block.filter.output]
         if again:
@@ -194,7 +212,10 @@ def _sizes(
         yield "filters", (FILTER_BYTES + 4 * filter_words(filtered)) * filtered.out_channels
         yield "planes", plane_bytes(filtered) * (own if again else aligned(filtered.in_channels, 2))
     if block.project is not None:
-        yield "project_pairs", PAIR_BYTES * -(-dims[block.project.output].out_channels // 2)
+        project = dims[block.project.output]
+        yield "project_pairs", PAIR_BYTES * -(-project.out_channels // 2)
+        if project.weight_bits == 4:
+            yield "project_tile", tile_pairs(project) * pair_bytes(project)
     # A row's groups for the first convolution are used up before those for the last one are made.
     yield "groups", groups
     last = dims[block.last_product.output]

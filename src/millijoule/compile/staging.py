@@ -8,11 +8,15 @@ Weights that fit no hole are copied a tile at a time where a layer reads each of
 Behind a data cache, as on the Cortex-M7, the second read of a weight costs nothing as long as the cache holds all that
 a row of the layer reads. Copies are made of larger weights only, into memory that is not cached itself, and if enough
 rows read them.
+
+Weights of 4 bits cannot be read where they are. A layer unpacks them into RAM of its own (`rows.tile_pairs`): all of
+them once if they are few, else a tile at a time, for every row again. Where the plan leaves a hole, as many as it holds
+are unpacked there once, on every target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from millijoule.boards import Board
@@ -20,7 +24,7 @@ from millijoule.compile.lower import Call
 from millijoule.compile.options import DEFAULTS, PlanOptions
 from millijoule.compile.placement import fast_room
 from millijoule.compile.plan import ALIGNMENT, Buffer, MemoryPlan, aligned
-from millijoule.compile.rows import prefix
+from millijoule.compile.rows import pair_bytes, prefix, tile_pairs
 from millijoule.compile.schedule import Step
 from millijoule.graph import Graph
 
@@ -43,7 +47,8 @@ class Copy:
         offset: where it begins.
         bytes: its size.
         way: "whole"; "tiles": it is smaller than the constant, and the layer copies one tile after another itself;
-            "part": the layer copies what fits once and reads the rest where it is.
+            "part": the layer copies what fits once and reads the rest where it is; "unpacked": of weights of 4 bits
+            so many channels are unpacked once, the others again and again.
     """
 
     offset: int
@@ -73,13 +78,19 @@ def stage(
         board: copies are made where its flash asks for them (`Flash.staging`); None, this computer, never does.
         options: of layers that may not be copied, of all others too.
     """
-    if board is None or not board.flash.staging:
-        return {}
     start = _uncached(plan, board)
     found: dict[int, dict[str, Copy]] = {}
     for step, call in zip(steps, calls, strict=True):
         sizes = {item.name: item.value.nbytes for item in call.constants}
         taken = [(0, start)]
+        for name, whole, unit in _unpacked(step, options):
+            copy = _place(plan, step.index, whole, unit, "unpacked", taken)
+            copy = copy or _place(plan, step.index, whole, unit, "unpacked", taken[1:])
+            if copy is not None:
+                taken.append((copy.offset, copy.offset + copy.bytes))
+                found.setdefault(step.index, {})[name] = copy
+        if board is None or not board.flash.staging:
+            continue
         if board.flash.cache_bytes and not _exceeds(graph, step, sizes, board.flash.cache_bytes):
             continue
         for name, whole, unit, way in _candidates(graph, step, sizes, options):
@@ -90,8 +101,10 @@ def stage(
     return found
 
 
-def _uncached(plan: MemoryPlan, board: Board) -> int:
+def _uncached(plan: MemoryPlan, board: Board | None) -> int:
     """Where the part of the arena begins that may hold copies: behind a data cache only what is not cached itself."""
+    if board is None:
+        return 0
     fast = fast_room(board)
     if not board.flash.cache_bytes or fast is None or plan.arena_bytes <= fast[1]:
         return 0
@@ -104,6 +117,18 @@ def _exceeds(graph: Graph, step: Step, sizes: Mapping[str, int], cache: int) -> 
     flat = any(memory.flat for memory in step.rows)
     rows = step.rows[-1].last.out_height if step.rows else graph.tensor(step.node.output).shape[1]
     return weights > cache and not flat and rows >= MINIMUM_ROWS
+
+
+def _unpacked(step: Step, options: PlanOptions) -> Iterator[tuple[str, int, int]]:
+    """Weights of 4 bits that would be unpacked for every row: (name, bytes unpacked, of two channels)."""
+    for index, memory in enumerate(step.rows):
+        for name, node in (("project", memory.block.project), ("conv", memory.block.conv)):
+            if node is None or memory.flat or f"{name}_tile" not in memory.parts:
+                continue
+            dims, unit = memory.dims[node.output], pair_bytes(memory.dims[node.output])
+            pairs = -(-dims.out_channels // 2)
+            if tile_pairs(dims) < pairs and options.of(memory.block.output).stage:
+                yield f"{prefix(index)}{name}_weights", pairs * unit, unit
 
 
 def _candidates(
@@ -122,7 +147,8 @@ def _candidates(
     found = []
     for index, memory in enumerate(step.rows):
         for name, node in (("project_weights", memory.block.project), ("conv_weights", memory.block.conv)):
-            if node is None or not options.of(memory.block.output).stage:
+            packed = f"{name.removesuffix('_weights')}_tile" in memory.parts
+            if node is None or packed or not options.of(memory.block.output).stage:
                 continue
             shape, name = graph.tensor(node.output).shape, f"{prefix(index)}{name}"
             if shape[1] * shape[2] >= MINIMUM_PIXELS:
@@ -137,7 +163,7 @@ def _place(
     """Room for a constant, or else, if it may be split, for as many units of it as the largest hole holds."""
     offset = hole(plan, step, whole, taken)
     if offset is not None:
-        return Copy(offset, whole)
+        return Copy(offset, whole, way if way == "unpacked" else "whole")
     if unit == 0:
         return None
     start, room = max(_holes(plan, step, taken), key=lambda item: item[1], default=(0, 0))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from millijoule.kernels._nibbles import pack_lane_nibbles
 from millijoule.kernels.assembly import assembly_source
 from millijoule.kernels.registry import (
     DENSE_INNER,
     DENSE_LANES,
+    DENSE_NIBBLES,
     FLAGS,
     KERNELS,
     ROW_KERNELS,
@@ -14,6 +16,7 @@ from millijoule.kernels.registry import (
     ROWS_AGAIN,
     ROWS_DYNAMIC,
     ROWS_MEAN,
+    UNPACK,
     Dims,
     Kernel,
     choose,
@@ -28,6 +31,7 @@ from millijoule.kernels.registry import (
 __all__ = [
     "DENSE_INNER",
     "DENSE_LANES",
+    "DENSE_NIBBLES",
     "FLAGS",
     "KERNELS",
     "ROWS",
@@ -36,6 +40,7 @@ __all__ = [
     "ROWS_MEAN",
     "ROW_KERNELS",
     "ROW_KERNELS_DYNAMIC",
+    "UNPACK",
     "Dims",
     "Kernel",
     "assembly_source",
@@ -44,6 +49,7 @@ __all__ = [
     "filter_row",
     "headers",
     "kernels_for",
+    "pack_lane_nibbles",
     "source",
     "support_table",
 ]

@@ -19,12 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from millijoule.errors import UnsupportedError
-from millijoule.graph import Graph, Node, mode
+from millijoule.graph import WEIGHT_AXIS, Graph, Node, mode
+from millijoule.kernels._nibbles import pack_lane_nibbles
 
 __all__ = [
     "ARITHMETICS",
     "DENSE_INNER",
     "DENSE_LANES",
+    "DENSE_NIBBLES",
     "FLAGS",
     "KERNELS",
     "ROWS",
@@ -33,6 +35,7 @@ __all__ = [
     "ROWS_MEAN",
     "ROW_KERNELS",
     "ROW_KERNELS_DYNAMIC",
+    "UNPACK",
     "VARIANTS",
     "Dims",
     "Kernel",
@@ -73,6 +76,7 @@ class Dims:
         stride: vertical and horizontal step of the window.
         dilation: vertical and horizontal distance of the window's taps.
         padding: top, bottom, left, right.
+        weight_bits: 8 or 4.
     """
 
     in_height: int = 1
@@ -85,6 +89,7 @@ class Dims:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    weight_bits: int = 8
 
     @property
     def in_elements(self) -> int:
@@ -182,8 +187,20 @@ def _window_block_scratch(dims: Dims) -> int:
 
 
 def _row_scratch(dims: Dims) -> int:
-    """The input features as int16; by eights for `DENSE_LANES`, which may take the layer over."""
-    return 2 * _round_up(dims.in_channels, 8)
+    """The input features as int16, by eights for `DENSE_LANES`, which may take the layer over; the weights of four
+    features if they have 4 bits.
+    """
+    return 2 * _round_up(dims.in_channels, 8) + _nibble_scratch(dims)
+
+
+def _nibble_scratch(dims: Dims) -> int:
+    """The weights of four features, as many as `DENSE_NIBBLES` unpacks at a time."""
+    return _round_up(dims.in_channels, 8) * min(_round_up(dims.out_channels, 2), 4) if dims.weight_bits == 4 else 0
+
+
+def _plain_row_scratch(dims: Dims) -> int:
+    """Nothing, unless the weights have 4 bits: then as `DENSE_NIBBLES`."""
+    return _row_scratch(dims) if dims.weight_bits == 4 else 0
 
 
 def _outside_scratch(dims: Dims) -> int:
@@ -241,6 +258,12 @@ def _pack_lanes(weights: Int8) -> Int8:
     return np.concatenate([together.ravel(), words[even:].ravel()]).view(np.int8)
 
 
+def _pack_lane_nibbles(weights: Int8) -> Int8:
+    """As `_pack_lanes`, with 4 bits for each weight."""
+    words = _pack_lanes(weights).view(np.uint32)
+    return pack_lane_nibbles(words, len(words)).view(np.int8)
+
+
 # *** the table *****
 
 KERNELS: tuple[Kernel, ...] = (
@@ -260,7 +283,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("mj_depthwise_dyn", "depthwise_conv2d", "dynamic", "plain", _window, _quantized_scratch),
     Kernel("mj_depthwise_f32", "depthwise_conv2d", "float", "plain", _window, _no_scratch),
     Kernel("mj_dense_s8_dsp", "dense", "integer", "dsp", _any_size, _row_scratch, _pack_pairs),
-    Kernel("mj_dense_s8", "dense", "integer", "plain", _any_size, _no_scratch),
+    Kernel("mj_dense_s8", "dense", "integer", "plain", _any_size, _plain_row_scratch),
     Kernel("mj_dense_dyn", "dense", "dynamic", "plain", _any_size, _quantized_scratch),
     Kernel("mj_dense_f32", "dense", "float", "plain", _any_size, _no_scratch),
     Kernel("mj_add_s8_dsp", "add", "integer", "dsp", _any_size, _no_scratch),
@@ -302,6 +325,12 @@ DENSE_LANES = Kernel("mj_dense_s8_lanes", "dense", "integer", "dsp", _any_size, 
 
 DENSE_INNER = "mj_dense_lanes"
 """Its inner kernel (`mj_dense.h`), generated for the boards."""
+
+DENSE_NIBBLES = Kernel("mj_dense_s4_lanes", "dense", "integer", "dsp", _any_size, _row_scratch, _pack_lane_nibbles)
+"""The same for weights of 4 bits."""
+
+UNPACK = "mj_unpack_lanes"
+"""Unpacks weights of 4 bits for the row engine and `DENSE_NIBBLES` (`mj_unpack.h`)."""
 
 ROW_KERNELS = (
     *(f"mj_product_{form}{bounds}" for form in ("planes", "pixels") for bounds in ("", "_clamped")),
@@ -355,9 +384,10 @@ def dims_of(graph: Graph, node: Node) -> Dims:
     stride = tuple(node.attrs.get("stride", (1, 1)))
     dilation = tuple(node.attrs.get("dilation", (1, 1)))
     padding = tuple(node.attrs.get("padding", (0, 0, 0, 0)))
+    quant = graph.tensor(node.inputs[1]).quant if node.op in WEIGHT_AXIS else None
     return Dims(
         *data[1:], *result[1:], kernel, (stride[0], stride[1]), (dilation[0], dilation[1]),
-        (padding[0], padding[1], padding[2], padding[3]),
+        (padding[0], padding[1], padding[2], padding[3]), 8 if quant is None else quant.bits,
     )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ MJ_SMALL prepare_pairs(const mj_products *p)
         pair->shift_odd = second.shift;
     }
     if (p->held != 0) {
-        __builtin_memcpy(p->place, p->weights, 4u * (uint32_t)(p->held * p->depth));
+        fetch(p, 0, p->held, p->place);
     }
 }
 

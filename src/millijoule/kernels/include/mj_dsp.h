@@ -144,6 +144,16 @@ static inline uint32_t mj_max_s8x4(uint32_t x, uint32_t y)
 #endif
 }
 
+/* x - y in each half, modulo 2^16 */
+static inline uint32_t mj_ssub16(uint32_t x, uint32_t y)
+{
+#if MJ_DSP_ARM
+    return (uint32_t)__ssub16((int16x2_t)x, (int16x2_t)y);
+#else
+    return ((x - y) & 0xffffu) | ((x >> 16) - (y >> 16)) << 16;
+#endif
+}
+
 /* bytes 0 and 2 as two int16 */
 static inline uint32_t mj_sxtb16(uint32_t x)
 {

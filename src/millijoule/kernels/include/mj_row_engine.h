@@ -15,6 +15,7 @@
 
 #include "mj_kernels.h"
 #include "mj_rows.h"
+#include "mj_unpack.h"
 
 /* A convolution as products of groups and packed weights. */
 typedef struct {
@@ -25,9 +26,13 @@ typedef struct {
     void (*product)(const mj_product *p);
     int32_t channels, depth;
     int32_t zero, low, high; /* of the result */
-    uint32_t *place;         /* RAM: copies of weights; NULL: they are read where they are */
-    int32_t held;            /* so many pairs are copied to it once */
-    int32_t tile;            /* 0, or so many pairs are copied to it at a time, with every product */
+    uint32_t *place;         /* RAM: the weights of the first `held` pairs, copied once */
+    int32_t held;
+    uint32_t *tiles;         /* RAM: those of `tile` pairs, copied with every product; the others are read where they are */
+    int32_t tile;            /* 0: none */
+    /* NULL, or weights have 4 bits and are unpacked instead of copied (mj_unpack.h): all are, `held` or by tiles */
+    void (*unpack)(const uint32_t *packed, uint32_t *words, int32_t rows, int32_t depth, int32_t up);
+    int32_t up;
 } mj_products;
 
 /* A depthwise convolution on planes. */

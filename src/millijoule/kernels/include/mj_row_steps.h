@@ -38,6 +38,16 @@ MJ_SMALL mend(const mj_rows *r, int32_t slot, int32_t channels, int32_t zero)
     }
 }
 
+/* The weights of `count` pairs of channels from pair `first` on to RAM. */
+MJ_SMALL fetch(const mj_products *p, int32_t first, int32_t count, uint32_t *place)
+{
+    if (p->unpack != NULL) {
+        p->unpack(p->weights + first * mj_packed_words(p->depth), place, count, p->depth, p->up);
+    } else {
+        __builtin_memcpy(place, p->weights + first * p->depth, 4u * (uint32_t)(count * p->depth));
+    }
+}
+
 /* `count` channels of a convolution from channel `first` on, which is even. */
 static inline void multiply(const mj_products *p, int32_t first, int32_t count, const uint32_t *groups, int32_t pixels, void *out,
                      int32_t distance, int32_t step)
@@ -45,16 +55,17 @@ static inline void multiply(const mj_products *p, int32_t first, int32_t count, 
     mj_product part = {groups, NULL, NULL, out, pixels, p->depth, 0, distance, step, twice(p->low), twice(p->high)};
     const int32_t end = (first + count + 1) / 2; /* pairs of channels */
     for (int32_t done = first / 2; done < end; done += part.count) {
-        part.weights = p->weights + done * p->depth;
         part.pairs = p->pairs + done;
         part.count = end - done;
-        if (p->tile != 0) {
-            part.count = part.count < p->tile ? part.count : p->tile;
-            __builtin_memcpy(p->place, part.weights, 4u * (uint32_t)(part.count * p->depth));
-            part.weights = p->place;
-        } else if (done < p->held) {
+        if (done < p->held) {
             part.count = end < p->held ? part.count : p->held - done;
             part.weights = p->place + done * p->depth;
+        } else if (p->tile != 0) {
+            part.count = part.count < p->tile ? part.count : p->tile;
+            fetch(p, done, part.count, p->tiles);
+            part.weights = p->tiles;
+        } else {
+            part.weights = p->weights + done * p->depth;
         }
         p->product(&part);
         part.out = (uint8_t *)part.out + 2 * part.count * (step != 0 ? distance : 1);
