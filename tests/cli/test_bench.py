@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from millijoule.cli import bench
 from millijoule.compile import Layer
 from millijoule.errors import BoardError, DataError, FormatError, MillijouleError, OptionError, PlacementError
+from millijoule.execute import run
 from millijoule.graph import save_graph
 from millijoule.nets import layer_table, mobilenet_v2
 
@@ -38,6 +40,26 @@ def cells(text: str, board: str, figure: str) -> list[str]:
     """The cells of a line of the table behind its board and figure."""
     line = next(line for line in text.splitlines() if line.split("  ")[0] == board and f"  {figure} " in line)
     return line.split(f"  {figure} ")[1].split()
+
+
+def test_a_network_with_weights_of_four_bits() -> None:
+    rng = np.random.default_rng(0)
+    graph = random_network(["conv", "depthwise", "pointwise"], 3)
+    narrow = bench.narrowed(graph, 4)
+    for node, other in zip(graph.nodes, narrow.nodes, strict=True):
+        if node.op in ("conv2d", "dense"):
+            wide, quant = graph.quant(node.inputs[1]), narrow.quant(other.inputs[1])
+            assert quant.bits == 4 and np.abs(narrow.constant(other.inputs[1])).max() == 7
+            before = graph.constant(node.inputs[1]) * wide.broadcast_scale(graph.constant(node.inputs[1]).ndim)
+            after = narrow.constant(other.inputs[1]) * quant.broadcast_scale(before.ndim)
+            assert (np.abs(after - before) <= 0.51 * quant.broadcast_scale(before.ndim)).all()
+        elif node.op == "depthwise_conv2d":
+            assert narrow.quant(other.inputs[1]) == graph.quant(node.inputs[1])
+    pictures = rng.integers(0, 256, (8, *graph.tensor(graph.inputs[0]).shape[1:])).astype(np.uint8)
+    logits = [run(item, pictures)[item.outputs[0]].astype(int) for item in (graph, narrow)]
+    assert 0 < np.abs(logits[0] - logits[1]).mean() < 40
+    with pytest.raises(OptionError, match="weight-bits"):
+        bench.narrowed(graph, 3)
 
 
 def check(values: dict[str, Any], text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ import typer
 
 from millijoule.cli.profile import WEIGHTED
 from millijoule.errors import DataError, OptionError
-from millijoule.graph import ROUNDINGS, Graph, load_graph
+from millijoule.graph import ROUNDINGS, Graph, load_graph, verify
 
 if TYPE_CHECKING:
     from millijoule.boards import Board
@@ -103,6 +103,10 @@ def kernels(
     rounding: Annotated[
         str | None, typer.Option(help="Requantisation rule: single, double or mulhi.", show_default="single")
     ] = None,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option("--weight-bits", help="8, or 4 for all but depthwise convolutions.", show_default="8"),
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="A quantised .mj file instead of --net.")] = None,
     objective: Annotated[str, typer.Option(help="cycles, ram or energy: as for `millijoule deploy compile`.")] = (
         "cycles"
@@ -129,6 +133,8 @@ def kernels(
     Example: millijoule bench kernels --board stm32h7b3i --alpha 0.35 --resolution 128 --json
 
     Example: millijoule bench kernels --net resnet8 --layers
+
+    Example: millijoule bench kernels --weight-bits 4
     """
     from millijoule.boards import load_board
     from millijoule.cli._plan import tuned, tuning_values
@@ -137,6 +143,7 @@ def kernels(
     names = BOARDS if board.lower() == "all" else (board.lower() if board.lower() in BOARDS else board,)
     boards = [load_board(name) for name in names]
     given = {"net": net, "alpha": alpha, "resolution": resolution, "classes": classes, "rounding": rounding}
+    given["weight_bits"] = weight_bits
     asked = {name: value for name, value in given.items() if value is not None}
     if model is not None:
         if asked:
@@ -152,6 +159,9 @@ def kernels(
         options = {name: getattr(spec, name) for name in family(spec.family).options}
         network = {"name": spec.family, **options, "rounding": rounding or "single"}
         graph = random_model(spec, network["rounding"])
+        if weight_bits is not None and weight_bits != 8:
+            graph = narrowed(graph, weight_bits)
+            network["weight_bits"] = weight_bits
     picture = _pictures(graph.tensor(graph.inputs[0]).shape[1:], 1)[0]
     rows = []
     for name, item in zip(names, boards, strict=True):
@@ -196,6 +206,27 @@ def random_model(spec: NetworkSpec, rounding: str) -> Graph:
         torch.manual_seed(0)
         module = build(spec).eval()
     return static(capture(module, spec), _pictures(spec.input_shape, CALIBRATION), rounding=rounding)
+
+
+def narrowed(graph: Graph, bits: int) -> Graph:
+    """The integer network with weights of 4 bits in all convolutions and dense layers but the depthwise ones.
+
+    Raises:
+        OptionError: a number of bits that weights cannot have.
+    """
+    if bits != 4:
+        raise OptionError("weight-bits", f"{bits} bits are not stored", "Use 8 or 4")
+    tensors, constants = dict(graph.tensors), dict(graph.constants)
+    for node in graph.nodes:
+        if node.op not in ("conv2d", "dense"):
+            continue
+        for name, width in zip(node.inputs[1:], (4, 8), strict=False):  # the bias has the weights' scale
+            quant = graph.quant(name)
+            scale = tuple(float(np.float32(value * 127 / 7)) for value in quant.scale)
+            tensors[name] = replace(tensors[name], quant=replace(quant, scale=scale, bits=width))
+            value = constants[name]
+            constants[name] = np.rint(value * (7 / 127)).astype(value.dtype)
+    return verify(replace(graph, tensors=tensors, constants=constants))
 
 
 def _pictures(shape: Sequence[int], count: int) -> npt.NDArray[np.uint8]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from millijoule.errors import FormatError, GraphError, MillijouleError, QuantizationError, UnsupportedError
 from millijoule.graph import Graph, GraphBuilder, Quant
+from millijoule.graph.nibbles import unpack_nibbles
 from millijoule.interchange._tflite_schema import ACTIVATIONS, IDENTIFIER, METADATA, NUMPY_TYPES, schema
 
 __all__ = ["read_tflite"]
@@ -127,7 +128,7 @@ class _Reader:
         if name not in NUMPY_TYPES:
             raise UnsupportedError(f"tensor {_text(tensor.name)!r}", f"its type is {name}", "Use float32 or int8")
         known_name: str = name.lower()
-        return known_name
+        return "int8" if known_name == "int4" else known_name
 
     def _quant(self, tensor: Any) -> Quant | None:
         stored = tensor.quantization
@@ -137,7 +138,8 @@ class _Reader:
         zeros = tuple(int(zero) for zero in stored.zeroPoint) if stored.zeroPoint is not None else (0,) * len(scales)
         if len(zeros) == 1:
             zeros = zeros * len(scales)
-        return Quant(scales, zeros, int(stored.quantizedDimension) if len(scales) > 1 else None)
+        axis = int(stored.quantizedDimension) if len(scales) > 1 else None
+        return Quant(scales, zeros, axis, 4 if tensor.type == self.api.TensorType.INT4 else 8)
 
     def _values(self, index: int) -> Array | None:
         """The value of a constant tensor, None for an activation."""
@@ -147,6 +149,8 @@ class _Reader:
             return None
         kind = NUMPY_TYPES[self._kind(tensor).upper()]
         shape = tuple(int(extent) for extent in (tensor.shape if tensor.shape is not None else ()))
+        if tensor.type == self.api.TensorType.INT4:
+            return unpack_nibbles(np.asarray(data, dtype=np.uint8), shape)
         return np.frombuffer(np.asarray(data, dtype=np.uint8).tobytes(), dtype=kind).reshape(shape)
 
     def _name(self, index: int) -> str:

@@ -29,8 +29,9 @@ NUMPY_TYPES: dict[str, type[np.generic]] = {
     "UINT8": np.uint8,
     "INT64": np.int64,
     "INT8": np.int8,
+    "INT4": np.int8,
 }
-"""Tensor types by their name in the schema."""
+"""Tensor types by their name in the schema; INT4 is stored two in a byte."""
 
 
 def schema() -> Any:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from millijoule.errors import UnsupportedError
 from millijoule.files import atomic_write_bytes
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, Quant, mode, simplify
+from millijoule.graph.nibbles import pack_nibbles
 from millijoule.interchange._tflite_schema import ACTIVATIONS, IDENTIFIER, METADATA, schema
 
 __all__ = ["tflite_bytes", "write_tflite"]
@@ -34,6 +35,8 @@ def tflite_bytes(graph: Graph, *, bias_quantization: bool = True) -> bytes:
     The graph's `normalize` node is not part of the file, since TFLite has no such operator: the file's input is what
     `normalize` gives. An int8 graph takes int8 with the input tensor's scale and zero point; float and dynamic graphs
     take float32, ``picture * scale + offset``. Batch normalisation is folded. Outputs are the graph's, in its order.
+
+    Weights of 4 bits are INT4, which LiteRT and TFLite Micro unpack when they load the file or run the layer.
 
     Dynamic graphs become TFLite's hybrid kernels: float data, int8 weights per channel, data quantised at run time
     asymmetrically, each picture by its own range.
@@ -134,6 +137,8 @@ class _Writer:
         tensor.type = getattr(s.TensorType, kind.upper())
         if value is not None:
             buffer = s.BufferT()
+            if quant is not None and quant.bits == 4:
+                tensor.type, value = s.TensorType.INT4, pack_nibbles(value)
             buffer.data = np.frombuffer(np.ascontiguousarray(value).tobytes(), dtype=np.uint8)
             self.buffers.append(buffer)
             tensor.buffer = len(self.buffers) - 1
