@@ -221,11 +221,11 @@ def narrowed(graph: Graph, bits: int) -> Graph:
         if node.op not in ("conv2d", "dense"):
             continue
         for name, width in zip(node.inputs[1:], (4, 8), strict=False):  # the bias has the weights' scale
-            quant = graph.quant(name)
-            scale = tuple(float(np.float32(value * 127 / 7)) for value in quant.scale)
-            tensors[name] = replace(tensors[name], quant=replace(quant, scale=scale, bits=width))
-            value = constants[name]
+            quant, value = tensors[name].quant, constants[name]
             constants[name] = np.rint(value * (7 / 127)).astype(value.dtype)
+            if quant is not None:
+                scale = tuple(float(np.float32(step * 127 / 7)) for step in quant.scale)
+                tensors[name] = replace(tensors[name], quant=replace(quant, scale=scale, bits=width))
     return verify(replace(graph, tensors=tensors, constants=constants))
 
 
