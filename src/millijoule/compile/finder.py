@@ -174,24 +174,27 @@ class _IntegerFinder(Finder[Block]):
             project = None
         last = project or last
         added = self.addition(last)
-        return Block(self.normalization(conv), conv, depthwise, project, added, self.mean(last, added))
+        return Block(self.normalization(conv), conv, depthwise, project, added, self.mean(first, last, added))
 
-    def mean(self, last: Node, added: Node | None) -> Node | None:
+    def mean(self, first: Node, last: Node, added: Node | None) -> Node | None:
         """The mean over all pixels of a result, where sums need less memory than the map."""
         reader = self.only_reader(added or last)
         if reader is None or reader.op != "mean" or mode(self.graph, reader) != "integer":
             return None
-        return reader if mean_saves(dims_of(self.graph, last)) else None
+        return reader if mean_saves(dims_of(self.graph, first), dims_of(self.graph, last)) else None
 
     def complete(self, name: str, last: Node) -> bool:
         """See `Finder.complete`; the graph's input is complete from the start."""
         return name in self.graph.inputs or super().complete(name, last)
 
 
-def mean_saves(dims: Dims) -> bool:
-    """Whether a row of this map and a sum for each of its channels need less memory than the map."""
-    row = -(-dims.out_width // 4) * 4 * (dims.out_channels + 1)
-    return row + 4 * dims.out_channels < dims.out_height * dims.out_width * dims.out_channels
+def mean_saves(first: Dims, last: Dims) -> bool:
+    """Whether a row of the map behind `last` and a sum for each channel need less memory than the map itself, which
+    would lie over the input of `first` as far as that reaches.
+    """
+    row = -(-last.out_width // 4) * 4 * (last.out_channels + 1)
+    size = last.out_height * last.out_width * last.out_channels
+    return row + 4 * last.out_channels < size - first.in_elements
 
 
 def pointwise(graph: Graph, node: Node) -> bool:
