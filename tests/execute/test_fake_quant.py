@@ -10,13 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millijoule.errors import QuantizationError, UnsupportedError
+from millijoule.errors import OptionError, QuantizationError, UnsupportedError
 from millijoule.execute import FakeQuantModule, float_module, run
-from millijoule.graph import ROUNDINGS, Graph, GraphBuilder, arithmetic, simplify
+from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, GraphBuilder, arithmetic, simplify
+from millijoule.graph.conversion import integer_graph
 from millijoule.interchange import capture
 
 torch = pytest.importorskip("torch")
 from millijoule.execute._fake_quant_exact import requantize_rows  # noqa: E402 - after torch is known to be there
+from millijoule.execute._fake_quant_functions import (  # noqa: E402
+    affine_parameters,
+    fake_quantize,
+    fake_quantize_learned,
+    fake_quantize_weights,
+)
 
 nn = torch.nn
 
@@ -122,11 +129,19 @@ def trained(graph: Graph, pictures: np.ndarray, steps: int = 12, **options: Any)
     return module.eval()
 
 
-@pytest.mark.parametrize("per_channel", [True, False])
-@pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_conversion_changes_nothing(graph: Graph, pictures: np.ndarray, rounding: str, per_channel: bool) -> None:
-    module = trained(graph, pictures, rounding=rounding, per_channel=per_channel)
+WAYS = [
+    *({"rounding": rounding, "per_channel": per_channel} for rounding in ROUNDINGS for per_channel in (True, False)),
+    {"ranges": "learned"},
+    {"ranges": "learned", "per_channel": False, "weight_bits": 4},
+    {"weight_bits": {"wide": 4, "head": 4}, "rounding": "mulhi"},
+]
+
+
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_conversion_changes_nothing(graph: Graph, pictures: np.ndarray, options: dict[str, Any]) -> None:
+    module = trained(graph, pictures, **options)
     integer = module.to_integer()
+    rounding = options.get("rounding", "single")
     assert integer.rounding == rounding
     assert all(tensor.dtype in ("int8", "uint8") for tensor in integer.activations())
     names = [step.output for step in module.steps]
@@ -196,7 +211,7 @@ def test_the_module_quantises_the_weights_that_the_graph_holds(graph: Graph, pic
     module.train()
     module.set_phase(False, True, True)
     kept = {}
-    layer.register_forward_hook(lambda _, inputs, result: kept.update(x=inputs[0].detach(), y=result.detach()))
+    layer.register_forward_hook(lambda _, inputs, result: kept.update(x=inputs[0].detach(), y=result.detach().clone()))
     module(normalised(pictures))
     real = scale.double().reshape(-1, 1, 1, 1) * weight
     sums = nn.functional.conv2d(nn.functional.pad(kept["x"].double(), (0, 1, 0, 1)), real, stride=2)
@@ -249,3 +264,93 @@ def test_init_ranges_are_used(graph: Graph, pictures: np.ndarray) -> None:
     module = FakeQuantModule(graph, init_ranges={**ranges, "no such tensor": (0.0, 1.0)})
     assert module.ranges() == ranges
     assert module.to_integer().quant("logits").scalar_scale > 0
+
+
+def test_learned_ranges_have_the_gradients_of_the_paper() -> None:
+    random = np.random.default_rng(3)
+    x, g = random.normal(0, 2, (2, 3, 4, 5)).astype(np.float32), random.normal(size=(2, 3, 4, 5)).astype(np.float32)
+    ends = torch.tensor([-1.5, 2.0], dtype=torch.float64)
+    scale, zero = affine_parameters(ends[:1], ends[1:])
+    for layout in (torch.contiguous_format, torch.channels_last):
+        low, high = (end.clone().requires_grad_() for end in ends)
+        values = torch.from_numpy(x).to(memory_format=layout).requires_grad_()
+        y = fake_quantize_learned(values * 1, low, high, float(scale), int(zero))
+        torch.testing.assert_close(y, fake_quantize(values.detach().clone(), float(scale), int(zero)))
+        y.backward(torch.from_numpy(g))
+        step, below, above = 3.5 / 255, y.detach().numpy() <= -1.5 + 0.01, y.detach().numpy() >= 2.0 - 0.01
+        inside = ~below & ~above
+        errors = (g * (y.detach().numpy() - x) / step)[inside].sum() / 255  # d step / d high = 1 / 255
+        weight = 1 / np.sqrt(255 * 3 * 4 * 5)
+        np.testing.assert_array_equal(values.grad.numpy(), np.where(inside, g, 0))
+        assert high.grad.item() == pytest.approx(weight * (g[above].sum() + errors), abs=1e-5)
+        assert low.grad.item() == pytest.approx(weight * (g[below].sum() - errors), abs=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(-8, 7), (-127, 127)]))
+def test_learned_steps_of_weights_have_the_gradients_of_the_paper(seed: int, limits: tuple[int, int]) -> None:
+    random = np.random.default_rng(seed)
+    weight, g = (torch.from_numpy(random.normal(size=(3, 2, 2, 2))).requires_grad_(k == 0) for k in range(2))
+    step = torch.from_numpy(random.uniform(0.5, 1.5, 3) / limits[1]).requires_grad_()
+    y = fake_quantize_weights(weight, step, *limits)
+    y.backward(g)
+    for channel in range(3):
+        size, total = step[channel].item(), 0.0
+        for w, result, up, down in zip(
+            *(value[channel].detach().flatten().tolist() for value in (weight, y, g, weight.grad)), strict=True
+        ):
+            multiple = min(max(round(w / size), limits[0]), limits[1])
+            assert result == pytest.approx(multiple * size)
+            inside = limits[0] - 0.5 <= w / size <= limits[1] + 0.5
+            assert down == (up if inside else 0.0)
+            total += up * (multiple - w / size if inside else multiple)
+        assert step.grad[channel].item() == pytest.approx(total / np.sqrt(limits[1] * 8))
+
+
+def test_learned_ranges_move_and_stay_within_their_clamps(graph: Graph, pictures: np.ndarray) -> None:
+    start = trained(graph, pictures, steps=4).ranges()
+    module = FakeQuantModule(graph, init_ranges=start, ranges="learned")
+    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+    module.train()
+    module.set_phase(False, True, True)
+    for _ in range(8):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(normalised(pictures)), torch.arange(48) % 5).backward()
+        module.high_shift.grad -= 1.0  # outwards
+        optimizer.step()
+    for name, (low, high) in module.ranges().items():
+        assert low <= 0.0, name
+        assert high > start[name][1] or start[name][1] > 5.9, (name, high, start[name])
+    clamped = [step for step in module.steps if step.observed and step.clamp is not None]
+    assert clamped
+    for step in clamped:
+        low, high = module.ranges()[step.output]
+        assert (low, high) == (0.0, pytest.approx(min(6.0, high)))
+    assert max(module.ranges()[step.output][1] for step in clamped) == pytest.approx(6.0)
+
+
+def test_four_bit_weights_start_where_the_error_is_least(graph: Graph) -> None:
+    ranges = dict.fromkeys(FakeQuantModule(graph).names, (-1.0, 1.0))
+    simple = simplify(graph)
+    plain = integer_graph(simple, ranges, weight_bits=4)
+    module = FakeQuantModule(graph, init_ranges=ranges, weight_bits=4)
+    chosen = module.to_integer()
+    for node in simple.nodes:
+        if node.op not in WEIGHT_AXIS:
+            continue
+        real, errors = simple.constants[node.inputs[1]], []
+        for integer in (plain, chosen):
+            name = next(found.inputs[1] for found in integer.nodes if found.output == node.output)
+            quant, stored = integer.quant(name), integer.constants[name]
+            assert quant.bits == 4 and stored.min() >= -8 and stored.max() <= 7
+            shape = [-1 if axis == quant.axis else 1 for axis in range(stored.ndim)]
+            errors.append(np.square(stored * np.reshape(quant.scale, shape) - real).sum())
+        assert errors[1] <= errors[0]
+
+
+def test_refusals_of_ways_to_quantise(graph: Graph) -> None:
+    with pytest.raises(OptionError, match="guessed"):
+        FakeQuantModule(graph, ranges="guessed")
+    with pytest.raises(QuantizationError, match="3 bits"):
+        FakeQuantModule(graph, weight_bits=3)
+    with pytest.raises(QuantizationError, match="no layer"):
+        FakeQuantModule(graph, weight_bits={"nothing": 4})

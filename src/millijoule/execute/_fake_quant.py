@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from millijoule.errors import GraphError, UnsupportedError
+from millijoule.errors import GraphError, OptionError, QuantizationError, UnsupportedError
 from millijoule.execute._fake_quant_exact import IntegerForward
-from millijoule.execute._fake_quant_layers import (
-    FoldedLayer,
-    PictureQuantizer,
+from millijoule.execute._fake_quant_functions import (
     affine_parameters,
     average_on_grid,
     extremes_of,
     fake_quantize,
+    fake_quantize_learned,
 )
+from millijoule.execute._fake_quant_layers import LEARNING_GAIN, FoldedLayer, PictureQuantizer
 from millijoule.execute._torch import apply
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, Quant, mode, simplify, verify
 from millijoule.graph.conversion import KEEPS_SCALE, activation_quant, input_range, integer_graph
@@ -29,6 +29,8 @@ __all__ = ["FakeQuantModule"]
 
 _Grid: TypeAlias = list[tuple[float, int]]
 """Scale and zero point of each observed tensor."""
+
+RANGES = ("observed", "learned")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class FakeQuantModule(nn.Module):
     (N, classes), fake-quantised. In evaluation mode, once every tensor has a range, it computes on integers and equals
     `to_integer()` bit for bit (`_fake_quant_exact` says why); with `exact` set to False it sums in float32 there too.
 
+    With `ranges` "learned", the ends of every range and the step of every channel's weights are parameters beside the
+    weights (LSQ: Esser et al. 2020, arXiv:1902.08153; see `_fake_quant_functions`): multiples of the ranges observed
+    last or given, and of the steps that hold each channel's largest weight.
+
     The state dict holds weights, batch norm statistics and ranges.
 
     Args:
@@ -76,9 +82,14 @@ class FakeQuantModule(nn.Module):
         batch_norm_momentum: share of the newest batch in the running statistics.
         per_channel: one weight scale per output channel; otherwise one per layer.
         rounding: of the integer model, and so of the evaluation mode; see `arithmetic.requantize`.
+        ranges: "observed" or "learned".
+        weight_bits: 8, or 4 for weights in [-8, 7], of all layers or by layer name (`Node.source`, or the name of the
+            result); layers that are not named have 8. Steps of 4 bits start where the rounding error is least.
 
     Raises:
         UnsupportedError: the graph is not float, or a batch_norm follows no layer with weights.
+        OptionError: `ranges` is unknown.
+        QuantizationError: `weight_bits` names no layer, or is neither 8 nor 4.
     """
 
     def __init__(
@@ -90,14 +101,20 @@ class FakeQuantModule(nn.Module):
         batch_norm_momentum: float = 0.03,
         per_channel: bool = True,
         rounding: str = "single",
+        ranges: str = "observed",
+        weight_bits: int | Mapping[str, int] = 8,
     ) -> None:
         super().__init__()
+        if ranges not in RANGES:
+            raise OptionError("ranges", f"{ranges!r} is unknown", f"Use {' or '.join(RANGES)}")
         if not all(mode(graph, node) == "float" for node in graph.nodes):
             raise UnsupportedError(f"graph {graph.name!r}", "it is quantised already", "Give the captured float graph")
         self.graph = merge_padding(graph)
         self.averaging, self.per_channel, self.rounding = averaging, per_channel, rounding
         self.observe = self.quantize = self.exact = True
         self.freeze_batch_norm = False
+        self.learned = ranges == "learned"
+        self.weight_bits = weight_bits
         self.layers = nn.ModuleDict()
         self.steps: list[_Step] = []
         self._build(batch_norm_momentum)
@@ -108,6 +125,13 @@ class FakeQuantModule(nn.Module):
         self.register_buffer("low", torch.zeros(len(self.names), dtype=torch.float64))
         self.register_buffer("high", torch.zeros(len(self.names), dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(len(self.names), dtype=torch.bool))
+        if self.learned:
+            self.low_shift = nn.Parameter(torch.zeros(len(self.names)))
+            self.high_shift = nn.Parameter(torch.zeros(len(self.names)))
+            clamps = {step.output: step.clamp for step in self.steps if step.observed and step.clamp is not None}
+            bounds = torch.tensor([clamps.get(name, (-torch.inf, torch.inf)) for name in self.names]).double()
+            self.register_buffer("floor", bounds[:, 0].clone(), persistent=False)
+            self.register_buffer("ceiling", bounds[:, 1].clone(), persistent=False)
         for name, (low, high) in (init_ranges or {}).items():
             if name in self.index:
                 position = self.index[name]
@@ -126,7 +150,7 @@ class FakeQuantModule(nn.Module):
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """The (low, high) of every activation that has been observed or initialised, by tensor name."""
-        low, high = cast(Tensor, self.low).tolist(), cast(Tensor, self.high).tolist()
+        low, high = (end.tolist() for end in self._ends())
         seen = cast(Tensor, self.seen).tolist()
         return {name: (low[i], high[i]) for i, name in enumerate(self.names) if seen[i]}
 
@@ -140,7 +164,7 @@ class FakeQuantModule(nn.Module):
 
     def quants(self) -> dict[str, Quant]:
         """The quantisation of every tensor, by the rules of `conversion.integer_graph`."""
-        scale, zero = affine_parameters(cast(Tensor, self.low), cast(Tensor, self.high))
+        scale, zero = affine_parameters(*self._ends())
         own = {
             name: Quant((one,), (point,))
             for name, one, point in zip(self.names, scale.tolist(), zero.tolist(), strict=True)
@@ -158,8 +182,50 @@ class FakeQuantModule(nn.Module):
         Raises:
             QuantizationError: a range was never observed, or is degenerate; names the layer.
         """
-        graph = simplify(self.to_float())
-        return integer_graph(graph, self.ranges(), rounding=self.rounding, per_channel=self.per_channel)
+        bits = {step.output: self._layer(step).bits for step in self.steps if step.layer is not None}
+        graph = integer_graph(
+            simplify(self.to_float()),
+            self.ranges(),
+            rounding=self.rounding,
+            per_channel=self.per_channel,
+            weight_bits=bits,
+        )
+        return self._with_own_steps(graph)
+
+    def _with_own_steps(self, graph: Graph) -> Graph:
+        """Puts the integers of layers that have steps of their own into the graph."""
+        tensors, constants = dict(graph.tensors), dict(graph.constants)
+        nodes = {node.output: node for node in graph.nodes}
+        for step in self.steps:
+            if step.layer is None or not self._layer(step).own_steps:
+                continue
+            node = nodes[step.output]
+            made = self._layer(step).graph_integers(graph.quant(node.inputs[0]).scalar_scale)
+            for name, (value, quant) in zip(node.inputs[1:], made, strict=False):
+                constants[name], tensors[name] = value, replace(tensors[name], quant=quant)
+        return verify(replace(graph, tensors=tensors, constants=constants))
+
+    def _layer(self, step: _Step) -> FoldedLayer:
+        return cast(FoldedLayer, self.layers[str(step.layer)])
+
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """The ends of every range, float64; a learned one never leaves the fused clamp."""
+        low, high = cast(Tensor, self.low), cast(Tensor, self.high)
+        if not self.learned:
+            return low, high
+        low = low.clamp(max=0.0) * torch.exp(LEARNING_GAIN * self.low_shift.double())
+        high = high.clamp(min=0.0) * torch.exp(LEARNING_GAIN * self.high_shift.double())
+        return torch.maximum(low, cast(Tensor, self.floor)), torch.minimum(high, cast(Tensor, self.ceiling))
+
+    @torch.no_grad()
+    def _bound_ends(self) -> None:
+        """Takes parameters back that would move a range beyond its clamp, where they would have no gradient."""
+        for shift, end, bound in (
+            (self.low_shift, cast(Tensor, self.low), cast(Tensor, self.floor)),
+            (self.high_shift, cast(Tensor, self.high), cast(Tensor, self.ceiling)),
+        ):
+            room = torch.where(bound * end > 0, bound / end, torch.inf)
+            shift.copy_(torch.minimum(shift, (room.log() / LEARNING_GAIN).to(shift.dtype)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of normalised pictures (N, C, H, W)."""
@@ -179,7 +245,11 @@ class FakeQuantModule(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         observing = self.observe and self.training
-        scale, zero = affine_parameters(cast(Tensor, self.low), cast(Tensor, self.high))
+        if self.learned and self.training:
+            self._bound_ends()
+        low, high = self._ends()
+        ends = list(zip(low.unbind(), high.unbind(), strict=True)) if self.learned else None
+        scale, zero = affine_parameters(low.detach(), high.detach())
         grid: _Grid = list(zip(scale.tolist(), zero.tolist(), strict=True))
         seen = cast(Tensor, self.seen).tolist()
         extremes: dict[str, tuple[Tensor, Tensor]] = {}
@@ -190,16 +260,19 @@ class FakeQuantModule(nn.Module):
             if self.quantize:
                 values[self.start] = self.picture(x)
         elif self._float_input is not None:
-            values[self.start] = self._rounded(x, self.start, None, scale, grid, seen, extremes, scales, observing)
+            values[self.start] = self._rounded(
+                x.clone(), self.start, None, scale, grid, seen, extremes, scales, observing, ends
+            )
         for position, step in enumerate(self.steps):
             inputs = [values[name] for name in step.inputs]
             if step.layer is not None:
-                layer = cast(FoldedLayer, self.layers[step.layer])
-                result = layer(inputs[0], scales.get(step.inputs[0]), self.quantize, self.freeze_batch_norm)
+                result = self._layer(step)(inputs[0], scales.get(step.inputs[0]), self.quantize, self.freeze_batch_norm)
             else:
                 result = apply(self.graph, step.node, inputs)
             if step.observed:
-                result = self._rounded(result, step.output, step.clamp, scale, grid, seen, extremes, scales, observing)
+                result = self._rounded(
+                    result, step.output, step.clamp, scale, grid, seen, extremes, scales, observing, ends
+                )
             else:
                 if step.clamp is not None:
                     result = result.clamp(*step.clamp)
@@ -225,6 +298,7 @@ class FakeQuantModule(nn.Module):
         extremes: dict[str, tuple[Tensor, Tensor]],
         scales: dict[str, Tensor],
         observing: bool,
+        ends: list[tuple[Tensor, Tensor]] | None,
     ) -> Tensor:
         """Observes and fake-quantises one result. The grid of a clamped result ends at the clamp, so it clamps too."""
         if observing:
@@ -236,6 +310,8 @@ class FakeQuantModule(nn.Module):
         if not (self.quantize and seen[position]):
             return x if clamp is None else x.clamp(*clamp)
         scales[name] = scale[position]
+        if ends is not None:
+            return fake_quantize_learned(x, *ends[position], *grid[position])
         return fake_quantize(x, grid[position][0], grid[position][1])
 
     def _on_grid(self, x: Tensor, step: _Step, grid: _Grid, seen: list[bool]) -> Tensor:
@@ -259,6 +335,23 @@ class FakeQuantModule(nn.Module):
         cast(Tensor, self.low).lerp_(low, share.double())
         cast(Tensor, self.high).lerp_(high, share.double())
         cast(Tensor, self.seen).fill_(True)
+
+    def _bits(self, node: Node, output: str) -> int:
+        bits = self.weight_bits
+        if isinstance(bits, Mapping):
+            bits = bits.get(output, bits.get(node.source, 8))
+        if bits not in (4, 8):
+            raise QuantizationError(
+                f"layer {node.source or output!r} ({node.op})", f"its weights cannot have {bits!r} bits", "Use 8 or 4"
+            )
+        return bits
+
+    def _check_names(self) -> None:
+        layers = [step for step in self.steps if step.layer is not None]
+        known = {name for step in layers for name in (step.output, step.node.source)}
+        for name in self.weight_bits if isinstance(self.weight_bits, Mapping) else ():
+            if name not in known:
+                raise QuantizationError(f"layer {name!r}", "no layer with weights has this name", "Name another layer")
 
     def _build(self, momentum: float) -> None:
         graph = self.graph
@@ -306,12 +399,14 @@ class FakeQuantModule(nn.Module):
                 layer = (node.source or node.output).replace(".", "_")
                 while layer in self.layers:
                     layer += "_"
-                self.layers[layer] = FoldedLayer(graph, node, norm, momentum, self.per_channel)
+                bits = self._bits(node, output)
+                self.layers[layer] = FoldedLayer(graph, node, norm, momentum, self.per_channel, bits, self.learned)
             data = tuple(name for name in node.inputs if name not in graph.constants)
             keeps = node.op in KEEPS_SCALE
             grids[output] = grids[data[0]] if keeps else output
             grid = grids[output] if node.op in ("avg_pool", "clamp") else None
             self.steps.append(_Step(node, output, data, layer, clamp if not keeps else None, grid, not keeps))
+        self._check_names()
         if self.logits not in grids:
             raise GraphError(f"graph {graph.name!r}", "its first output is not the logits", "Give a captured graph")
         last = {name: position for position, step in enumerate(self.steps) for name in step.inputs}

@@ -1,95 +1,28 @@
-"""Fake quantisation in torch, and layers whose batch normalisation is folded into fake-quantised weights."""
+"""Layers whose batch normalisation is folded into fake-quantised weights, and the picture's quantiser."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from millijoule.execute._fake_quant_functions import fake_quantize_weights, round_half_away
 from millijoule.execute._torch import torch_constant
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, Quant, arithmetic
 from millijoule.graph.conversion import BIAS_LIMIT
 
-__all__ = ["FoldedLayer", "PictureQuantizer", "affine_parameters", "average_on_grid", "extremes_of", "fake_quantize"]
+__all__ = ["LEARNING_GAIN", "FoldedLayer", "PictureQuantizer"]
 
+LEARNING_GAIN = 16.0
+"""Learned ranges and steps are ``start * exp(16 * parameter)``: Adam moves each by up to 16 times the learning rate of
+itself per step, whatever its unit (logarithmic thresholds: Jain et al. 2020, arXiv:1903.08066, section 4)."""
 
-def affine_parameters(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """`conversion.activation_quant` for vectors: float32 scales and int32 zero points.
-
-    Args:
-        low: smallest values, float64.
-        high: largest values, float64.
-    """
-    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
-    scale = ((high - low) / 255.0).float().clamp(min=1e-8)
-    exact = -128.0 - low / scale.double()
-    zero = torch.trunc(exact + torch.copysign(torch.full_like(exact, 0.5), exact)).clamp(-128, 127)
-    return scale, zero.int()
-
-
-class _FakeQuantize(torch.autograd.Function):
-    """Vectorised passes in place; the result is saved (the next layer saves it anyway) instead of a mask."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, zero: int) -> Tensor:
-        y = x.mul(1.0 / scale).round_().clamp_(-128 - zero, 127 - zero).mul_(scale)
-        ctx.save_for_backward(y)
-        ctx.low, ctx.high = (-128 - zero) * scale, (127 - zero) * scale
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (y,) = ctx.saved_tensors
-        half = (ctx.high - ctx.low) / 510.0  # the ends of the grid, and nothing else, are within half a step of them
-        masked: Tensor = torch.ops.aten.hardtanh_backward(gradients[0], y, ctx.low + half, ctx.high - half)
-        return masked, None, None
-
-
-def fake_quantize(x: Tensor, scale: float, zero: int) -> Tensor:
-    """Activations rounded to their int8 grid; gradients pass where nothing was cut (straight-through estimator).
-
-    Bengio et al. 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877. Values at the two ends of the grid count
-    as cut, as ReLU6 counts them.
-
-    Args:
-        x: float32, any shape.
-        scale: of the grid.
-        zero: zero point in [-128, 127].
-    """
-    result: Tensor = _FakeQuantize.apply(x, scale, zero)  # type: ignore[no-untyped-call]
-    return result
-
-
-def extremes_of(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value; channels_last maps are read in memory order, without a copy."""
-    x = x.detach()
-    if x.ndim == 4 and not x.is_contiguous():
-        x = x.permute(0, 2, 3, 1)
-    low, high = torch.aminmax(x)
-    return low, high
-
-
-def average_on_grid(x: Tensor, scale: float, zero: int, kernel: tuple[int, int]) -> Tensor:
-    """Averages of int8 values rounded as `arithmetic.average_int8` does: the stored value, halves away from zero.
-
-    Averages over small windows are ties as often as not, so the rounding of `fake_quantize` (halves to even) would
-    differ. The gradient is passed straight through: an average cannot leave the range of its inputs.
-
-    Args:
-        x: averages of values on the grid.
-        scale: the grid's scale.
-        zero: the grid's zero point.
-        kernel: height and width of the window.
-    """
-    with torch.no_grad():
-        parts = math.lcm(*range(1, kernel[0] + 1)) * math.lcm(*range(1, kernel[1] + 1))
-        stored = torch.round((x.double() / scale + zero) * parts) / parts
-        rounded = (_round_half_away(stored).clamp(-128, 127) - zero) * scale
-        correction = rounded.to(x.dtype) - x
-    return x + correction
+STEP_CANDIDATES = 41
+"""Steps of 4-bit weights that are tried, from 0.3 to 1.0 of the one that holds the largest weight."""
 
 
 class PictureQuantizer(nn.Module):
@@ -121,7 +54,7 @@ class PictureQuantizer(nn.Module):
     def _look_up(self, table: Tensor, x: Tensor) -> Tensor:
         scale, offset = cast(Tensor, self.scale), cast(Tensor, self.offset)
         inverse, start = (1.0 / scale).float(), (offset / scale).float()
-        byte = (x * inverse - start).round_().clamp_(0, 255).int()
+        byte = (x * inverse).sub_(start).round_().clamp_(0, 255).int()
         if table.shape[0] == 1:
             return table[0][byte]
         channels = torch.arange(table.shape[0], device=x.device).reshape(1, -1, 1, 1)
@@ -141,11 +74,23 @@ class FoldedLayer(nn.Module):
         norm: its batch_norm node, None if it has none.
         momentum: share of the newest batch in the running statistics.
         per_channel: one weight scale per output channel.
+        bits: of the weights: 8 in [-127, 127], 4 in [-8, 7].
+        learned: whether the weights' steps are parameters.
     """
 
-    def __init__(self, graph: Graph, node: Node, norm: Node | None, momentum: float, per_channel: bool) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        node: Node,
+        norm: Node | None,
+        momentum: float,
+        per_channel: bool,
+        bits: int = 8,
+        learned: bool = False,
+    ) -> None:
         super().__init__()
         self.node, self.norm, self.momentum, self.per_channel = node, norm, momentum, per_channel
+        self.bits, self.lowest, self.highest = bits, -127 if bits == 8 else -8, 127 if bits == 8 else 7
         weight = torch.from_numpy(torch_constant(node, 1, graph.constants[node.inputs[1]]).copy())
         if weight.ndim == 4:
             weight = weight.to(memory_format=torch.channels_last)
@@ -159,6 +104,14 @@ class FoldedLayer(nn.Module):
             self.register_buffer("running_mean", mean)
             self.register_buffer("running_variance", variance)
             self.epsilon = float(norm.attrs["epsilon"])
+        self.own_steps = learned or bits != 8
+        if self.own_steps:
+            ratio = self._best_ratio() if bits != 8 else torch.ones(weight.shape[0])
+            shift = ratio.log().div(LEARNING_GAIN).float()
+            if learned:
+                self.step_shift = nn.Parameter(shift)
+            else:
+                self.register_buffer("step_shift", shift)
 
     def forward(self, x: Tensor, input_scale: Tensor | None, quantize: bool, frozen: bool) -> Tensor:
         """The layer without its clamp.
@@ -169,42 +122,47 @@ class FoldedLayer(nn.Module):
             quantize: whether the weights are fake-quantised.
             frozen: whether batch normalisation uses its running statistics.
         """
-        batch_statistics = self.norm is not None and self.training and not frozen
-        if not quantize and batch_statistics:
-            return self._normalize(self._linear(x, self.weight, self.bias))
-        kind = torch.float32 if self.training else torch.float64
-        weight, bias, factor = self._folded(kind)
-        if quantize:
-            weight = self._fake_quantized(weight, bias, input_scale)
+        if self.norm is not None and self.training and not frozen:
+            weight = self._rounded_before_folding(input_scale) if quantize else self.weight
+            return self._normalize(self._linear(x, weight, self.bias))
+        weight, bias = self._folded(torch.float32 if self.training else torch.float64)
         weight, bias = weight.float(), None if bias is None else bias.float()
-        if not batch_statistics or factor is None:
-            return self._linear(x, weight, bias)
-        safe = torch.where(factor.abs() < 1e-12, torch.full_like(factor, 1e-12), factor).float()
-        sums = self._linear(x, weight / safe.reshape(-1, *[1] * (weight.ndim - 1)), None)
-        return self._normalize(sums if self.bias is None else sums + self._along_channels(self.bias, x))
+        if quantize:
+            step = self._steps(weight.detach().abs().flatten(1).amax(1), bias, input_scale)
+            weight = fake_quantize_weights(weight, step, self.lowest, self.highest)
+        return self._linear(x, weight, bias)
 
-    def _along_channels(self, value: Tensor, x: Tensor) -> Tensor:
-        return value if x.ndim == 2 else value.reshape(1, -1, 1, 1)
+    def _rounded_before_folding(self, input_scale: Tensor | None) -> Tensor:
+        """The folded, rounded weights divided by the folding factor again.
+
+        ``round(w * f / s) * s / f = round(w / (s / f)) * (s / f)``: the weights are rounded to the step ``s / |f|`` and
+        never multiplied.
+        """
+        with torch.no_grad():
+            factor, shift = self._factor(torch.float32)
+            factor = factor.abs().clamp_(min=1e-12)
+            largest = self.weight.abs().flatten(1).amax(1) * factor
+        step = self._steps(largest, shift, input_scale) / factor
+        return fake_quantize_weights(self.weight, step, self.lowest, self.highest)
 
     def _normalize(self, x: Tensor) -> Tensor:
         mean, variance = cast(Tensor, self.running_mean), cast(Tensor, self.running_variance)
         return functional.batch_norm(x, mean, variance, self.gamma, self.beta, True, self.momentum, self.epsilon)
 
-    def _folded(self, kind: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Weights, bias and factor of `simplify.fold_batch_norm`."""
-        weight, bias = self.weight.to(kind), None if self.bias is None else self.bias.to(kind)
-        if self.norm is None:
-            return weight, bias, None
+    def _factor(self, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What folding multiplies the weights by, and the folded bias."""
         mean, variance = cast(Tensor, self.running_mean).to(kind), cast(Tensor, self.running_variance).to(kind)
         factor = self.gamma.to(kind) / torch.sqrt(variance + self.epsilon)
-        shift = self.beta.to(kind) + ((0.0 if bias is None else bias) - mean) * factor
-        return (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).float(), shift.float(), factor
+        start = -mean if self.bias is None else self.bias.to(kind) - mean
+        return factor, self.beta.to(kind) + start * factor
 
-    def _fake_quantized(self, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None) -> Tensor:
-        """Weights on their integer grid; gradients pass."""
-        scale = self._scales(weight, bias, input_scale)
-        zero = torch.zeros(len(scale), dtype=torch.int32, device=scale.device)
-        return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -127, 127)
+    def _folded(self, kind: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Weights and bias of `simplify.fold_batch_norm`."""
+        weight = self.weight.to(kind)
+        if self.norm is None:
+            return weight, None if self.bias is None else self.bias.to(kind)
+        factor, shift = self._factor(kind)
+        return (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).float(), shift.float()
 
     @torch.no_grad()
     def integers(self, input_scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,25 +174,70 @@ class FoldedLayer(nn.Module):
         Returns:
             Weights in torch's layout and biases (zeros if there are none) as float64 integers, float32 weight scales.
         """
-        weight, bias, _ = self._folded(torch.float64)
-        scale = self._scales(weight, bias, torch.tensor(input_scale, device=weight.device))
+        weight, bias = self._folded(torch.float64)
+        largest = weight.abs().flatten(1).amax(1).double()
+        scale = self._steps(largest, bias, torch.tensor(input_scale, device=weight.device))
         step = scale.double().reshape(-1, *[1] * (weight.ndim - 1))
-        weight = _round_half_away(weight.double() / step).clamp(-127, 127)
+        weight = round_half_away(weight.double() / step).clamp(self.lowest, self.highest)
         if bias is None:
             return weight, torch.zeros(len(scale), dtype=torch.float64, device=weight.device), scale
         step = (scale.double() * input_scale).float().double()
-        return weight, _round_half_away(bias.double() / step), scale
+        return weight, round_half_away(bias.double() / step), scale
 
-    @torch.no_grad()
-    def _scales(self, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None) -> Tensor:
-        scales = weight.abs().reshape(weight.shape[0], -1).amax(1).double() / 127.0
-        largest = scales.max()
-        smallest = torch.where(largest > 0, (largest * 2.0**-31).clamp(min=1e-30), 1.0 / 127.0)
-        scales = torch.maximum(scales, smallest)
-        if bias is not None and input_scale is not None:
-            scales = torch.maximum(scales, bias.abs().double() / (input_scale.double() * BIAS_LIMIT))
+    def graph_integers(self, input_scale: float) -> list[tuple[npt.NDArray[Any], Quant]]:
+        """`integers` as constants of an integer graph: weights int8 in the graph's layout, biases int32."""
+        axis = WEIGHT_AXIS[self.node.op]
+        weight, bias, scale = (value.cpu() for value in self.integers(input_scale))
+        scales = scale.double().numpy()
+        if self.per_channel:
+            quant, bias_quant = (
+                Quant.per_channel(scales, axis, bits=self.bits),
+                Quant.per_channel(scales * input_scale, 0),
+            )
+        else:
+            quant, bias_quant = Quant.per_tensor(scales[0], bits=self.bits), Quant.per_tensor(scales[0] * input_scale)
+        stored = self._in_graph_layout(weight).numpy()
+        return [
+            (np.ascontiguousarray(stored.astype(np.int8)), quant),
+            (bias.numpy().astype(np.int32), bias_quant),
+        ]
+
+    def _in_graph_layout(self, weight: Tensor) -> Tensor:
+        if weight.ndim != 4:
+            return weight
+        return weight.permute(0, 2, 3, 1) if WEIGHT_AXIS[self.node.op] == 0 else weight.permute(1, 2, 3, 0)
+
+    def _steps(self, largest: Tensor, bias: Tensor | None, input_scale: Tensor | None) -> Tensor:
+        """The weights' scales, float32, from the largest folded weight of each channel.
+
+        The rules of `conversion.weight_quant` in the number type of `largest`; only a learned step has a gradient.
+        """
+        with torch.no_grad():
+            scales = largest / self.highest
+            widest = scales.max()
+            smallest = torch.where(widest > 0, (widest * 2.0**-31).clamp(min=1e-30), 1.0 / self.highest)
+            scales = torch.maximum(scales, smallest)
+            needed = None
+            if bias is not None and input_scale is not None:
+                needed = bias.detach().abs().to(scales.dtype) / (input_scale.to(scales.dtype) * BIAS_LIMIT)
+                scales = torch.maximum(scales, needed)
+        if self.own_steps:
+            scales = scales * torch.exp(LEARNING_GAIN * cast(Tensor, self.step_shift).to(scales.dtype))
+            scales = scales if needed is None else torch.maximum(scales, needed)
         scales = scales.float()
         return scales if self.per_channel else scales.max().expand_as(scales).contiguous()
+
+    @torch.no_grad()
+    def _best_ratio(self) -> Tensor:
+        """Each channel's step of least squared rounding error, as a share of the one that holds its largest weight."""
+        weight = self._folded(torch.float64)[0].double().flatten(1)
+        whole = (weight.abs().amax(1, keepdim=True) / self.highest).clamp(min=1e-30)
+        best, error = torch.ones(len(weight)), torch.full((len(weight),), torch.inf, dtype=torch.float64)
+        for ratio in torch.linspace(1.0, 0.3, STEP_CANDIDATES).tolist():
+            rounded = (weight / (whole * ratio)).round().clamp(self.lowest, self.highest) * whole * ratio
+            now = (rounded - weight).square().sum(1)
+            best, error = torch.where(now < error, ratio, best), torch.minimum(now, error)
+        return best
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.node.op == "dense":
@@ -249,11 +252,7 @@ class FoldedLayer(nn.Module):
 
     def constants(self) -> dict[str, Tensor]:
         """The layer's present values by the names of the graph's constants, in the graph's layout."""
-        axis = WEIGHT_AXIS[self.node.op]
-        weight: Tensor = self.weight
-        if weight.ndim == 4:
-            weight = weight.permute(0, 2, 3, 1) if axis == 0 else weight.permute(1, 2, 3, 0)
-        values: dict[str, Tensor] = {self.node.inputs[1]: weight}
+        values: dict[str, Tensor] = {self.node.inputs[1]: self._in_graph_layout(self.weight)}
         if self.bias is not None:
             values[self.node.inputs[2]] = self.bias
         if self.norm is not None:
@@ -265,7 +264,3 @@ class FoldedLayer(nn.Module):
             )
             values.update(zip(self.norm.inputs[1:], stored, strict=True))
         return {name: value.detach() for name, value in values.items()}
-
-
-def _round_half_away(x: Tensor) -> Tensor:
-    return torch.trunc(x + torch.copysign(torch.full_like(x, 0.5), x))

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from millijoule.files import Progress, atomic_write_bytes, atomic_write_json, at
 from millijoule.nets import NetworkSpec, Normalization, layers, weights_bytes
 from millijoule.train._checkpoint import State, check_options, read_checkpoint, read_weights, write_checkpoint
 from millijoule.train._evaluate import Evaluation, evaluate, network_input
+from millijoule.train._memory import kept_memory
 from millijoule.train._options import TrainOptions
 from millijoule.train._parallel import World, joined, synchronise_batch_norm
 from millijoule.train._protocol import BatchSource, PreparedLike
@@ -112,7 +113,7 @@ def fit(
     train, validation = prepared.split("train"), prepared.split("validation")
     steps = len(train.labels) // options.batch_size  # an incomplete last batch is left out: every step weighs the same
 
-    with joined(options.device) as world:
+    with joined(options.device) as world, kept_memory() if world.device.type == "cpu" else nullcontext():
         _check(options, spec, full, len(train.labels), len(validation.labels), teacher, world)
         bfloat16 = options.precision == "bfloat16" or (options.precision == "auto" and world.device.type == "cuda")
         module.to(world.device)
