@@ -297,10 +297,13 @@ def flash_bytes(graph: Graph) -> int:
 
     An int8 layer with weights keeps one int32 multiplier and one int8 shift per output channel (they replace the weight
     scales), a dynamic layer one float32 scale per output channel (or one per layer); int8 pictures are normalised with
-    a table of 256 bytes per channel rule. Scalars (zero points, clamp bounds, the constants of add and mean) sit in the
-    code and are not counted.
+    a table of 256 bytes per channel rule. Weights of 4 bits take half a byte each, in depthwise layers a whole one.
+    Scalars (zero points, clamp bounds, the constants of add and mean) sit in the code and are not counted.
     """
-    total = sum(value.nbytes for value in graph.constants.values())
+    filters = {node.inputs[1] for node in graph.nodes if node.op == "depthwise_conv2d"}
+    total = sum(
+        value.nbytes if name in filters else graph.tensor(name).bytes for name, value in graph.constants.items()
+    )
     for node in graph.nodes:
         how = mode(graph, node)
         if node.op in ("conv2d", "depthwise_conv2d", "dense") and how != "float":
