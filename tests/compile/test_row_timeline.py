@@ -60,10 +60,8 @@ def check(program: Program) -> tuple[LayerMoments, ...]:
         )
         copy = program.schedule.quantized.get(step.index)
         behind += program.plan.buffer(copy).bytes if copy is not None and copy.startswith("quantised") else 0
-        # of two that share bytes, the plan counts what both span, though they need not be whole at the same moment
-        for overlap in program.schedule.overlaps:
-            pair = [buffer for buffer in alive if buffer.name in (overlap.below, overlap.above)]
-            behind += min(buffer.bytes for buffer in pair) if len(pair) == 2 else 0
+        # row by row, the result grows while its inputs go; at the first moment all but the result is there
+        behind += program.plan.buffer(program.schedule.home[step.node.output]).bytes if step.rows else 0
         assert live - 8 * (len(alive) + parts) - behind <= most <= live, (layer.name, live, most)
         if step.rows:
             check_rows(program, layer)
