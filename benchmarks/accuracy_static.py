@@ -21,7 +21,7 @@ from millijoule import execute
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, arithmetic, simplify
 from millijoule.graph.bounds import accumulator_bounds, stored_bounds
 from millijoule.graph.conversion import integer_graph
-from millijoule.quantize import OBSERVERS, dynamic, flash_bytes
+from millijoule.quantize import OBSERVERS, dynamic, flash_bytes, static
 from millijoule.quantize.bias_correction import correct_biases
 from millijoule.quantize.compare import paired_interval, sqnr
 from millijoule.quantize.static import calibrate, ranges_from
@@ -46,6 +46,30 @@ def mulhi_error(model: Graph) -> str:
         f"{len(sums)} channels, {shifts} with a left shift; {large.sum()} can sum to 2^23 and more: results off by "
         f"up to {off[large].max(initial=0):.2g} of a step; the others by up to {off[~large].max():.2g}"
     )
+
+
+REFINED = (
+    "none",
+    "bias",
+    "full",
+    "auto",
+    "empirical",
+    "empirical+round",
+    "empirical+adjust+round",
+    "empirical+clip+round",
+    "equalize+empirical+round",
+    "equalize+empirical+adjust+clip+round",
+    "empirical+adjust+clip+round",
+)
+"""Refinements that are measured as `static` applies them, calibration included in the time."""
+
+
+def timed(make: Callable[[], Graph]) -> Graph:
+    """What `make` gives; prints how long it took."""
+    began, used = time.perf_counter(), time.process_time()
+    model = make()
+    print(f"# {time.perf_counter() - began:.1f} s, {time.process_time() - used:.1f} s of one core", flush=True)
+    return model
 
 
 def main() -> None:
@@ -87,6 +111,19 @@ def main() -> None:
                 name = f"static-{observer}-{refine}" + ("" if per_channel else "-per_tensor")
                 rows[name] = lambda rule, o=observer, r=refine, p=per_channel: static_row(o, r, p, rule)
 
+    calibration = np.asarray(photos.calibration)
+    for scope in ("", "-per_tensor"):
+        for refine in REFINED:
+            rows[f"static-refine-{refine}{scope}"] = lambda rule, r=refine, p=not scope: timed(
+                lambda: static(graph, calibration, rounding=rule, refine=r, per_channel=p)
+            )
+        for refine in ("bias", "full"):
+            rows[f"data_free-{refine}{scope}"] = lambda rule, r=refine, p=not scope: timed(
+                lambda: static(graph, None, rounding=rule, refine=r, per_channel=p)
+            )
+    rows["dynamic-full-drawn"] = lambda _rule: timed(lambda: dynamic(graph, refine="full"))
+    rows["dynamic-full"] = lambda _rule: timed(lambda: dynamic(graph, calibration, refine="full"))
+
     unknown = [name for name in options.rows if name not in rows]
     if unknown:
         parser.error(f"unknown rows {unknown}; there are: {', '.join(rows)}")
@@ -96,7 +133,7 @@ def main() -> None:
     print("| row | accuracy | drop | changed | lost/won | SQNR dB | flash bytes |\n|---|---|---|---|---|---|---|")
     for name in options.rows or rows:
         first: np.ndarray | None = None
-        for rule in options.rounding if name.startswith("static") else ["float sums"]:
+        for rule in options.rounding if name.startswith(("static", "data_free")) else ["float sums"]:
             model = rows[name](rule)
             stored = execute.run(model, pictures)[model.outputs[0]].astype(np.float64)
             quant = model.tensor(model.outputs[0]).quant

@@ -85,3 +85,16 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     refused(DataError, "static", model, "--data", tmp_path / "nothing", "--out", out)
     refused(OptionError, "compare", model, model, model, "--data", toy)
     assert not out.exists()
+
+
+def test_reports_of_every_decision_with_and_without_pictures(folder: Path, tmp_path: Path) -> None:
+    model, out = folder / "float.mj", tmp_path / "out.mj"
+    options = ("--data", folder / "toy", "--calibration", 20, "--refine", "auto", "--per-layer")
+    text = run("static", model, "--out", out, *options, "--report")
+    assert "kept" in text and "refused" in text and "depthwise" in text
+    text = run("static", model, "--out", out, "--data-free", "--refine", "full", "--report", "--json")
+    report = json.loads(text[text.index("\n{") :])
+    assert report["settings"]["drawn pictures"] == 64 and len(report["decisions"]) == 6
+    assert "learned rounding" in run("dynamic", model, "--out", out, "--refine", "full", "--report")
+    with pytest.raises(OptionError, match="--data-free"):
+        RUNNER.invoke(app, ["static", str(model), "--out", str(out)], catch_exceptions=False)

@@ -37,7 +37,7 @@ Rounding = Annotated[
 PerChannel = Annotated[
     bool, typer.Option("--per-channel/--per-layer", help="One weight scale per output channel, or one per layer.")
 ]
-Refine = Annotated[str, typer.Option(help="bias: corrected biases, no cost at run time. none: plain conversion.")]
+Refine = Annotated[str, typer.Option(help="none, bias (corrected biases), full (every layer reconstructed).")]
 StaticRefine = Annotated[
     str,
     typer.Option(
@@ -45,6 +45,8 @@ StaticRefine = Annotated[
         "held back), or steps joined with +: equalize, means, empirical, adjust, clip, round."
     ),
 ]
+Report = Annotated[bool, typer.Option("--report", help="Print every decision, layer by layer.")]
+ReportJson = Annotated[bool, typer.Option("--json", help="With --report: as JSON.")]
 Calibration = Annotated[int, typer.Option(help="Training pictures to measure ranges on, balanced by class.")]
 Seed = Annotated[int, typer.Option(help="Chooses other calibration pictures.")]
 
@@ -59,40 +61,60 @@ def capture_float(model: Model, out: Out) -> None:
 
 
 @app.command()
-def dynamic(model: Model, out: Out, per_channel: PerChannel = True, refine: Refine = "bias") -> None:
+def dynamic(
+    model: Model,
+    out: Out,
+    data: Annotated[
+        Path | None, typer.Option(help="A prepared data set for --refine full; without one, pictures are drawn.")
+    ] = None,
+    per_channel: PerChannel = True,
+    refine: Refine = "bias",
+    calibration: Calibration = 200,
+    seed: Seed = 0,
+    report: Report = False,
+    as_json: ReportJson = False,
+) -> None:
     """8-bit weights, float activations quantised per layer at run time. Needs no pictures.
 
     Example: millijoule quantize dynamic runs/train/best.safetensors --out dynamic.mj
     """
+    from millijoule.data import calibration_set, open_prepared
     from millijoule.quantize import dynamic as quantize_dynamic
 
-    _save(quantize_dynamic(_load(model), per_channel=per_channel, refine=refine), out)
+    graph = _load(model)
+    pictures = None if data is None or refine != "full" else calibration_set(open_prepared(data), calibration, seed)[0]
+    with progress_bars() as progress:
+        result = quantize_dynamic(graph, pictures, per_channel=per_channel, refine=refine, progress=progress)
+    _save(result, out)
+    _print_report(result, report, as_json)
 
 
 @app.command()
 def static(
     model: Model,
-    data: Data,
     out: Out,
+    data: Annotated[Path | None, typer.Option(help="A prepared data set, made by `millijoule data prepare`.")] = None,
     observer: Observer = "mse",
     rounding: Rounding = "single",
     per_channel: PerChannel = True,
     refine: StaticRefine = "bias",
     calibration: Calibration = 200,
     seed: Seed = 0,
-    report: Annotated[bool, typer.Option("--report", help="Print every decision, layer by layer.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --report: as JSON.")] = False,
+    data_free: Annotated[bool, typer.Option("--data-free", help="No pictures: drawn ones instead of --data.")] = False,
+    report: Report = False,
+    as_json: ReportJson = False,
 ) -> None:
     """8 bits throughout; ranges measured on training pictures.
 
     Example: millijoule quantize static runs/train/best.safetensors --data runs/photos --out static.mj
     """
     from millijoule.data import calibration_set, open_prepared
-    from millijoule.quantize import report_of
     from millijoule.quantize import static as quantize_static
 
+    if (data is None) != data_free:
+        raise OptionError("--data", "give either a prepared set or --data-free", "Name one of the two")
     graph = _load(model)
-    pictures, _ = calibration_set(open_prepared(data), calibration, seed)
+    pictures = None if data is None else calibration_set(open_prepared(data), calibration, seed)[0]
     with progress_bars() as progress:
         result = quantize_static(
             graph,
@@ -104,9 +126,7 @@ def static(
             progress=progress,
         )
     _save(result, out)
-    decided = report_of(result)
-    if report and decided is not None:
-        typer.echo(json.dumps(decided.to_json(), indent=2) if as_json else decided.to_text())
+    _print_report(result, report, as_json)
 
 
 @app.command()
@@ -210,6 +230,15 @@ def compare(
         console = Console(highlight=False)
         # narrower terminals fold the lines of one table; cut cells would lose figures
         Console(highlight=False, width=max(console.width, 125)).print(_table(comparison))
+
+
+def _print_report(graph: Graph, wanted: bool, as_json: bool) -> None:
+    """What was decided, layer by layer, where that is asked for and known."""
+    from millijoule.quantize import report_of
+
+    decided = report_of(graph) if wanted else None
+    if decided is not None:
+        typer.echo(json.dumps(decided.to_json(), indent=2) if as_json else decided.to_text())
 
 
 def _table(comparison: Comparison) -> Table:

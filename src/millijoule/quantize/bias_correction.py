@@ -19,12 +19,9 @@ from millijoule.graph import WEIGHT_AXIS, Graph, Node, verify
 from millijoule.graph.arithmetic import quantize_array
 from millijoule.graph.operators import window_extent
 
-__all__ = ["REFINEMENTS", "assumed_means", "correct_biases", "mean_shift", "tap_means"]
+__all__ = ["assumed_means", "assumed_moments", "correct_biases", "mean_shift", "tap_means"]
 
 Float64 = npt.NDArray[np.float64]
-
-REFINEMENTS = ("none", "bias")
-"""What can be done to a graph after its conversion."""
 
 
 def correct_biases(graph: Graph, converted: Graph, means: Mapping[str, Float64]) -> Graph:
@@ -99,7 +96,12 @@ def tap_means(graph: Graph, node: Node, mean: Float64) -> Float64:
 
 
 def assumed_means(graph: Graph) -> dict[str, Float64]:
-    """Mean value per channel of every tensor whose distribution batch normalisation tells; needs no pictures.
+    """Mean value per channel of every tensor whose distribution batch normalisation tells; see `assumed_moments`."""
+    return {name: mean for name, (mean, _) in assumed_moments(graph).items()}
+
+
+def assumed_moments(graph: Graph) -> dict[str, tuple[Float64, Float64]]:
+    """Mean and variance per channel of every tensor whose distribution batch normalisation tells; needs no pictures.
 
     A batch_norm result is taken as normal with mean beta and deviation abs(gamma); clamps cut that distribution; sums
     add means and variances; pooling, padding and averaging keep the mean. Pictures are assumed to average to the middle
@@ -128,7 +130,7 @@ def assumed_means(graph: Graph) -> dict[str, Float64]:
         clamp = node.attrs.get("clamp")
         if clamp is not None:
             means[name], variances[name] = _clamped_normal(means[name], variances[name], *clamp)
-    return means
+    return {name: (mean, variances[name]) for name, mean in means.items()}
 
 
 def _clamped_normal(mean: Float64, variance: Float64, low: float, high: float) -> tuple[Float64, Float64]:

@@ -5,17 +5,29 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from millijoule.errors import OptionError, QuantizationError
+from millijoule.files import Progress
 from millijoule.graph import WEIGHT_AXIS, Graph, Tensor, mode, simplify, verify
 from millijoule.graph.conversion import quantize_weights, weight_quant
-from millijoule.quantize.bias_correction import REFINEMENTS, assumed_means, correct_biases
+from millijoule.quantize.bias_correction import assumed_means, correct_biases
+from millijoule.quantize.data_free import drawn_for
+from millijoule.quantize.decisions import QuantizationReport
+from millijoule.quantize.reconstruct import PARTS, reconstruct
 
 __all__ = ["dynamic"]
 
 
-def dynamic(graph: Graph, *, per_channel: bool = True, refine: str = "bias") -> Graph:
+def dynamic(
+    graph: Graph,
+    calibration: npt.NDArray[np.uint8] | None = None,
+    *,
+    per_channel: bool = True,
+    refine: str = "bias",
+    progress: Progress | None = None,
+) -> Graph:
     """A float graph with its weights as int8; biases and activations stay float32.
 
     Needs no pictures: the biases are corrected with the means that batch normalisation tells, so give the graph as
@@ -24,8 +36,11 @@ def dynamic(graph: Graph, *, per_channel: bool = True, refine: str = "bias") -> 
 
     Args:
         graph: a float graph, simplified or as captured.
+        calibration: uint8 (N, height, width, channels) for refine="full"; None: drawn pictures, see `data_free`.
         per_channel: one weight scale per output channel; otherwise one per layer.
-        refine: "bias" corrects the biases (see `bias_correction`), "none" does not.
+        refine: "none": plain conversion; "bias": biases corrected with the means that batch normalisation tells;
+            "full": the layers reconstructed one after another on pictures, with learned rounding (see `reconstruct`).
+        progress: called after each layer that is reconstructed.
 
     Returns:
         The verified graph; weights are called ``<float name>.int8``.
@@ -34,8 +49,8 @@ def dynamic(graph: Graph, *, per_channel: bool = True, refine: str = "bias") -> 
         QuantizationError: the graph is quantised already, or weights are not finite (names the layer).
         OptionError: unknown refinement.
     """
-    if refine not in REFINEMENTS:
-        raise OptionError("refine", f"{refine!r} is unknown", f"Use one of: {', '.join(REFINEMENTS)}")
+    if refine not in ("none", "bias", "full"):
+        raise OptionError("refine", f"{refine!r} is unknown", "Use one of: none, bias, full")
     means = assumed_means(require_float(graph)) if refine == "bias" else {}
     graph = simplify(graph)
     tensors, constants = dict(graph.tensors), dict(graph.constants)
@@ -48,6 +63,19 @@ def dynamic(graph: Graph, *, per_channel: bool = True, refine: str = "bias") -> 
         nodes.append(node)
     converted = replace(graph, nodes=tuple(nodes), tensors=tensors, constants=constants).without_unused()
     corrected = correct_biases(graph, verify(converted), means)
+    if refine == "full":
+        from millijoule.quantize.refine import few, reconstruction_decisions
+
+        pictures = few(graph, drawn_for(graph) if calibration is None else calibration)
+        parts = ("round",) if per_channel else PARTS
+        corrected, changes = reconstruct(graph, corrected, pictures, parts=parts, progress=progress)
+        settings = {
+            "quantisation": "dynamic int8",
+            "weight scales": "one per channel" if per_channel else "one per layer",
+            f"{'drawn' if calibration is None else 'calibration'} pictures": len(pictures),
+        }
+        decisions = reconstruction_decisions(changes, parts)
+        corrected = corrected.with_note(QuantizationReport(settings, ("empirical", *parts), decisions).note())
     scope = "channel" if per_channel else "layer"
     return corrected.with_note(f"dynamic: int8 weights, one scale per {scope}, refinement: {refine}")
 

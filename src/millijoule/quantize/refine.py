@@ -8,7 +8,7 @@ of each layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,17 @@ from millijoule.quantize.equalize import ChannelStatistics, equalize
 from millijoule.quantize.reconstruct import PARTS, LayerChange, reconstruct
 from millijoule.quantize.statistics import TensorStatistics
 
-__all__ = ["REFINEMENTS", "STEPS", "Refined", "channel_statistics", "parse_refinements", "refine", "refine_auto"]
+__all__ = [
+    "REFINEMENTS",
+    "STEPS",
+    "Refined",
+    "channel_statistics",
+    "few",
+    "parse_refinements",
+    "reconstruction_decisions",
+    "refine",
+    "refine_auto",
+]
 
 STEPS = ("equalize", "means", "empirical", *PARTS)
 """The single refinements: equalisation; biases from mean inputs; biases from the quantised network's own results; and
@@ -121,14 +131,14 @@ def refine(
     if "means" in steps:
         converted = correct_biases(source, converted, {name: seen.mean for name, seen in statistics.items()})
     if "empirical" in steps or any(part in steps for part in PARTS):
-        some = _few(source, pictures)
+        some = few(source, pictures)
         parts = tuple(part for part in PARTS if part in steps)
         converted, changes = reconstruct(source, converted, some, parts=parts, progress=progress)
-        decisions += tuple(decision for change in changes for decision in _reconstructed(change, parts))
+        decisions += reconstruction_decisions(changes, parts)
     return Refined(converted, steps, decisions)
 
 
-def _few(graph: Graph, pictures: Pictures) -> Pictures:
+def few(graph: Graph, pictures: Pictures) -> Pictures:
     """As many pictures, evenly chosen, as have room in memory while layers are reconstructed."""
     largest = max(tensor.elements for tensor in graph.activations())
     count = max(1, min(len(pictures), _MAP_VALUES // largest))
@@ -145,7 +155,12 @@ def _equalized(graph: Graph, notes: tuple[tuple[str, str, float], ...]) -> tuple
     return tuple(Decision(producers[name].source or name, "equalize", words[what], gain) for name, what, gain in notes)
 
 
-def _reconstructed(change: LayerChange, parts: tuple[str, ...]) -> list[Decision]:
+def reconstruction_decisions(changes: Iterable[LayerChange], parts: tuple[str, ...]) -> tuple[Decision, ...]:
+    """What `reconstruct` did with the given parts, a decision per layer."""
+    return tuple(_reconstructed(change, parts) for change in changes)
+
+
+def _reconstructed(change: LayerChange, parts: tuple[str, ...]) -> Decision:
     def loss(error: float) -> str:
         return "no error" if error <= 0.0 else f"{-10.0 * math.log10(error):.1f} dB"
 
@@ -161,7 +176,7 @@ def _reconstructed(change: LayerChange, parts: tuple[str, ...]) -> list[Decision
         done.append(f"{change.moved} of {change.weights} weights away from the nearest value")
     what = "round" if "round" in parts else "adjust" if "adjust" in parts else "clip" if "clip" in parts else "bias"
     why = f"{'; '.join(done)}; signal to noise {loss(change.before)} before, {loss(change.after)} after"
-    return [Decision(change.layer, what, why, gain)]
+    return Decision(change.layer, what, why, gain)
 
 
 def refine_auto(
@@ -171,6 +186,7 @@ def refine_auto(
     calibrate: Callable[[Graph, Pictures], Mapping[str, TensorStatistics]],
     convert: Convert,
     per_channel: bool,
+    equalizing: bool = True,
     progress: Progress | None = None,
 ) -> Refined:
     """Tries refinements one after another and keeps those that lower the error of the logits on held-back pictures.
@@ -184,6 +200,7 @@ def refine_auto(
         calibrate: gives the statistics of a graph on pictures.
         convert: gives the quantised graph.
         per_channel: one weight scale per output channel.
+        equalizing: whether equalisation is tried.
         progress: called while layers are reconstructed.
 
     Raises:
@@ -221,6 +238,8 @@ def refine_auto(
     best, highest = attempt(())
     for candidates in ((("means",), ("empirical",)), (("equalize",),), (("adjust",), ("round",)), (("clip",),)):
         together = tuple(step for candidate in candidates for step in candidate)
+        if candidates == (("equalize",),) and not equalizing:
+            continue
         tried = [together] if together == ("adjust", "round") else list(candidates)
         for extra in tried:
             base = tuple(step for step in best.steps if not (step == "means" and "empirical" in extra))

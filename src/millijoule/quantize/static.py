@@ -11,6 +11,7 @@ from millijoule.errors import OptionError, QuantizationError
 from millijoule.files import Progress
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, simplify
 from millijoule.graph.conversion import KEEPS_SCALE, integer_graph
+from millijoule.quantize.data_free import drawn_for, normal_ranges, widened
 from millijoule.quantize.decisions import QuantizationReport
 from millijoule.quantize.dynamic import require_float
 from millijoule.quantize.observers import OBSERVERS, Range, choose_range
@@ -26,7 +27,7 @@ LOGITS_OBSERVER = "min_max"
 
 def static(
     graph: Graph,
-    calibration: npt.NDArray[np.uint8],
+    calibration: npt.NDArray[np.uint8] | None,
     *,
     observer: str = "mse",
     rounding: str = "single",
@@ -42,7 +43,8 @@ def static(
 
     Args:
         graph: a float graph, simplified or as captured.
-        calibration: uint8 (N, height, width, channels), representative pictures; 200 are enough.
+        calibration: uint8 (N, height, width, channels), representative pictures; 200 are enough. None: without any
+            pictures, see `data_free`; give the graph as captured then, batch normalisation tells the ranges.
         observer: a key of `OBSERVERS`.
         rounding: "single", "double" or "mulhi", see `arithmetic.requantize`.
         per_channel: one weight scale per output channel; otherwise one per layer.
@@ -61,25 +63,41 @@ def static(
         OptionError: unknown observer, rounding or refinement.
     """
     _check_options(observer, rounding, refine, per_channel)
+    if calibration is None and refine != "auto" and "equalize" in parse_refinements(refine, per_channel):
+        if refine != "full":
+            raise OptionError("refine", "equalisation needs calibration pictures", "Give some, or leave it out")
+        refine = "empirical+adjust+clip+round"
     simplified = simplify(require_float(graph))
+
+    drawn = calibration is None
+    pictures = drawn_for(simplified) if calibration is None else calibration
+    expected = normal_ranges(graph) if drawn else {}
 
     def measure(source: Graph, pictures: npt.NDArray[np.uint8]) -> dict[str, TensorStatistics]:
         return calibrate(source, pictures, progress=progress)
 
     def convert(source: Graph, statistics: Mapping[str, TensorStatistics]) -> Graph:
         ranges = ranges_from(source, statistics, observer)
+        if drawn:
+            ranges = widened(ranges, expected, _logits(source))
         return integer_graph(source, ranges, rounding=rounding, per_channel=per_channel)
 
     if refine == "auto":
         refined = refine_auto(
-            simplified, calibration, calibrate=measure, convert=convert, per_channel=per_channel, progress=progress
+            simplified,
+            pictures,
+            calibrate=measure,
+            convert=convert,
+            per_channel=per_channel,
+            equalizing=not drawn,
+            progress=progress,
         )
     else:
         refined = apply_refinements(
             simplified,
-            calibration,
+            pictures,
             parse_refinements(refine, per_channel),
-            calibrate=lambda source: measure(source, calibration),
+            calibrate=lambda source: measure(source, pictures),
             convert=convert,
             per_channel=per_channel,
             progress=progress,
@@ -90,14 +108,15 @@ def static(
         "observer": observer,
         "rounding": rounding,
         "weight scales": f"one per {scope}",
-        "calibration pictures": len(calibration),
+        f"{'drawn' if drawn else 'calibration'} pictures": len(pictures),
         "refine": refine,
     }
     report = QuantizationReport(settings, refined.steps, refined.decisions, refined.trials, refined.held_back)
     result = refined.graph if not report.decisions and not report.trials else refined.graph.with_note(report.note())
     done = refine if refine in ("none", "bias") else "+".join(refined.steps) or "none"
+    used = f"{len(pictures)} {'drawn ' if drawn else ''}pictures"
     return result.with_note(
-        f"static: int8, {observer} ranges of {len(calibration)} pictures, one weight scale per {scope}, "
+        f"static: int8, {observer} ranges of {used}, one weight scale per {scope}, "
         f"{rounding} rounding, refinement: {done}"
     )
 
