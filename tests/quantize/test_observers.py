@@ -11,7 +11,7 @@ from millijoule.errors import OptionError
 from millijoule.graph.arithmetic import quantize_array
 from millijoule.graph.conversion import activation_quant
 from millijoule.quantize import OBSERVERS
-from millijoule.quantize.observers import choose_range, min_max, mse, percentile
+from millijoule.quantize.observers import AUTO_CANDIDATES, choose_range, measured_choice, min_max, mse, percentile
 from millijoule.quantize.statistics import TensorStatistics
 
 
@@ -91,3 +91,27 @@ def test_a_tensor_of_zeros_has_an_empty_range(observer: str) -> None:
 def test_unknown_observer_is_refused_with_the_list() -> None:
     with pytest.raises(OptionError, match="min_max, moving_average, percentile, mse, entropy"):
         choose_range(seen(np.ones(4)), "magic")
+
+
+def test_the_measured_choice_minds_the_channels_that_are_read() -> None:
+    random = np.random.default_rng(3)
+    values = random.normal(0, 1, (64, 8, 8, 2)).astype(np.float32)
+    values[:, ::4, ::4, 1] *= 40.0  # a few large values in channel 1
+    statistics = TensorStatistics("x")
+    for part in np.array_split(values, 4):
+        statistics.update(part)
+    assert statistics.rows.shape == (64 * 8, 2)
+    for weights in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        name, span, gain = measured_choice(statistics, np.array(weights))
+        errors = {
+            other: (np.square(_rounded(statistics.rows, *choose_range(statistics, other))) * weights).sum()
+            for other in AUTO_CANDIDATES
+        }
+        assert errors[name] == min(errors.values()) and span == choose_range(statistics, name) and gain >= 0.0
+    assert measured_choice(statistics, np.array([1.0, 0.0]))[1] != measured_choice(statistics, np.array([0.0, 1.0]))[1]
+
+
+def _rounded(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    scale = (high - low) / 255
+    zero = np.clip(np.round(-128 - low / scale), -128, 127)
+    return (np.clip(np.round(values.astype(float) / scale) + zero, -128, 127) - zero) * scale - values

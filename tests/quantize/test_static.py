@@ -11,7 +11,7 @@ from millijoule import execute
 from millijoule.errors import OptionError, QuantizationError
 from millijoule.graph import Graph, mode, simplify
 from millijoule.graph.conversion import activation_quant
-from millijoule.quantize import OBSERVERS, dynamic, static
+from millijoule.quantize import OBSERVERS, dynamic, report_of, static
 from millijoule.quantize.compare import sqnr
 from millijoule.quantize.static import calibrate, ranges_from
 
@@ -142,3 +142,16 @@ def test_quantised_graphs_are_refused(network: Graph) -> None:
 def test_unknown_options_are_refused(network: Graph, option: dict[str, str]) -> None:
     with pytest.raises(OptionError, match="unknown"):
         static(network, pictures(4), **option)
+
+
+def test_the_observer_is_chosen_for_each_tensor_and_reported(network: Graph) -> None:
+    converted = static(network, pictures(64), observer="auto")
+    report = report_of(converted)
+    assert report is not None
+    chosen = {decision.layer: decision for decision in report.decisions if decision.what == "observer"}
+    assert {"first", "expand", "depthwise", "project", "add", "last", "pool", "head"} <= {
+        layer.split(".")[0] for layer in chosen
+    }
+    fresh = pictures(32, seed=1)
+    ratio = sqnr(real_logits(network, fresh), real_logits(converted, fresh))
+    assert ratio is not None and ratio > 24

@@ -25,7 +25,8 @@ Model = Annotated[
 Out = Annotated[Path, typer.Option(help="The .mj file to write.")]
 Data = Annotated[Path, typer.Option(help="A prepared data set, made by `millijoule data prepare`.")]
 Observer = Annotated[
-    str, typer.Option(help="How ranges are chosen: min_max, moving_average, percentile, mse or entropy.")
+    str,
+    typer.Option(help="How ranges are chosen: min_max, moving_average, percentile, mse, entropy; static also auto."),
 ]
 Rounding = Annotated[
     str,
@@ -68,13 +69,13 @@ def dynamic(
         Path | None, typer.Option(help="A prepared data set for --refine full; without one, pictures are drawn.")
     ] = None,
     per_channel: PerChannel = True,
-    refine: Refine = "bias",
+    refine: Refine = "full",
     calibration: Calibration = 200,
     seed: Seed = 0,
     report: Report = False,
     as_json: ReportJson = False,
 ) -> None:
-    """8-bit weights, float activations quantised per layer at run time. Needs no pictures.
+    """8-bit weights, float activations quantised per layer at run time. Needs no photographs.
 
     Example: millijoule quantize dynamic runs/train/best.safetensors --out dynamic.mj
     """
@@ -97,7 +98,7 @@ def static(
     observer: Observer = "mse",
     rounding: Rounding = "single",
     per_channel: PerChannel = True,
-    refine: StaticRefine = "bias",
+    refine: StaticRefine = "full",
     calibration: Calibration = 200,
     seed: Seed = 0,
     data_free: Annotated[bool, typer.Option("--data-free", help="No pictures: drawn ones instead of --data.")] = False,

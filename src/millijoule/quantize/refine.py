@@ -48,7 +48,7 @@ _MAP_VALUES = 60_000_000
 
 Pictures = npt.NDArray[np.uint8]
 Convert = Callable[[Graph, Mapping[str, TensorStatistics]], Graph]
-Calibrate = Callable[[Graph], Mapping[str, TensorStatistics]]
+Calibrate = Callable[[Graph, Pictures], Mapping[str, TensorStatistics]]
 
 
 def parse_refinements(name: str, per_channel: bool) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def parse_refinements(name: str, per_channel: bool) -> tuple[str, ...]:
     if name == "bias":
         return ("means",)
     if name == "full":
-        return ("empirical", "round") if per_channel else ("equalize", "empirical", *PARTS)
+        return ("equalize", "empirical", "round") if per_channel else ("equalize", "empirical", *PARTS)
     chosen = tuple(name.split("+"))
     unknown = [part for part in chosen if part not in STEPS]
     if unknown:
@@ -113,7 +113,7 @@ def refine(
         graph: a simplified float graph.
         pictures: calibration pictures.
         steps: of `STEPS`.
-        calibrate: gives the statistics of a graph on the pictures.
+        calibrate: gives the statistics of a graph on pictures.
         convert: gives the quantised graph.
         per_channel: one weight scale per output channel.
         known: graphs and statistics of earlier calls, by whether they are equalised; filled in.
@@ -121,11 +121,13 @@ def refine(
     """
     known = {} if known is None else known
     equalized = "equalize" in steps
-    if False not in known:
-        known[False] = (graph, calibrate(graph), ())
+    if not equalized and False not in known:
+        known[False] = (graph, calibrate(graph, pictures), ())
     if equalized and True not in known:
-        changed, notes = equalize(graph, channel_statistics(known[False][1]), per_channel=per_channel)
-        known[True] = (changed, calibrate(changed), _equalized(graph, notes))
+        # factors need only the size of each channel: a third of the pictures tells that
+        seen = known[False][1] if False in known else calibrate(graph, pictures[::3])
+        changed, notes = equalize(graph, channel_statistics(seen), per_channel=per_channel)
+        known[True] = (changed, calibrate(changed, pictures), _equalized(graph, notes))
     source, statistics, decisions = known[equalized]
     converted = convert(source, statistics)
     if "means" in steps:
@@ -183,7 +185,7 @@ def refine_auto(
     graph: Graph,
     pictures: Pictures,
     *,
-    calibrate: Callable[[Graph, Pictures], Mapping[str, TensorStatistics]],
+    calibrate: Calibrate,
     convert: Convert,
     per_channel: bool,
     equalizing: bool = True,
@@ -223,7 +225,7 @@ def refine_auto(
             graph,
             fitted,
             steps,
-            calibrate=lambda other: calibrate(other, fitted),
+            calibrate=calibrate,
             convert=convert,
             per_channel=per_channel,
             known=known,

@@ -12,9 +12,9 @@ from millijoule.files import Progress
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, simplify
 from millijoule.graph.conversion import KEEPS_SCALE, integer_graph
 from millijoule.quantize.data_free import drawn_for, normal_ranges, widened
-from millijoule.quantize.decisions import QuantizationReport
+from millijoule.quantize.decisions import Decision, QuantizationReport
 from millijoule.quantize.dynamic import require_float
-from millijoule.quantize.observers import OBSERVERS, Range, choose_range
+from millijoule.quantize.observers import AUTO_CANDIDATES, OBSERVERS, Range, choose_range, measured_choice
 from millijoule.quantize.refine import parse_refinements, refine_auto
 from millijoule.quantize.refine import refine as apply_refinements
 from millijoule.quantize.statistics import TensorStatistics, collect_statistics
@@ -45,11 +45,11 @@ def static(
         graph: a float graph, simplified or as captured.
         calibration: uint8 (N, height, width, channels), representative pictures; 200 are enough. None: without any
             pictures, see `data_free`; give the graph as captured then, batch normalisation tells the ranges.
-        observer: a key of `OBSERVERS`.
+        observer: a key of `OBSERVERS`, or "auto": for each tensor the one that costs its readers least.
         rounding: "single", "double" or "mulhi", see `arithmetic.requantize`.
         per_channel: one weight scale per output channel; otherwise one per layer.
         refine: "none": plain conversion; "bias": biases corrected with the means of the layers' inputs; "full": the
-            layers reconstructed one after another (with one scale per layer also equalised); "auto": the refinements
+            layers reconstructed one after another after equalisation; "auto": the refinements
             that help on pictures held back; or a list of `refine.STEPS` joined with "+".
         progress: called after each batch, and after each layer that is reconstructed.
 
@@ -66,7 +66,7 @@ def static(
     if calibration is None and refine != "auto" and "equalize" in parse_refinements(refine, per_channel):
         if refine != "full":
             raise OptionError("refine", "equalisation needs calibration pictures", "Give some, or leave it out")
-        refine = "empirical+adjust+clip+round"
+        refine = "empirical+round" if per_channel else "empirical+adjust+clip+round"
     simplified = simplify(require_float(graph))
 
     drawn = calibration is None
@@ -76,8 +76,15 @@ def static(
     def measure(source: Graph, pictures: npt.NDArray[np.uint8]) -> dict[str, TensorStatistics]:
         return calibrate(source, pictures, progress=progress)
 
+    observed: list[Decision] = []
+
     def convert(source: Graph, statistics: Mapping[str, TensorStatistics]) -> Graph:
-        ranges = ranges_from(source, statistics, observer)
+        if observer == "auto":
+            choices = chosen_observers(source, statistics)
+            ranges = {name: span for name, (_, span, _) in choices.items()}
+            observed[:] = _observer_decisions(source, choices)
+        else:
+            ranges = ranges_from(source, statistics, observer)
         if drawn:
             ranges = widened(ranges, expected, _logits(source))
         return integer_graph(source, ranges, rounding=rounding, per_channel=per_channel)
@@ -97,7 +104,7 @@ def static(
             simplified,
             pictures,
             parse_refinements(refine, per_channel),
-            calibrate=lambda source: measure(source, pictures),
+            calibrate=measure,
             convert=convert,
             per_channel=per_channel,
             progress=progress,
@@ -111,7 +118,9 @@ def static(
         f"{'drawn' if drawn else 'calibration'} pictures": len(pictures),
         "refine": refine,
     }
-    report = QuantizationReport(settings, refined.steps, refined.decisions, refined.trials, refined.held_back)
+    report = QuantizationReport(
+        settings, refined.steps, (*observed, *refined.decisions), refined.trials, refined.held_back
+    )
     result = refined.graph if not report.decisions and not report.trials else refined.graph.with_note(report.note())
     done = refine if refine in ("none", "bias") else "+".join(refined.steps) or "none"
     used = f"{len(pictures)} {'drawn ' if drawn else ''}pictures"
@@ -121,9 +130,22 @@ def static(
     )
 
 
+def _observer_decisions(graph: Graph, choices: Mapping[str, tuple[str, Range, float]]) -> list[Decision]:
+    producers = graph.producers()
+    return [
+        Decision(
+            producers[name].source or name if name in producers else name,
+            "observer",
+            f"{observer}: [{low:.4g}, {high:.4g}] costs its readers least (gain against {AUTO_CANDIDATES[0]})",
+            gain,
+        )
+        for name, (observer, (low, high), gain) in choices.items()
+    ]
+
+
 def _check_options(observer: str, rounding: str, refine: str, per_channel: bool) -> None:
-    if observer not in OBSERVERS:
-        raise OptionError("observer", f"{observer!r} is unknown", f"Use one of: {', '.join(OBSERVERS)}")
+    if observer not in OBSERVERS and observer != "auto":
+        raise OptionError("observer", f"{observer!r} is unknown", f"Use one of: auto, {', '.join(OBSERVERS)}")
     if refine != "auto":
         parse_refinements(refine, per_channel)
     if rounding not in ROUNDINGS:
@@ -171,8 +193,10 @@ def ranges_from(graph: Graph, statistics: Mapping[str, TensorStatistics], observ
     Args:
         graph: the simplified float graph that was calibrated.
         statistics: from `calibrate`.
-        observer: a key of `OBSERVERS`.
+        observer: a key of `OBSERVERS`, or "auto".
     """
+    if observer == "auto":
+        return {name: span for name, (_, span, _) in chosen_observers(graph, statistics).items()}
     logits = _logits(graph)
     ranges = {}
     for name in calibrated_tensors(graph):
@@ -180,6 +204,26 @@ def ranges_from(graph: Graph, statistics: Mapping[str, TensorStatistics], observ
         careful = name == logits and observer in ("percentile", "mse", "entropy")
         ranges[name] = choose_range(seen, LOGITS_OBSERVER if careful else observer)
     return ranges
+
+
+def chosen_observers(graph: Graph, statistics: Mapping[str, TensorStatistics]) -> dict[str, tuple[str, Range, float]]:
+    """For `observer="auto"`: observer, range and gain in dB of every measured activation, see `measured_choice`.
+
+    An error costs a layer with weights as much as the weights that read the channel are large; sums and averages count
+    all channels alike, and so do the logits.
+    """
+    readers = graph.consumers()
+    chosen = {}
+    for name in calibrated_tensors(graph):
+        channels = graph.tensor(name).shape[-1]
+        costs = np.zeros(channels)
+        for node in readers.get(name, ()):
+            cost = np.ones(channels)
+            if node.op in WEIGHT_AXIS:
+                cost = np.square(graph.constant(node.inputs[1]), dtype=np.float64).reshape(-1, channels).sum(axis=0)
+            costs += cost / max(float(cost.mean()), 1e-30)
+        chosen[name] = measured_choice(statistics[name], costs if costs.any() else np.ones(channels))
+    return chosen
 
 
 def _logits(graph: Graph) -> str:

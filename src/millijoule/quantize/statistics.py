@@ -24,6 +24,9 @@ HALF_BINS = 4096
 _CHUNK = 1 << 17
 """Values binned at once, so that the intermediate arrays stay in the processor's cache."""
 
+_ROWS = 8
+"""Positions of each picture whose values are kept as they are."""
+
 _BATCH_ELEMENTS = 48_000_000
 """Most activation values held at once while calibrating (float32: about 200 MB)."""
 
@@ -65,6 +68,7 @@ class TensorStatistics:
         self.channel_low: npt.NDArray[np.float32] = np.zeros(0, np.float32)
         self.channel_high: npt.NDArray[np.float32] = np.zeros(0, np.float32)
         self._sum: npt.NDArray[np.float64] | None = None
+        self._rows: list[npt.NDArray[np.float32]] = []
         self._squares: npt.NDArray[np.float64] | None = None
         self._exponent: int | None = None
 
@@ -93,6 +97,11 @@ class TensorStatistics:
         """Width of one histogram bin; 0 before anything but zeros was seen."""
         return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent)
 
+    @property
+    def rows(self) -> npt.NDArray[np.float32]:
+        """The channels of some positions of each picture, (S, C), at most `_ROWS` of a picture."""
+        return np.concatenate(self._rows) if self._rows else np.zeros((0, 1), np.float32)
+
     def update(self, values: npt.NDArray[np.float32]) -> None:
         """Adds one batch of values, (N, ...).
 
@@ -112,6 +121,7 @@ class TensorStatistics:
         else:
             self.average_low = self.momentum * self.average_low + (1.0 - self.momentum) * low
             self.average_high = self.momentum * self.average_high + (1.0 - self.momentum) * high
+        self._keep_rows(values)
         self.pictures += len(values)
         total = values.sum(axis=0, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
@@ -128,6 +138,15 @@ class TensorStatistics:
             bins = np.floor(flat[start : start + _CHUNK] * factor).astype(np.int64)
             bins += HALF_BINS
             self.histogram += np.bincount(bins, minlength=2 * HALF_BINS)
+
+    def _keep_rows(self, values: npt.NDArray[np.float32]) -> None:
+        """Positions evenly over the map, shifted from picture to picture, so that they do not depend on the batches."""
+        maps = values.reshape(len(values), -1, values.shape[-1] if values.ndim > 1 else 1)
+        places = maps.shape[1]
+        count = min(_ROWS, places)
+        for index, picture in enumerate(maps):
+            start = (self.pictures + index) * 7919
+            self._rows.append(picture[(start + np.arange(count) * places // count) % places].copy())
 
     def _update_channels(self, rows: npt.NDArray[np.float32]) -> None:
         low, high = rows.min(axis=0), rows.max(axis=0)
