@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from millijoule.cli.quantize import app
 from millijoule.data import open_source, prepare
 from millijoule.errors import DataError, OptionError, QuantizationError
-from millijoule.graph import ROUNDINGS, load_graph, save_graph
+from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, load_graph, save_graph
 
 # By path: another room has a module of the same name.
 _SPEC = importlib.util.spec_from_file_location(
@@ -98,3 +98,17 @@ def test_reports_of_every_decision_with_and_without_pictures(folder: Path, tmp_p
     assert "learned rounding" in run("dynamic", model, "--out", out, "--refine", "full", "--report")
     with pytest.raises(OptionError, match="--data-free"):
         RUNNER.invoke(app, ["static", str(model), "--out", str(out)], catch_exceptions=False)
+
+
+def test_qat_with_four_bits_and_learned_ranges(folder: Path, tmp_path: Path) -> None:
+    toy, model, out = folder / "toy", folder / "float.mj", tmp_path / "qat.mj"
+    options: tuple[object, ...] = ("--epochs", 1, "--batch-size", 10, "--calibration", 20, "--no-augmentation")
+    options += ("--ranges", "learned", "--ema-decay", 0.9, "--weight-bits", "4", "--weight-bits", "*d*=8")
+    run("qat", model, "--data", toy, "--out", out, "--device", "cpu", *options)
+    graph = load_graph(out)
+    assert "weights of 4 and 8 bits" in graph.history[-1]
+    bits = {node.source: graph.quant(node.inputs[1]).bits for node in graph.nodes if node.op in WEIGHT_AXIS}
+    assert bits == {"first": 4, "expand": 8, "depthwise": 8, "project": 4, "last": 4, "head": 8}
+    for wrong in ("5", "nothing=4"):
+        with pytest.raises(OptionError, match=wrong):
+            run("qat", model, "--data", toy, "--out", out, "--weight-bits", wrong)

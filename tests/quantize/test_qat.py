@@ -13,7 +13,7 @@ import pytest
 from millijoule import execute
 from millijoule.data import PreparedSet, open_source, prepare
 from millijoule.errors import OptionError, QuantizationError
-from millijoule.graph import Graph, mode, verify
+from millijoule.graph import WEIGHT_AXIS, Graph, mode, verify
 from millijoule.quantize import QatOptions, quantization_aware_training, static
 from millijoule.quantize.qat import convert, first_difference
 from millijoule.train import TrainOptions
@@ -91,6 +91,54 @@ def test_distillation_takes_the_float_network_as_teacher(toy: PreparedSet, netwo
     assert quantization_aware_training(network, toy, options, tmp_path).graph.history[-1].startswith("qat")
 
 
+FOUR_BITS = {"expand": 4, "project": 4}
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_learned_ranges_and_weights_of_four_bits_convert_exactly(
+    toy: PreparedSet, network: Graph, tmp_path: Path, from_scratch: bool
+) -> None:
+    options = replace(OPTIONS, ranges="learned", weight_bits=FOUR_BITS)
+    result = quantization_aware_training(network, toy, options, tmp_path, from_scratch=from_scratch)
+    curve = losses(tmp_path)
+    assert curve[-1] < curve[0] - 0.1
+    assert result.disagreements == 0
+    for node in result.graph.nodes:
+        if node.op in WEIGHT_AXIS:
+            quant = result.graph.quant(node.inputs[1])
+            assert quant.bits == FOUR_BITS.get(node.source, 8)
+    validation = toy.split("validation")
+    right = (execute.predict(result.graph, validation.pictures[:]) == validation.labels).mean()
+    assert right == result.training.validation_accuracy
+    assert "weights of 4 and 8 bits" in result.graph.history[-1] and "learned" in result.graph.history[-1]
+
+
+class InterruptionError(Exception):
+    """The interruption."""
+
+
+@pytest.mark.parametrize("at", [2, 9])
+def test_an_interrupted_run_with_learned_ranges_and_averaged_weights_ends_the_same(
+    toy: PreparedSet, network: Graph, tmp_path: Path, at: int
+) -> None:
+    training = replace(TRAINING, epochs=2, ema_decay=0.9, checkpoint_steps=2, distillation=0.5)
+    options = replace(OPTIONS, training=training, ranges="learned", weight_bits=4)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("epoch") and done == at:
+            raise InterruptionError
+
+    whole = quantization_aware_training(network, toy, options, tmp_path / "whole").graph
+    with pytest.raises(InterruptionError):
+        quantization_aware_training(network, toy, options, tmp_path / "parts", progress=stop)
+    assert (tmp_path / "parts" / "last.safetensors").exists() == (at > 2)
+    parts = quantization_aware_training(network, toy, options, tmp_path / "parts").graph
+    for name, value in whole.constants.items():
+        np.testing.assert_array_equal(parts.constant(name), value, err_msg=name)
+    for name, tensor in whole.tensors.items():
+        assert parts.tensor(name) == tensor
+
+
 def test_statistics_and_ranges_are_frozen_at_the_end(toy: PreparedSet, network: Graph, tmp_path: Path) -> None:
     # ranges frozen after the first epoch, statistics too: only weights move from then on
     options = replace(OPTIONS, freeze_batch_norm=0.0, freeze_ranges=0.0)
@@ -139,7 +187,7 @@ def test_a_conversion_that_changes_predictions_is_refused(
 
 
 def test_options_survive_json_and_refuse_nonsense() -> None:
-    options = replace(OPTIONS, observer="percentile")
+    options = replace(OPTIONS, observer="percentile", ranges="learned", weight_bits={"first": 8, "last": 4})
     assert QatOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
     for bad in (
         {"observer": "magic"},
@@ -147,6 +195,9 @@ def test_options_survive_json_and_refuse_nonsense() -> None:
         {"averaging": 0.0},
         {"calibration": 0},
         {"rounding": "up"},
+        {"ranges": "guessed"},
+        {"weight_bits": 5},
+        {"weight_bits": {"first": 2}},
     ):
         with pytest.raises(OptionError):
             replace(OPTIONS, **bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,6 +142,15 @@ def qat(
     batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 16,
     schedule: Annotated[str, typer.Option(help="constant or cosine.")] = "cosine",
     distillation: Annotated[float, typer.Option(help="Share of the loss that imitates the float model.")] = 0.0,
+    temperature: Annotated[float, typer.Option(help="Softens both answers for --distillation.")] = 4.0,
+    ema_decay: Annotated[float, typer.Option(help="Average of the weights, per step; 0 for none.")] = 0.0,
+    ranges: Annotated[
+        str, typer.Option(help="observed: averages of each batch's extremes. learned: trained beside the weights.")
+    ] = "observed",
+    weight_bits: Annotated[
+        list[str] | None,
+        typer.Option(help="4 or 8 for all layers, LAYER=4 for one (repeatable, * stands for anything) [8]."),
+    ] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="No calibration; give an untrained model, as the paper does.")
     ] = False,
@@ -170,16 +180,26 @@ def qat(
             "batch_size": batch_size,
             "schedule": schedule,
             "distillation": distillation,
+            "temperature": temperature,
+            "ema_decay": ema_decay,
             "seed": seed,
             "device": device,
             **changes,
         }
     )
-    options = QatOptions(training=training, observer=observer, rounding=rounding, calibration=calibration)
+    graph = _load(model)
+    options = QatOptions(
+        training=training,
+        observer=observer,
+        rounding=rounding,
+        calibration=calibration,
+        ranges=ranges,
+        weight_bits=_weight_bits(graph, weight_bits or []),
+    )
     folder = run or out.with_suffix(".run")
     with progress_bars() as progress:
         result = quantization_aware_training(
-            _load(model),
+            graph,
             open_prepared(data),
             options,
             folder,
@@ -240,6 +260,23 @@ def _print_report(graph: Graph, wanted: bool, as_json: bool) -> None:
     decided = report_of(graph) if wanted else None
     if decided is not None:
         typer.echo(json.dumps(decided.to_json(), indent=2) if as_json else decided.to_text())
+
+
+def _weight_bits(graph: Graph, given: list[str]) -> int | dict[str, int]:
+    """Bits of the weights of all layers, or by layer, from the command line's words."""
+    from millijoule.graph import WEIGHT_AXIS
+
+    names = [node.source or node.output for node in graph.nodes if node.op in WEIGHT_AXIS]
+    bits = dict.fromkeys(names, 8)
+    for word in given:
+        pattern, _, number = word.rpartition("=")
+        if number not in ("4", "8"):
+            raise OptionError(f"--weight-bits {word}", "it is neither 4, 8 nor LAYER=4", "Write for example 4")
+        found = [name for name in names if not pattern or fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            raise OptionError(f"--weight-bits {word}", "no layer with weights has this name", f"Use {', '.join(names)}")
+        bits.update(dict.fromkeys(found, int(number)))
+    return next(iter(bits.values())) if len(set(bits.values())) == 1 else bits
 
 
 def _table(comparison: Comparison) -> Table:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["QatOptions", "QatResult", "convert", "quantization_aware_training"]
 
+WARM_UP = 0.1
+"""Share of the epochs of a training from scratch in which learned ranges follow the batches."""
+
 AGREEMENT_BATCH = 32
 """Pictures compared at a time."""
 
@@ -47,6 +50,9 @@ class QatOptions:
         freeze_ranges: share of the epochs after which the ranges stay.
         rounding: of the integer model.
         per_channel: one weight scale per output channel; otherwise one per layer.
+        ranges: "observed" (moving averages of each batch's extremes) or "learned": the ends of ranges and the steps of
+            weights are trained beside the weights (Esser et al. 2020, arXiv:1902.08153).
+        weight_bits: 8, or 4, of all layers or by layer name; layers that are not named have 8.
         agreement_pictures: validation pictures on which the integer model has to give the trained one's very logits.
     """
 
@@ -61,6 +67,8 @@ class QatOptions:
     freeze_ranges: float = 0.75
     rounding: str = "single"
     per_channel: bool = True
+    ranges: str = "observed"
+    weight_bits: int | Mapping[str, int] = 8
     agreement_pictures: int = 256
 
     def __post_init__(self) -> None:
@@ -69,6 +77,11 @@ class QatOptions:
             raise OptionError("observer", f"{self.observer!r} is unknown", f"Use one of: {', '.join(OBSERVERS)}")
         if self.rounding not in ROUNDINGS:
             raise OptionError("rounding", f"{self.rounding!r} is unknown", f"Use one of: {', '.join(ROUNDINGS)}")
+        if self.ranges not in ("observed", "learned"):
+            raise OptionError("ranges", f"{self.ranges!r} is unknown", "Use observed or learned")
+        for bits in self.weight_bits.values() if isinstance(self.weight_bits, Mapping) else (self.weight_bits,):
+            if bits not in (4, 8):
+                raise OptionError("weight_bits", f"{bits!r} bits are not stored", "Use 8 or 4")
         for name in ("freeze_batch_norm", "freeze_ranges"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise OptionError(f"{name} = {getattr(self, name)!r}", "it is a share of the epochs", "Use 0 to 1")
@@ -84,6 +97,8 @@ class QatOptions:
         """Plain values for TOML and JSON."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         values["training"] = self.training.to_dict()
+        if isinstance(self.weight_bits, Mapping):
+            values["weight_bits"] = dict(self.weight_bits)
         return values
 
     @classmethod
@@ -174,6 +189,8 @@ def quantization_aware_training(
         batch_norm_momentum=options.batch_norm_momentum,
         per_channel=options.per_channel,
         rounding=options.rounding,
+        ranges=options.ranges,
+        weight_bits=options.weight_bits,
     )
     if teacher is None and not from_scratch and options.training.distillation > 0.0:
         teacher = graph
@@ -186,7 +203,7 @@ def quantization_aware_training(
         run_dir,
         teacher=teacher,
         normalization=normalization_of(graph),
-        on_epoch_start=_phases(options),
+        on_epoch_start=_phases(options, from_scratch),
         fresh=fresh,
         test=test,
         progress=progress,
@@ -194,7 +211,11 @@ def quantization_aware_training(
     pictures = evenly(prepared.split("validation").pictures, options.agreement_pictures)
     converted, different, float_sums = convert(module, pictures, progress=progress)
     how = "from scratch" if from_scratch else "fine-tuned"
-    note = f"qat: int8, {how} in {options.training.epochs} epochs, {options.rounding} rounding"
+    bits = f"{options.weight_bits}-bit weights" if isinstance(options.weight_bits, int) else "weights of 4 and 8 bits"
+    what = "int8" if options.weight_bits == 8 else f"int8, {bits}"
+    note = f"qat: {what}, {how} in {options.training.epochs} epochs, {options.rounding} rounding"
+    if options.ranges == "learned":
+        note += ", learned ranges"
     return QatResult(converted.with_note(note), module.to_float(), training, len(pictures), different, float_sums)
 
 
@@ -226,13 +247,19 @@ def normalization_of(graph: Graph) -> Normalization:
     return Normalization(scale=scales.pop(), offset=offsets.pop())
 
 
-def _phases(options: QatOptions) -> Any:
-    """The hook that freezes statistics and ranges in the last part of the training."""
+def _phases(options: QatOptions, from_scratch: bool) -> Any:
+    """The hook that freezes statistics and ranges in the last part of the training.
+
+    Learned ranges are observed only where there are none to start from: in the first tenth of a training from scratch.
+    """
     epochs = options.training.epochs
+    last_observed = max(1.0, options.freeze_ranges * epochs)
+    if options.ranges == "learned":
+        last_observed = max(1.0, WARM_UP * epochs) if from_scratch else 0.0
 
     def on_epoch_start(module: FakeQuantModule, epoch: int) -> None:
         module.set_phase(
-            observe=epoch < max(1.0, options.freeze_ranges * epochs),
+            observe=epoch < last_observed,
             quantize=True,
             freeze_batch_norm=epoch >= max(1.0, options.freeze_batch_norm * epochs),
         )
