@@ -112,6 +112,7 @@ def test_dense_layers_give_the_same_from_half_the_bytes(rounding: str, hosts: di
     rng = np.random.default_rng(3)
     for _ in range(150):
         numbers, features, up = int(rng.integers(1, 100)), int(rng.integers(1, 14)), int(rng.integers(4))
+        tile = int(rng.choice([4, 8, features + features % 2]))
         weights = rng.integers(-8, 8, (features, numbers)).astype(np.int8)
         data = rng.integers(-128, 128, numbers).astype(np.int8)
         pairs = np.zeros((-(-features // 2), 8), np.int32)
@@ -123,10 +124,10 @@ def test_dense_layers_give_the_same_from_half_the_bytes(rounding: str, hosts: di
         whole = DENSE_LANES.packed((weights << up).astype(np.int8))
         assert packed.size * 2 == whole.size
         y = np.full((2, features + 4), GUARD, np.uint8).view(np.int8)
-        scratch = np.full(-(-numbers // 8) * (8 + 8 * min(4, features + features % 2) // 2) + 2, -23131, np.int16)
+        scratch = np.full(-(-numbers // 8) * (8 + 4 * min(tile, features + features % 2)) + 2, -23131, np.int16)
         sizes = (numbers, features, -100, 120)
         place = ctypes.c_void_p(scratch.ctypes.data)
-        hosts[rounding].mj_dense_s4_lanes(*pointers([data, packed, pairs, y[0]]), *sizes, place, up)
+        hosts[rounding].mj_dense_s4_lanes(*pointers([data, packed, pairs, y[0]]), *sizes, place, up, tile)
         assert (scratch[-2:] == -23131).all()
         # one pair of features at a time, from words that were never packed
         depth = -(-numbers // 8) * 4

@@ -18,7 +18,7 @@ from millijoule.compile.legal import dense_by_lanes, row_numbers
 from millijoule.compile.schedule import Step
 from millijoule.errors import UnsupportedError
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, arithmetic
-from millijoule.kernels import DENSE_INNER, DENSE_LANES, DENSE_NIBBLES, UNPACK, Kernel
+from millijoule.kernels import DENSE_INNER, DENSE_LANES, DENSE_NIBBLES, UNPACK, Kernel, dims_of, nibble_features
 
 __all__ = ["LOWERINGS", "Call", "Constant", "Layer", "Structure", "add_structure", "lower", "window_structure"]
 
@@ -338,7 +338,7 @@ def _dense_lanes(layer: Layer, kernel: Kernel) -> Call:
         *map(str, _bounds(layer)), layer.scratch,
     )  # fmt: skip
     if kernel is DENSE_NIBBLES:
-        arguments = (*call.arguments, str(numbers.up))
+        arguments = (*call.arguments, str(numbers.up), str(nibble_features(dims_of(graph, node))))
         return replace(call, kernel=kernel.name, sources=(kernel.name, DENSE_INNER, UNPACK), arguments=arguments)
     return replace(call, kernel=kernel.name, sources=(kernel.name, DENSE_INNER))
 

@@ -24,6 +24,7 @@ from millijoule.kernels.registry import (
     filter_row,
     headers,
     kernels_for,
+    nibble_features,
     source,
     support_table,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "filter_row",
     "headers",
     "kernels_for",
+    "nibble_features",
     "pack_lane_nibbles",
     "source",
     "support_table",

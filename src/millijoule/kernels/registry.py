@@ -44,6 +44,7 @@ __all__ = [
     "filter_row",
     "headers",
     "kernels_for",
+    "nibble_features",
     "source",
     "support_table",
 ]
@@ -56,6 +57,7 @@ FLAGS = ("-std=c11", "-ffp-contract=off")
 _FOLDER = Path(__file__).resolve().parent
 _FILES = frozenset(path.stem for path in (_FOLDER / "c").glob("*.c"))
 _BLOCK_PIXELS = 4  # MJ_BLOCK_PIXELS of mj_block.h
+_TILE_BYTES = 4096  # of unpacked weights of a dense layer; every tile brings another kernel into a small cache
 _MAX_TAPS = 49  # MJ_MAX_TAPS of mj_depthwise_s8_dsp.c
 
 Int8 = npt.NDArray[np.int8]
@@ -187,15 +189,20 @@ def _window_block_scratch(dims: Dims) -> int:
 
 
 def _row_scratch(dims: Dims) -> int:
-    """The input features as int16, by eights for `DENSE_LANES`, which may take the layer over; the weights of four
-    features if they have 4 bits.
+    """The input features as int16, by eights for `DENSE_LANES`, which may take the layer over; weights unpacked a
+    tile at a time if they have 4 bits.
     """
     return 2 * _round_up(dims.in_channels, 8) + _nibble_scratch(dims)
 
 
+def nibble_features(dims: Dims) -> int:
+    """Of how many features `DENSE_NIBBLES` unpacks the weights at a time: a multiple of four, or all of them."""
+    return min(_round_up(dims.out_channels, 2), max(1, _TILE_BYTES // (4 * _round_up(dims.in_channels, 8))) * 4)
+
+
 def _nibble_scratch(dims: Dims) -> int:
-    """The weights of four features, as many as `DENSE_NIBBLES` unpacks at a time."""
-    return _round_up(dims.in_channels, 8) * min(_round_up(dims.out_channels, 2), 4) if dims.weight_bits == 4 else 0
+    """The weights of so many features as bytes."""
+    return _round_up(dims.in_channels, 8) * nibble_features(dims) if dims.weight_bits == 4 else 0
 
 
 def _plain_row_scratch(dims: Dims) -> int:

@@ -66,9 +66,11 @@ void mj_dense_s8_dsp(const int8_t *x, const int8_t *weights, const int32_t *bias
 /* on packed lanes: mj_dense.h. pairs: an mj_pair for every two features */
 void mj_dense_s8_lanes(const int8_t *x, const uint32_t *weights, const int32_t *pairs, int8_t *y, int32_t in_features,
                        int32_t out_features, int32_t low, int32_t high, void *scratch);
-/* the same with weights of 4 bits, packed as in mj_unpack.h, times 2^up */
+/* the same with weights of 4 bits, packed as in mj_unpack.h, times 2^up; those of `tile` features, a multiple of four, are
+ * unpacked at a time behind the input */
 void mj_dense_s4_lanes(const int8_t *x, const uint32_t *weights, const int32_t *pairs, int8_t *y, int32_t in_features,
-                       int32_t out_features, int32_t low, int32_t high, void *scratch, int32_t up);
+                       int32_t out_features, int32_t low, int32_t high, void *scratch, int32_t up,
+                       int32_t tile);
 /* y may be left or right */
 void mj_add_s8(const int8_t *left, const int8_t *right, int8_t *y, int32_t count, const mj_add_params *params);
 void mj_add_s8_dsp(const int8_t *left, const int8_t *right, int8_t *y, int32_t count, const mj_add_params *params);
