@@ -137,7 +137,7 @@ def test_a_network_within_its_budget() -> None:
     network, batch = small_network(), pictures(32)
     names = [node.source for node in simplify(network).nodes if node.op in WEIGHT_AXIS]
     loose = mixed(network, batch, budget_bytes=10**9)
-    assert set(loose.weight_bits.values()) == {8}
+    assert loose.least_bytes <= loose.bytes <= loose.bytes_at_eight
     budget = (loose.bytes_at_eight + loose.least_bytes) // 2
     calls: list[str] = []
     found = mixed(
@@ -160,6 +160,7 @@ def test_a_network_within_its_budget() -> None:
     assert list(chosen) == names
     assert not chosen["first"].kept
     assert "whole bytes" in chosen["first"].why
+    assert not chosen["depthwise"].kept
     assert "mixed precision" in calls
     again = mixed(network, batch, budget_bytes=budget, refusals=lambda graph: {"first": "it is read as whole bytes"})
     assert again.weight_bits == found.weight_bits
@@ -194,9 +195,9 @@ def test_cycles() -> None:
     budget = (plain.bytes_at_eight + plain.least_bytes) // 2
     with pytest.raises(QuantizationError, match="1,000 cycles"):
         mixed(network, batch, budget_bytes=budget, budget_cycles=1000, cycles=cycles)
-    found = mixed(network, batch, budget_bytes=budget, budget_cycles=1800, cycles=cycles)
+    found = mixed(network, batch, budget_bytes=budget, budget_cycles=1700, cycles=cycles)
     assert found.cycles is not None
-    assert cycles(found.graph) == found.cycles <= 1800
+    assert cycles(found.graph) == found.cycles <= 1700
     assert found.bytes <= budget
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from millijoule.cli._bars import progress_bars
 from millijoule.errors import OptionError
 
 if TYPE_CHECKING:
+    from millijoule.compile import Program
     from millijoule.graph import Graph
     from millijoule.quantize import Sensitivity
 
@@ -156,7 +157,7 @@ def mixed(
         typer.echo(found.report.to_text())
 
 
-def _compiled(graph: Graph, board: str):  # type: ignore[no-untyped-def]  # Program, imported when needed
+def _compiled(graph: Graph, board: str) -> Program:
     from millijoule.compile import compile_graph
 
     return compile_graph(graph, board, self_test=False)
@@ -187,7 +188,7 @@ def _cycles(board: str, budget: int | None) -> Callable[[Graph], int] | None:
         from millijoule.deploy import compile_model
 
         shape = graph.tensor(graph.inputs[0]).shape[1:]
-        firmware = compile_model(graph, board)
-        return int(firmware.profile(np.full(shape, 128, np.uint8)).cycles)
+        profile: Any = compile_model(graph, board).profile(np.full(shape, 128, np.uint8))
+        return int(profile.cycles)
 
     return cycles

@@ -122,6 +122,9 @@ def mixed(
     every = {node.output: node.source or node.output for node in network.graph.nodes if node.op in WEIGHT_AXIS}
     eight, four = (network.convert(dict.fromkeys(every, bits)) for bits in (8, 4))
     refused = dict(refusals(four)) if refusals is not None else {}
+    for node in network.graph.nodes:
+        if node.op == "depthwise_conv2d":
+            refused.setdefault(every[node.output], "filters of depthwise convolutions take whole bytes in flash")
     layers = _layers(network.graph, eight, every, refused, size, cycles if budget_cycles is not None else None, network)
     if budget_share is not None:
         part = int(layers.bytes_at_eight * budget_share / 100)

@@ -139,13 +139,13 @@ class MixedSearch:
         Within one search a larger budget asked later never gives more noise: what was found for the smaller one is
         among its choices.
         """
-        point = self._choose(budget_bytes, budget_cycles)
+        point = self._choose(budget_bytes, budget_cycles) or self._repaired(budget_bytes, budget_cycles)
+        if point is None:
+            return None
         for _ in range(4):
-            if point is None:
-                return None
             self._neighbours(point, budget_bytes, budget_cycles)
             better = self._choose(budget_bytes, budget_cycles)
-            if better is point:
+            if better is None or better is point:
                 break
             point = better
         return point
@@ -208,6 +208,36 @@ class MixedSearch:
                 progress("mixed precision", done, total)
 
     # *** local search *****
+
+    def _excess(self, four: frozenset[str], budget_bytes: int | None, budget_cycles: int | None) -> float:
+        """How far a choice is beyond the budgets, as a share of them; 0 within them."""
+        cycles = self._cycles(four)
+        excess = 0.0 if budget_bytes is None else max(0, self._bytes(four) - budget_bytes) / max(1, budget_bytes)
+        if budget_cycles is not None and cycles is not None:
+            excess += max(0, cycles - budget_cycles) / max(1, budget_cycles)
+        return excess
+
+    def _repaired(self, budget_bytes: int | None, budget_cycles: int | None) -> Point | None:
+        """A choice between two budgets that both paths missed: flips and swaps from the nearest ones."""
+        known = self._known.values()
+
+        def excess(four: frozenset[str]) -> float:
+            return self._excess(four, budget_bytes, budget_cycles)
+
+        for start in sorted(known, key=lambda p: (excess(p.four), p.error, *_order(p)))[:_LOOK]:
+            four = start.four
+            while excess(four) > 0.0:
+                flips = [four ^ {name} for name in self._candidates]
+                swaps = [
+                    four ^ {a, b} for a in self._candidates if a in four for b in self._candidates if b not in four
+                ]
+                nearest = min(flips + swaps, key=lambda other: (excess(other), sorted(other)), default=four)
+                if excess(nearest) >= excess(four):
+                    break
+                four = nearest
+            if self._fits(four, budget_bytes, budget_cycles):
+                return self._add(four, self._evaluator.error(self._bits(four)), "between the budgets")
+        return None
 
     def _neighbours(self, point: Point, budget_bytes: int | None, budget_cycles: int | None) -> None:
         """Evaluates what the rest of the budget allows, and swaps of one layer for another."""
