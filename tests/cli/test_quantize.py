@@ -112,3 +112,21 @@ def test_qat_with_four_bits_and_learned_ranges(folder: Path, tmp_path: Path) -> 
     for wrong in ("5", "nothing=4"):
         with pytest.raises(OptionError, match=wrong):
             run("qat", model, "--data", toy, "--out", out, "--weight-bits", wrong)
+
+
+def test_sensitivity_and_mixed_precision(folder: Path, tmp_path: Path) -> None:
+    toy, model, out = folder / "toy", folder / "float.mj", tmp_path / "mixed.mj"
+    few = ("--data", toy, "--calibration", 20)
+    found = json.loads(run("sensitivity", model, *few, "--limit", 4, "--accuracy", "--json"))
+    names = [layer["layer"] for layer in found["layers"]]
+    assert names == ["first", "expand", "depthwise", "project", "last", "head"]
+    text = run("sensitivity", model, *few, "--limit", 2)
+    assert all(name in text for name in names)
+    text = run("mixed", model, *few, "--out", out, "--budget-share", 90, "--report")
+    assert "% of" in text
+    assert "depthwise  bits" in text
+    assert any("mixed" in note for note in load_graph(out).history)
+    with pytest.raises(OptionError, match="budget"):
+        run("mixed", model, *few, "--out", out)
+    with pytest.raises(OptionError, match="board"):
+        run("mixed", model, *few, "--out", out, "--budget-cycles", 1000)

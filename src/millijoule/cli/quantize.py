@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from millijoule.cli._bars import progress_bars
+from millijoule.cli._mixed import mixed, sensitivity
 from millijoule.errors import OptionError
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from millijoule.quantize import Comparison
 
 app = typer.Typer(no_args_is_help=True, help="Float model to 8 bits: dynamic, static, QAT; compare the results.")
+app.command()(sensitivity)
+app.command()(mixed)
 
 Model = Annotated[
     Path, typer.Argument(help="Float model: a .mj file, or best.safetensors of a training run.", show_default=False)

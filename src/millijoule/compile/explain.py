@@ -25,7 +25,7 @@ from millijoule.graph import WEIGHT_AXIS, Graph, Node, mode
 from millijoule.graph.bounds import stored_bounds
 from millijoule.kernels import assembly_source
 
-__all__ = ["explain_program", "timeline"]
+__all__ = ["explain_program", "four_bits", "timeline"]
 
 NARROWER = 0.75
 
@@ -56,7 +56,7 @@ def explain_program(program: Program) -> dict[str, Any]:
         "peak": [plan.steps[index].name for index in plan.peak_steps()],
         "lower": list(_lower(program)),
         "removed": [{"layer": item.layer, "channels": len(item.channels)} for item in program.removed],
-        "four_bits": list(_four_bits(program)),
+        "four_bits": list(four_bits(program)),
     }
 
 
@@ -210,7 +210,7 @@ def _reason(graph: Graph, node: Node, stored: Any) -> str:
     return refusal(graph, node, stored) or "it stands alone"
 
 
-def _four_bits(program: Program) -> Iterator[dict[str, Any]]:
+def four_bits(program: Program) -> Iterator[dict[str, Any]]:
     """The layers whose weights have 4 bits, and how flash holds them."""
     graph = program.graph
     for step in program.schedule.steps:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from millijoule.quantize.compare import Comparison, Interval, ModelFigures, compare, flash_bytes
 from millijoule.quantize.decisions import Decision, QuantizationReport, Trial, report_of
 from millijoule.quantize.dynamic import dynamic
+from millijoule.quantize.mixed import MixedResult, mixed
 from millijoule.quantize.observers import OBSERVERS
-from millijoule.quantize.sensitivity import LayerError, layer_snr
+from millijoule.quantize.sensitivity import LayerError, LayerSensitivity, Sensitivity, layer_snr, sensitivity
 from millijoule.quantize.static import static
 
 if TYPE_CHECKING:
@@ -20,17 +21,22 @@ __all__ = [
     "Decision",
     "Interval",
     "LayerError",
+    "LayerSensitivity",
+    "MixedResult",
     "ModelFigures",
     "QatOptions",
     "QatResult",
     "QuantizationReport",
+    "Sensitivity",
     "Trial",
     "compare",
     "dynamic",
     "flash_bytes",
     "layer_snr",
+    "mixed",
     "quantization_aware_training",
     "report_of",
+    "sensitivity",
     "static",
 ]
 

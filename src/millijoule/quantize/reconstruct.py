@@ -32,7 +32,7 @@ from millijoule.graph.arithmetic import dynamic_quantize, dynamic_range, quantiz
 from millijoule.graph.conversion import BIAS_LIMIT
 from millijoule.quantize.rounding import learned_rounding, nearest, rounding_error, search_scales
 
-__all__ = ["PARTS", "LayerChange", "reconstruct"]
+__all__ = ["PARTS", "LayerChange", "float_node", "reconstruct"]
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
@@ -141,9 +141,7 @@ def reconstruct(
 def _step(graph: Graph, node: Node, values: Mapping[str, Array]) -> Array:
     """One node over all pictures, a few at a time."""
     inputs = [values[name] for name in node.inputs if name not in graph.constants]
-    compute = (
-        _float_node(graph, node) if mode(graph, node) == "float" else STEP_BUILDERS[mode(graph, node)](graph, node)
-    )
+    compute = float_node(graph, node) if mode(graph, node) == "float" else STEP_BUILDERS[mode(graph, node)](graph, node)
     result: Array | None = None
     for start in range(0, len(inputs[0]), _CHUNK):
         part = compute([value[start : start + _CHUNK] for value in inputs])
@@ -154,7 +152,7 @@ def _step(graph: Graph, node: Node, values: Mapping[str, Array]) -> Array:
     return result
 
 
-def _float_node(graph: Graph, node: Node) -> Any:
+def float_node(graph: Graph, node: Node) -> Any:
     """A float node's function: torch's where it is installed, as it is several times faster."""
     plain = STEP_BUILDERS["float"](graph, node)
     if node.op not in WEIGHT_AXIS:
@@ -201,6 +199,7 @@ class _Fit:
         self.converted, self.node, self.layer = converted, node, original.source or original.output
         self.depthwise = node.op == "depthwise_conv2d"
         self.quant = converted.quant(node.inputs[1])
+        self.largest = 2 ** (self.quant.bits - 1) - 1
         where = _positions(graph, original, len(real[original.inputs[0]]), samples, random)
         self.reads = self._grouped(_read(converted, node, stored[node.inputs[0]], where))
         expects = self._grouped(_read(graph, original, real[original.inputs[0]], where))
@@ -251,15 +250,17 @@ class _Fit:
         clipped = 0
         if "clip" in parts:
             clipped = self._clip(wanted, moments)
-        usual = before if wanted is self.weights and not clipped else nearest(wanted, self.scales)
-        self.stored = learned_rounding(wanted, self.scales, moments) if "round" in parts else usual
+        usual = before if wanted is self.weights and not clipped else nearest(wanted, self.scales, self.largest)
+        self.stored = (
+            learned_rounding(wanted, self.scales, moments, largest=self.largest) if "round" in parts else usual
+        )
         results = self._results(self.stored * self.scales[..., None])
         self.bias = None
         if self.has_bias:
             self.bias = (self.share * (self.target - results)).sum(axis=1, dtype=np.float64)
             self.bias /= self.share.sum(axis=1, dtype=np.float64)
         error = self._error(self.stored, self.bias)
-        moved = int((self.stored != nearest(self.weights, self.scales)).sum())
+        moved = int((self.stored != nearest(self.weights, self.scales, self.largest)).sum())
         return LayerChange(self.layer, error_before, error, moved, self.weights.size, clipped)
 
     def _results(self, weights: Float64) -> Float32:
@@ -292,15 +293,22 @@ class _Fit:
             floor = np.maximum(floor, bias / (data * BIAS_LIMIT))
         floor = np.minimum(floor, before)
         if self.quant.axis is not None:
-            self.scales = search_scales(wanted, before, floor, moments)
+            self.scales = search_scales(wanted, before, floor, moments, least=self._least_share(), largest=self.largest)
             return int((self.scales < before).sum())
-        shares = [np.float64(np.float32(before.max() * share)) for share in np.linspace(1.0, 0.4, 31)]
+        shares = [
+            np.float64(np.float32(before.max() * share))
+            for share in np.linspace(1.0, min(0.4, self._least_share()), 31)
+        ]
         errors = []
         for scale in shares:
             tried = np.full_like(before, max(scale, float(floor.max())))
-            errors.append(rounding_error(wanted, nearest(wanted, tried), tried, moments).sum())
+            errors.append(rounding_error(wanted, nearest(wanted, tried, self.largest), tried, moments).sum())
         self.scales = np.full_like(before, max(shares[int(np.argmin(errors))], float(floor.max())))
         return self.scales.size if self.scales.max() < before.max() else 0
+
+    def _least_share(self) -> float:
+        """The smallest share of a scale that is tried: few steps are best spent where most of the weights are."""
+        return 0.7 if self.quant.bits == 8 else 0.4
 
     def _stored_bias(self) -> Float64:
         """The bias that the layer has now, (G, O), real values."""
@@ -327,9 +335,9 @@ class _Fit:
         rows = self.stored.reshape(shape[3], *shape[:3]).transpose(1, 2, 3, 0) if self.depthwise else self.stored
         constants[name] = np.ascontiguousarray(rows.reshape(shape)).astype(np.int8)
         if self.quant.axis is not None:
-            quant = Quant.per_channel(self.scales.reshape(-1), self.quant.axis)
+            quant = Quant.per_channel(self.scales.reshape(-1), self.quant.axis, bits=self.quant.bits)
         else:
-            quant = Quant.per_tensor(float(self.scales.max()))
+            quant = Quant.per_tensor(float(self.scales.max()), bits=self.quant.bits)
         tensors[name] = replace(tensors[name], quant=quant)
         if self.bias is None:
             return
