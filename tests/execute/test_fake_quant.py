@@ -286,6 +286,18 @@ def test_learned_ranges_have_the_gradients_of_the_paper() -> None:
         assert low.grad.item() == pytest.approx(weight * (g[below].sum() - errors), abs=1e-5)
 
 
+def test_gradients_of_large_maps_are_sampled_evenly() -> None:
+    random, ends = torch.Generator().manual_seed(0), torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    scale, zero = affine_parameters(ends[:1], ends[1:])
+    low, high = (end.clone().requires_grad_() for end in ends)
+    x = torch.randn(16, 8, 96, 128, generator=random).to(memory_format=torch.channels_last)
+    y = fake_quantize_learned(x.clone().requires_grad_() * 1, low, high, float(scale), int(zero))
+    y.backward(torch.ones_like(y))
+    weight = 1 / np.sqrt(255 * x[0].numel())
+    assert high.grad.item() == pytest.approx(weight * (x >= 1.0).sum().item(), rel=0.02)
+    assert low.grad.item() == pytest.approx(weight * (x <= -1.0).sum().item(), rel=0.02)
+
+
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(-8, 7), (-127, 127)]))
 def test_learned_steps_of_weights_have_the_gradients_of_the_paper(seed: int, limits: tuple[int, int]) -> None:
     random = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ __all__ = [
 CHUNK = 1 << 17
 """Values per thread that the passes of a rounding go over at a time: they stay in the second-level cache."""
 
-SAMPLED_CHUNKS = 8
+SAMPLED_CHUNKS = 4
 """A range's gradient is summed over at least so many chunks, evenly spread, and scaled up: a range is one number."""
 
 
@@ -100,38 +100,34 @@ def fake_quantize(x: Tensor, scale: float, zero: int) -> Tensor:
 
 
 class _FakeQuantizeLearned(torch.autograd.Function):
-    """The same with gradients for the ends of the range."""
+    """The same with gradients for the ends of the range; of the values before rounding, only a sample is kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, scale: float, zero: int) -> Tensor:
-        y = torch.empty_like(x)
-        if _flat(x) is None or y.stride() != x.stride():
-            x = x.contiguous()
-            y = torch.empty_like(x)
-        for part, result in zip(_chunks(x), _chunks(y), strict=True):
-            torch.mul(part, 1.0 / scale, out=result).round_().clamp_(-128 - zero, 127 - zero).mul_(scale)
-        ctx.save_for_backward(x, y)
+        parts = _chunks(x)
+        ctx.every = max(1, len(parts) // SAMPLED_CHUNKS)
+        sample = [part.clone() for part in parts[:: ctx.every]]
+        for part in parts:
+            part.mul_(1.0 / scale).round_().clamp_(-128 - zero, 127 - zero).mul_(scale)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x, *sample)
         ctx.ends = (-128 - zero) * scale, (127 - zero) * scale
         ctx.kind = low.dtype
-        return y
+        return x
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        x, y = ctx.saved_tensors
+        y, *sample = ctx.saved_tensors
         given = gradients[0]
         if given.stride() != y.stride():
             given = torch.empty_like(y).copy_(given)
         low, high = ctx.ends
         half = (high - low) / 510.0
-        passed = torch.empty_like(y)
         backward = torch.ops.aten.hardtanh_backward
-        parts = list(zip(_chunks(given), _chunks(x), _chunks(y), _chunks(passed), strict=True))
-        every = max(1, len(parts) // SAMPLED_CHUNKS)
+        passed: Tensor = backward(given, y, low + half, high - half)
+        chosen = (_chunks(value)[:: ctx.every] for value in (given, y, passed))
         sums, seen = torch.zeros(3, dtype=torch.float64, device=y.device), 0
-        for index, (g, was, now, result) in enumerate(parts):
-            backward.grad_input(g, now, low + half, high - half, grad_input=result)
-            if index % every:
-                continue
+        for was, g, now, result in zip(sample, *chosen, strict=True):
             error = torch.dot(result.reshape(-1), (now - was).reshape(-1))
             not_above = backward(g, now, low - half, high - half).sum()
             sums += torch.stack((error, not_above - result.sum(), g.sum() - not_above))
@@ -145,14 +141,14 @@ class _FakeQuantizeLearned(torch.autograd.Function):
 
 
 def fake_quantize_learned(x: Tensor, low: Tensor, high: Tensor, scale: float, zero: int) -> Tensor:
-    """`fake_quantize`, not in place, with LSQ's gradients for the ends of the range.
+    """`fake_quantize`, in place as well, with LSQ's gradients for the ends of the range.
 
     ``step = (high - low) / 255``: a value inside contributes its rounding error in steps to the gradient of the step,
     a value that was cut contributes to the end that cut it. Both are weighted by ``1 / sqrt(255 * features)`` (section
     2.2 of the paper).
 
     Args:
-        x: float32, any shape, the first dimension counts pictures.
+        x: float32, any shape, the first dimension counts pictures; overwritten.
         low: the range's lower end, a number.
         high: its upper end.
         scale: `affine_parameters` of the range.
