@@ -29,8 +29,7 @@ DRAWN = 64
 
 DEVIATIONS = 4.0
 """How far ranges reach at least on either side of the mean that batch normalisation tells. Nagel et al. 2019 use 6
-without pictures; drawn pictures show the tails of most tensors, and 4 then leaves a finer step (measured on training
-photographs, see docs/results/static_baseline.md)."""
+without pictures; drawn pictures show the tails of most tensors, and 4 then leaves a finer step."""
 
 LOGITS_MARGIN = 2.0
 """A network is surer of photographs than of drawn shapes: its logits reach about twice as far."""
