@@ -158,3 +158,20 @@ def test_wrong_use_is_refused(network: Graph) -> None:
         reconstruct(graph, dynamic(network), pictures(1), parts=("magic",))
     with pytest.raises(QuantizationError, match="too few"):
         static(network, pictures(4), refine="auto")
+
+
+def test_layers_with_four_bits_stay_within_them(network: Graph) -> None:
+    graph, batch = simplify(network), pictures(32)
+    ranges = ranges_from(graph, calibrate(graph, batch), "mse")
+    converted = integer_graph(graph, ranges, weight_bits={"expand": 4, "last": 4, "head": 4})
+    reference = execute.run(graph, batch)[graph.outputs[0]].astype(np.float64)
+    levels = [sqnr(reference, logits(converted, batch))]
+    for parts in (("round",), ("adjust", "clip", "round")):
+        changed, _ = reconstruct(graph, converted, batch, parts=parts)
+        levels.append(sqnr(reference, logits(changed, batch)))
+        for node in changed.nodes:
+            if node.source in ("expand", "last", "head"):
+                assert changed.quant(node.inputs[1]).bits == 4
+                assert np.abs(changed.constant(node.inputs[1])).max() == 7
+    assert levels[1] > levels[0]
+    assert levels[2] > levels[0]
