@@ -44,10 +44,11 @@ PerChannel = Annotated[
 ]
 Refine = Annotated[str, typer.Option(help="none, bias (corrected biases), full (every layer reconstructed).")]
 StaticRefine = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="none, bias (corrected biases), full (every layer reconstructed), auto (what helps on pictures "
-        "held back), or steps joined with +: equalize, means, empirical, adjust, clip, round."
+        "held back), or steps joined with +: equalize, means, empirical, adjust, clip, round. "
+        "Default: bias; full with --per-layer or --data-free."
     ),
 ]
 Report = Annotated[bool, typer.Option("--report", help="Print every decision, layer by layer.")]
@@ -102,7 +103,7 @@ def static(
     observer: Observer = "mse",
     rounding: Rounding = "single",
     per_channel: PerChannel = True,
-    refine: StaticRefine = "full",
+    refine: StaticRefine = None,
     calibration: Calibration = 200,
     seed: Seed = 0,
     data_free: Annotated[bool, typer.Option("--data-free", help="No pictures: drawn ones instead of --data.")] = False,
@@ -127,7 +128,7 @@ def static(
             observer=observer,
             rounding=rounding,
             per_channel=per_channel,
-            refine=refine,
+            refine=refine or ("bias" if per_channel and not data_free else "full"),
             progress=progress,
         )
     _save(result, out)
