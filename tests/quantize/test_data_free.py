@@ -12,8 +12,7 @@ from millijoule.quantize import dynamic, report_of, static
 from millijoule.quantize.compare import sqnr
 from millijoule.quantize.data_free import drawn_for, drawn_pictures, normal_ranges, widened
 
-from .networks import pictures, small_network
-from .test_reconstruct import logits
+from .networks import pictures, real_logits, small_network
 
 
 def test_drawn_pictures_have_edges_flat_regions_and_a_falling_spectrum() -> None:
@@ -52,7 +51,7 @@ def test_no_pictures_are_needed(refine: str) -> None:
     network, fresh = small_network(2), pictures(32, seed=7)
     converted = static(network, None, refine=refine)
     assert {mode(converted, node) for node in converted.nodes} == {"integer"}
-    ratio = sqnr(logits(network, fresh), logits(converted, fresh))
+    ratio = sqnr(real_logits(network, fresh), real_logits(converted, fresh))
     assert ratio is not None and ratio > 20
     assert "drawn pictures" in converted.history[-1]
 
@@ -60,7 +59,8 @@ def test_no_pictures_are_needed(refine: str) -> None:
 def test_reconstruction_on_drawn_pictures_helps_dynamic_graphs() -> None:
     network, fresh = small_network(2), pictures(48, seed=7)
     ratios = [
-        sqnr(logits(network, fresh), logits(dynamic(network, refine=refine), fresh)) for refine in ("none", "full")
+        sqnr(real_logits(network, fresh), real_logits(dynamic(network, refine=refine), fresh))
+        for refine in ("none", "full")
     ]
     assert ratios[1] > ratios[0]
     report = report_of(dynamic(network, drawn_for(simplify(network), 8), refine="full"))

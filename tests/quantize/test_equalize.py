@@ -15,13 +15,7 @@ from millijoule.quantize.equalize import channel_groups, equalize, scale_group, 
 from millijoule.quantize.refine import channel_statistics
 from millijoule.quantize.static import calibrate
 
-from .networks import pictures, small_network
-
-
-def logits(graph: Graph, batch: np.ndarray) -> np.ndarray:
-    stored = execute.run(graph, batch)[graph.outputs[0]].astype(np.float64)
-    quant = graph.tensor(graph.outputs[0]).quant
-    return stored if quant is None else (stored - quant.scalar_zero_point) * quant.scalar_scale
+from .networks import pictures, real_logits, small_network
 
 
 def without_clamps(graph: Graph, bounds: tuple[float, float] = (0.0, float("inf"))) -> Graph:
@@ -60,12 +54,12 @@ def test_groups_are_the_tensors_that_share_their_channels() -> None:
 def test_scaling_a_group_keeps_the_function(exact: bool) -> None:
     graph = without_clamps(simplify(small_network()))
     random, batch = np.random.default_rng(1), pictures(6)
-    reference = logits(graph, batch)
+    reference = real_logits(graph, batch)
     for group in channel_groups(graph):
         channels = graph.tensor(group.tensors[0]).shape[-1]
         factors = 2.0 ** random.integers(-3, 4, channels) if exact else random.uniform(0.1, 10, channels)
         graph = scale_group(graph, group, factors)
-    np.testing.assert_allclose(logits(graph, batch), reference, rtol=0, atol=1e-6 if exact else 1e-4)
+    np.testing.assert_allclose(real_logits(graph, batch), reference, rtol=0, atol=1e-6 if exact else 1e-4)
 
 
 def test_shifting_keeps_the_function_also_through_additions() -> None:
@@ -113,7 +107,7 @@ def test_no_value_that_calibration_saw_changes_across_relu6(per_channel: bool) -
     statistics = channel_statistics(calibrate(graph, batch))
     equal, notes = equalize(graph, statistics, per_channel=per_channel)
     assert notes and all(gain > 0 for _, _, gain in notes)
-    np.testing.assert_allclose(logits(equal, batch), logits(graph, batch), rtol=0, atol=2e-4)
+    np.testing.assert_allclose(real_logits(equal, batch), real_logits(graph, batch), rtol=0, atol=2e-4)
     reached = {name: seen.high >= 5.999 for name, seen in statistics.items()}
     for group in channel_groups(graph):
         for name, _, _ in group.clamps:
@@ -127,9 +121,9 @@ def test_no_value_that_calibration_saw_changes_across_relu6(per_channel: bool) -
 @pytest.mark.parametrize(("per_channel", "gain"), [(False, 6.0), (True, 2.0)])
 def test_uneven_channels_cost_less_after_equalisation(per_channel: bool, gain: float) -> None:
     network, fresh = uneven(), pictures(32, seed=1)
-    reference = logits(network, fresh)
+    reference = real_logits(network, fresh)
     ratios = [
-        sqnr(reference, logits(static(network, pictures(64), per_channel=per_channel, refine=refine), fresh))
+        sqnr(reference, real_logits(static(network, pictures(64), per_channel=per_channel, refine=refine), fresh))
         for refine in ("means", "equalize+means")
     ]
     assert ratios[1] > ratios[0] + gain

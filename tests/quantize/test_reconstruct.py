@@ -18,13 +18,7 @@ from millijoule.quantize.reconstruct import _positions, _read, reconstruct
 from millijoule.quantize.refine import parse_refinements
 from millijoule.quantize.static import calibrate, ranges_from
 
-from .networks import pictures, small_network
-
-
-def logits(graph: Graph, batch: np.ndarray) -> np.ndarray:
-    stored = execute.run(graph, batch)[graph.outputs[0]].astype(np.float64)
-    quant = graph.tensor(graph.outputs[0]).quant
-    return stored if quant is None else (stored - quant.scalar_zero_point) * quant.scalar_scale
+from .networks import pictures, real_logits, small_network
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +63,11 @@ def test_quantised_samples_are_what_the_executors_read(network: Graph) -> None:
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_each_part_lowers_the_error_of_pictures_it_has_not_seen(network: Graph, per_channel: bool) -> None:
     fresh = pictures(64, seed=9)
-    reference = logits(network, fresh)
+    reference = real_logits(network, fresh)
     ratios = {
-        refine: sqnr(reference, logits(static(network, pictures(96), per_channel=per_channel, refine=refine), fresh))
+        refine: sqnr(
+            reference, real_logits(static(network, pictures(96), per_channel=per_channel, refine=refine), fresh)
+        )
         for refine in ("none", "empirical", "full")
     }
     assert ratios["empirical"] > ratios["none"] - 0.5
@@ -83,8 +79,8 @@ def test_dynamic_graphs_are_reconstructed_too(network: Graph) -> None:
     graph, fresh = simplify(network), pictures(64, seed=9)
     plain = dynamic(network, refine="none")
     better, changes = reconstruct(graph, plain, pictures(96))
-    reference = logits(network, fresh)
-    assert sqnr(reference, logits(better, fresh)) > sqnr(reference, logits(plain, fresh)) + 1.0
+    reference = real_logits(network, fresh)
+    assert sqnr(reference, real_logits(better, fresh)) > sqnr(reference, real_logits(plain, fresh)) + 1.0
     assert [change.layer for change in changes] == ["first", "expand", "depthwise", "project", "last", "head"]
     assert {name: value.dtype for name, value in better.constants.items()} == {
         name: value.dtype for name, value in plain.constants.items()
@@ -129,7 +125,7 @@ def test_auto_keeps_what_helps_on_held_back_pictures_and_says_so(network: Graph,
     assert len(kept) == 1 and kept[0].refinements == report.refinements
     assert kept[0].sqnr == max(trial.sqnr for trial in report.trials)
     held = pictures(64)[::4]
-    assert sqnr(logits(network, held), logits(result, held)) == pytest.approx(kept[0].sqnr, abs=1e-3)
+    assert sqnr(real_logits(network, held), real_logits(result, held)) == pytest.approx(kept[0].sqnr, abs=1e-3)
     layers = {decision.layer for decision in report.decisions}
     assert {"first", "expand", "depthwise", "project", "last", "head"} <= layers
     save_graph(result, tmp_path / "model.mj")
@@ -165,10 +161,10 @@ def test_layers_with_four_bits_stay_within_them(network: Graph) -> None:
     ranges = ranges_from(graph, calibrate(graph, batch), "mse")
     converted = integer_graph(graph, ranges, weight_bits={"expand": 4, "last": 4, "head": 4})
     reference = execute.run(graph, batch)[graph.outputs[0]].astype(np.float64)
-    levels = [sqnr(reference, logits(converted, batch))]
+    levels = [sqnr(reference, real_logits(converted, batch))]
     for parts in (("round",), ("adjust", "clip", "round")):
         changed, _ = reconstruct(graph, converted, batch, parts=parts)
-        levels.append(sqnr(reference, logits(changed, batch)))
+        levels.append(sqnr(reference, real_logits(changed, batch)))
         for node in changed.nodes:
             if node.source in ("expand", "last", "head"):
                 assert changed.quant(node.inputs[1]).bits == 4

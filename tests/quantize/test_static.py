@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from millijoule import execute
 from millijoule.errors import OptionError, QuantizationError
 from millijoule.graph import Graph, mode, simplify
 from millijoule.graph.conversion import activation_quant
@@ -15,13 +14,7 @@ from millijoule.quantize import OBSERVERS, dynamic, report_of, static
 from millijoule.quantize.compare import sqnr
 from millijoule.quantize.static import calibrate, ranges_from
 
-from .networks import pictures, small_network
-
-
-def real_logits(graph: Graph, batch: np.ndarray) -> np.ndarray:
-    stored = execute.run(graph, batch)[graph.outputs[0]].astype(np.float64)
-    quant = graph.tensor(graph.outputs[0]).quant
-    return stored if quant is None else (stored - quant.scalar_zero_point) * quant.scalar_scale
+from .networks import pictures, real_logits, small_network
 
 
 @pytest.fixture(scope="module")

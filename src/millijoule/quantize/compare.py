@@ -152,7 +152,7 @@ def compare(
             )
         stored = _logits(graph, split.pictures, rows, batch, name, progress)
         predictions[name] = stored.argmax(axis=1)
-        logits[name] = _real(graph, stored)
+        logits[name] = real_values(graph, graph.outputs[0], stored)
     labels = np.asarray(split.labels)[rows]
     figures = []
     for name, graph in graphs.items():
@@ -201,8 +201,15 @@ class _Rows:
         return np.ascontiguousarray(self._pictures[self._rows[part]])
 
 
-def _real(graph: Graph, stored: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    quant = graph.tensor(graph.outputs[0]).quant
+def real_values(graph: Graph, name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """What the stored values of a tensor with one scale stand for; values of a float tensor are themselves.
+
+    Args:
+        graph: its graph.
+        name: the tensor.
+        stored: values as an executor gives them, any shape.
+    """
+    quant = graph.tensor(name).quant
     values = stored.astype(np.float64)
     return values if quant is None else (values - quant.scalar_zero_point) * quant.scalar_scale
 

@@ -21,7 +21,7 @@ from millijoule.files import Progress
 from millijoule.graph import WEIGHT_AXIS, Graph, simplify
 from millijoule.graph.conversion import integer_graph
 from millijoule.quantize.bias_correction import correct_biases
-from millijoule.quantize.compare import flash_bytes
+from millijoule.quantize.compare import flash_bytes, real_values
 from millijoule.quantize.decisions import Decision, QuantizationReport
 from millijoule.quantize.dynamic import require_float
 from millijoule.quantize.layerwise import Simulation, noise
@@ -247,8 +247,7 @@ def _noise(simulation: Simulation, result: Graph) -> float:
     from millijoule import execute
 
     stored = execute.run(result, simulation.pictures, keep=(simulation.logits,))[simulation.logits]
-    quant = result.quant(simulation.logits)
-    real = (stored.astype(np.float64) - quant.scalar_zero_point) * quant.scalar_scale
+    real = real_values(result, simulation.logits, stored)
     return noise(simulation.reference, real.reshape(simulation.reference.shape))
 
 

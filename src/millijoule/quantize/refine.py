@@ -18,7 +18,7 @@ from millijoule.errors import OptionError, QuantizationError
 from millijoule.files import Progress
 from millijoule.graph import Graph
 from millijoule.quantize.bias_correction import correct_biases
-from millijoule.quantize.compare import sqnr
+from millijoule.quantize.compare import real_values, sqnr
 from millijoule.quantize.decisions import Decision, Trial
 from millijoule.quantize.equalize import ChannelStatistics, equalize
 from millijoule.quantize.reconstruct import PARTS, LayerChange, reconstruct
@@ -258,6 +258,4 @@ def refine_auto(
 def _real_logits(graph: Graph, pictures: Pictures) -> npt.NDArray[np.float64]:
     from millijoule import execute
 
-    stored = execute.run(graph, pictures)[graph.outputs[0]].astype(np.float64)
-    quant = graph.tensor(graph.outputs[0]).quant
-    return stored if quant is None else (stored - quant.scalar_zero_point) * quant.scalar_scale
+    return real_values(graph, graph.outputs[0], execute.run(graph, pictures)[graph.outputs[0]])
