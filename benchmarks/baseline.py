@@ -2,12 +2,17 @@
 
 The weights are a torch state dict whose names are those of the research script that trained them (`f.0` the first
 convolution, `f.1` to `f.17` the blocks, `f.18` the last convolution, `fc` the classifier). The split: photographs of a
-label sorted by sha256 of their file name, the first 70 % train, up to 90 % validation, the rest test.
+label sorted by sha256 of their file name, the first 70 % train, up to 90 % validation, the rest test. To train other
+networks on that split:
+
+    python benchmarks/baseline.py ../shared/data/cars_body10.parquet runs/baseline_split.json
+    millijoule data prepare parquet --root ../shared/data/cars_body10.parquet --split-file runs/baseline_split.json ...
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-from millijoule.files import atomic_path
+from millijoule.files import atomic_path, atomic_write_json
 from millijoule.graph import Graph, GraphBuilder
 
 SIZE = 224
@@ -109,11 +114,8 @@ def photographs(parquet: Path, cache: Path) -> Photographs:
     return Photographs(pictures, np.asarray(labels), calibration)
 
 
-def _decode_all(parquet: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(parquet, columns=["image", "label", "file"]).to_pydict()
-    files, labels = table["file"], table["label"]
+def split_rows(files: list[str], labels: list[str]) -> dict[str, list[int]]:
+    """Rows of train, validation and test, each in the order of the hashes of their names; exits if a hash is wrong."""
     digest = [hashlib.sha256(file.encode()).hexdigest() for file in files]
     splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for label in sorted(set(labels)):
@@ -126,7 +128,16 @@ def _decode_all(parquet: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.in
         rows.sort(key=digest.__getitem__)
         check = hashlib.sha256("\n".join(files[row] for row in rows).encode()).hexdigest()[:16]
         if check != SPLIT_CHECKS[name]:
-            raise SystemExit(f"{parquet}: the {name} split has hash {check}, not {SPLIT_CHECKS[name]}")
+            raise SystemExit(f"the {name} split has hash {check}, not {SPLIT_CHECKS[name]}")
+    return splits
+
+
+def _decode_all(parquet: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(parquet, columns=["image", "label", "file"]).to_pydict()
+    labels = table["label"]
+    splits = split_rows(table["file"], labels)
     order = sorted(set(labels))
     evaluation = splits["validation"] + splits["test"]
     return (
@@ -140,3 +151,17 @@ def _decode(data: bytes) -> npt.NDArray[np.uint8]:
     picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     shrinks = min(picture.shape[:2]) >= SIZE
     return cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def main() -> None:
+    """Writes the split of a parquet file as `millijoule data prepare --split-file` reads it."""
+    import pyarrow.parquet
+
+    parquet, out = (Path(argument) for argument in sys.argv[1:])
+    table = pyarrow.parquet.read_table(parquet, columns=["label", "file"]).to_pydict()
+    rows = split_rows(table["file"], table["label"])
+    atomic_write_json(out, {name: [table["file"][row] for row in chosen] for name, chosen in rows.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -65,6 +65,10 @@ def prepare(
     ] = False,
     image_column: Annotated[str, typer.Option(help="parquet: column with the picture files.")] = "image",
     label_column: Annotated[str, typer.Option(help="parquet: column with the class.")] = "label",
+    split_column: Annotated[str | None, typer.Option(help="parquet: column with train, validation or test.")] = None,
+    split_file: Annotated[
+        Path | None, typer.Option(help='Splits made elsewhere: JSON {"test": [names], ...} or CSV lines name,split.')
+    ] = None,
     class_name: Annotated[
         list[str] | None, typer.Option(help="parquet: class names in the order of integer labels; repeat.")
     ] = None,
@@ -82,6 +86,8 @@ def prepare(
 
         millijoule data prepare parquet --root cars.parquet --out prepared/cars
 
+        millijoule data prepare parquet --root cifar.parquet --split-column split --resolution 32 --out prepared/cifar
+
         millijoule data prepare toy_vehicles --out prepared/toy --resolution 96
     """
     from millijoule import data
@@ -93,6 +99,7 @@ def prepare(
         image=image_column,
         label=label_column,
         classes=class_name or None,
+        split=split_column,
         per_class=per_class,
         seed=seed,
     )
@@ -104,6 +111,7 @@ def prepare(
             resolution=resolution,
             split=_fractions(split),
             move_near_duplicates=move_near_duplicates,
+            given=data.read_splits(split_file) if split_file is not None else None,
             progress=bars,
         )
     _print_summary(prepared, as_json)
@@ -162,6 +170,7 @@ def _print_summary(prepared: Any, as_json: bool) -> None:
     totals = [sum(counts[name].values()) for name in SPLIT_NAMES]
     table.add_row("all", *map(str, totals), str(sum(totals)))
     console.print(table)
+    _print_given(console, manifest.source.get("splits"))
     _print_list(console, "skipped", [f"{item.name}: {item.reason}" for item in manifest.skipped])
     _print_list(console, "exact duplicates, kept together", [", ".join(group) for group in manifest.duplicates])
     _print_list(console, "exact duplicates with different labels", [", ".join(group) for group in manifest.conflicts])
@@ -182,6 +191,16 @@ def _print_summary(prepared: Any, as_json: bool) -> None:
                 text = f"{kind}: {what.replace('_', ' ')}: {', '.join(map(str, found[what]))}"
                 console.print(text, highlight=False, markup=False)
     console.print(f"In {prepared.folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_given(console: Console, splits: dict[str, Any] | None) -> None:
+    if splits is None:
+        return
+    drawn = ", validation drawn from its training pictures" if splits["validation_drawn_from_train"] else ""
+    console.print(f"splits: from {splits['origin']}{drawn}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"pictures without a split, left out: {splits['left_out']}", highlight=False)
+    console.print(f"equal pictures across splits: {splits['equal_pictures_across_splits']}", highlight=False)
+    _print_list(console, "classes without training pictures", splits["classes_without_training_pictures"])
 
 
 def _print_list(console: Console, title: str, lines: list[str], limit: int = 10) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from millijoule.data.augmentation import Augmentation
 from millijoule.data.batches import batch_count, batches
 from millijoule.data.contact_sheet import contact_sheet, write_contact_sheet
+from millijoule.data.given_split import GivenSplits, read_splits
 from millijoule.data.manifest import Manifest, NearDuplicate, PictureEntry, SkippedPicture
 from millijoule.data.prepare import prepare
 from millijoule.data.prepared import Pictures, PreparedSet, Split, calibration_set, open_prepared
@@ -13,6 +14,7 @@ from millijoule.data.sources import SOURCE_KINDS, Source, open_source
 __all__ = [
     "SOURCE_KINDS",
     "Augmentation",
+    "GivenSplits",
     "Manifest",
     "NearDuplicate",
     "PictureEntry",
@@ -28,5 +30,6 @@ __all__ = [
     "open_prepared",
     "open_source",
     "prepare",
+    "read_splits",
     "write_contact_sheet",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from millijoule.data.decode import PictureError
+from millijoule.data.given_split import GivenSplits, split_name
 from millijoule.data.sources import EncodedSource
 from millijoule.errors import DataError, OptionError, ToolchainError
 
@@ -49,6 +50,7 @@ class ParquetSource(EncodedSource):
         label: name of the label column.
         classes: class names in the order of integer labels.
         subset: "column=value" takes only the rows in which the column, as text, has that value.
+        split: name of a column with the split, train, validation or test.
 
     Raises:
         DataError: missing, truncated or foreign file, missing column, or labels that do not fit the classes.
@@ -65,11 +67,12 @@ class ParquetSource(EncodedSource):
         label: str = "label",
         classes: Sequence[str] | None = None,
         subset: str | None = None,
+        split: str | None = None,
     ) -> None:
         self._path, self._image = path, image
         self._file = _open(path)
         columns = list(self._file.schema_arrow.names)
-        wanted = [label]
+        wanted = [label] if split is None else [label, split]
         column, value = "", ""
         if subset is not None:
             column, sign, value = subset.partition("=")
@@ -104,6 +107,11 @@ class ParquetSource(EncodedSource):
             names = [f"row {row}" for row in range(table.num_rows)]
         self.names = [names[row] for row in self._rows]
         self.report = {"file": path.name, "rows_without_label": len(unlabelled)}
+        if split is not None:
+            held = table.column(split).to_pylist()
+            origin = f"{path.name}, column {split}"
+            given = {names[row]: split_name(held[row], origin) for row in self._rows if held[row] is not None}
+            self.given = GivenSplits(given, origin)
         if subset is not None:
             self.report["subset"] = subset
         metadata = self._file.metadata

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millijoule.data.decode import PictureError
+from millijoule.data.given_split import GivenSplits, given_splits
 from millijoule.data.manifest import MANIFEST_NAME, Manifest, NearDuplicate, PictureEntry, SkippedPicture
 from millijoule.data.near_duplicates import Look, NearPair, clusters, look_of, near_pairs
 from millijoule.data.prepared import PreparedSet, open_prepared
@@ -26,8 +27,15 @@ __all__ = ["prepare"]
 PREPARE_VERSION = 1  # changes whenever the same source gives other pixels or another split
 
 
-def _key(source: Source, resolution: int, fractions: tuple[float, float, float], move_near_duplicates: bool) -> str:
+def _key(
+    source: Source,
+    resolution: int,
+    fractions: tuple[float, float, float],
+    move_near_duplicates: bool,
+    given: GivenSplits | None,
+) -> str:
     parts = [PREPARE_VERSION, source.kind, source.fingerprint(), resolution, fractions, move_near_duplicates]
+    parts += [given.fingerprint()] if given is not None else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -41,8 +49,10 @@ class _Seen:
     look: Look
 
 
-def _load_all(source: Source, resolution: int) -> Iterator[tuple[int, tuple[Loaded, Look] | PictureError]]:
-    """All pictures in order, decoded by worker threads a little ahead of the reader."""
+def _load_all(
+    source: Source, resolution: int, chosen: Sequence[int]
+) -> Iterator[tuple[int, tuple[Loaded, Look] | PictureError]]:
+    """The chosen pictures in order, decoded by worker threads a little ahead of the reader."""
 
     def load(index: int) -> tuple[Loaded, Look] | PictureError:
         try:
@@ -55,7 +65,7 @@ def _load_all(source: Source, resolution: int) -> Iterator[tuple[int, tuple[Load
     waiting: deque[tuple[int, Future[tuple[Loaded, Look] | PictureError]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
-            for index in range(len(source.names)):
+            for index in chosen:
                 waiting.append((index, pool.submit(load, index)))
                 if len(waiting) >= 4 * workers:
                     first, future = waiting.popleft()
@@ -75,6 +85,7 @@ def prepare(
     resolution: int,
     split: Sequence[float] = (0.7, 0.2, 0.1),
     move_near_duplicates: bool = False,
+    given: GivenSplits | None = None,
     progress: Progress | None = None,
 ) -> PreparedSet:
     """Decodes every picture of a source once, splits them by content, and stores pixels and manifest in a folder.
@@ -88,6 +99,8 @@ def prepare(
         resolution: pixels per side, 16 to 1024; the whole photo is stretched to this square.
         split: fractions of train, validation and test.
         move_near_duplicates: put pictures that look the same into one split.
+        given: splits that were made elsewhere, instead of by content; those that the source brings along
+            (`Source.given`) are used when this is left out.
         progress: called as (what, done, total).
 
     Returns:
@@ -95,7 +108,7 @@ def prepare(
 
     Raises:
         DataError: no usable picture, or a class with fewer pictures than the splits need.
-        OptionError: a resolution or split out of range.
+        OptionError: a resolution or split out of range, or near-duplicates to be moved out of given splits.
         OutputError: the folder cannot be written, or the disk is full.
     """
     folder = Path(folder)
@@ -104,19 +117,25 @@ def prepare(
         raise OptionError(
             f"resolution {resolution}", "pictures of 16 to 1024 pixels a side are used", "Choose one of those"
         )
-    key = _key(source, resolution, fractions, move_near_duplicates)
+    given = given or source.given
+    if given is not None and move_near_duplicates:
+        raise OptionError(
+            "move_near_duplicates", f"the splits are given ({given.origin})", "Leave one of the two options out"
+        )
+    key = _key(source, resolution, fractions, move_near_duplicates, given)
     with contextlib.suppress(MillijouleError):
         present = open_prepared(folder)
         if present.manifest.key == key:
             return present
 
     pixels_name = f"pixels_{resolution}_{key[:16]}.uint8"
-    total = len(source.names)
+    chosen = range(len(source.names)) if given is None else given.named(source.names)
+    total = len(chosen)
     kept: list[_Seen] = []
     skipped: list[SkippedPicture] = []
     with atomic_path(folder / pixels_name) as temporary:
         with temporary.open("wb") as pixels:
-            for index, result in _load_all(source, resolution):
+            for done, (index, result) in enumerate(_load_all(source, resolution, chosen), start=1):
                 if isinstance(result, PictureError):
                     skipped.append(SkippedPicture(source.names[index], result.reason))
                 else:
@@ -124,14 +143,16 @@ def prepare(
                     pixels.write(loaded.pixels.tobytes())
                     kept.append(_Seen(index, loaded.sha256, loaded.content, look))
                 if progress is not None:
-                    progress("decode pictures", index + 1, total)
+                    progress("decode pictures", done, total)
         if not kept:
             reason = f"none of its {total} pictures can be used" if total else "it holds no picture"
             first = f" ({skipped[0].name}: {skipped[0].reason})" if skipped else ""
             raise DataError(f"source {source.kind}", reason + first, "Check the pictures")
         if progress is not None:
             progress("compare pictures", 0, 1)
-        manifest = _describe(source, kept, skipped, key, resolution, fractions, pixels_name, move_near_duplicates)
+        manifest = _describe(
+            source, kept, skipped, key, resolution, fractions, pixels_name, move_near_duplicates, given
+        )
         if progress is not None:
             progress("compare pictures", 1, 1)
     manifest.write(folder / MANIFEST_NAME)
@@ -148,12 +169,18 @@ def _describe(
     fractions: tuple[float, float, float],
     pixels_name: str,
     move_near_duplicates: bool,
+    given: GivenSplits | None,
 ) -> Manifest:
     labels = [source.labels[seen.index] for seen in kept]
     names = [source.names[seen.index] for seen in kept]
     keys = [seen.sha256 for seen in kept]
     contents = [seen.content for seen in kept]
-    splits = split_pictures(labels, keys, contents, source.classes, fractions)
+    report = {"kind": source.kind, **source.report}
+    if given is None:
+        splits = split_pictures(labels, keys, contents, source.classes, fractions)
+    else:
+        splits, facts = given_splits(given, names, labels, keys, contents, source.classes, fractions)
+        report["splits"] = {**facts, "left_out": len(source.names) - len(kept) - len(skipped)}
     groups: dict[str, list[int]] = {}
     for row, content in enumerate(contents):
         groups.setdefault(content, []).append(row)
@@ -163,7 +190,7 @@ def _describe(
     final = _moved(splits, keys, copies, pairs) if move_near_duplicates else splits
     _check_complete(final, splits, labels, source.classes)
     return Manifest(
-        source={"kind": source.kind, **source.report},
+        source=report,
         key=key,
         resolution=resolution,
         fractions=fractions,

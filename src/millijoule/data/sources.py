@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millijoule.data.decode import decode_picture, stretch
+from millijoule.data.given_split import GivenSplits
 from millijoule.errors import OptionError
 
 __all__ = ["SOURCE_KINDS", "EncodedSource", "Loaded", "Source", "open_source"]
@@ -38,6 +39,7 @@ class Source(ABC):
         names: one name per picture, unique within the source.
         labels: one label per picture.
         report: what was matched, missing or ambiguous, as JSON values; recorded in the manifest.
+        given: splits that the source brings along, None if it has none.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Source(ABC):
     names: Sequence[str]
     labels: Sequence[int]
     report: dict[str, Any]
+    given: GivenSplits | None = None
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -83,6 +86,7 @@ def open_source(
     image: str = "image",
     label: str = "label",
     classes: Sequence[str] | None = None,
+    split: str | None = None,
     per_class: int = 300,
     seed: int = 0,
 ) -> Source:
@@ -95,6 +99,7 @@ def open_source(
         image: parquet: the column with the bytes of the picture files.
         label: parquet: the column with the class, text or integer.
         classes: parquet with integer labels: the class names in order.
+        split: parquet: the column with the split, train, validation or test.
         per_class: toy_vehicles: pictures per class.
         seed: toy_vehicles: another seed renders another set.
 
@@ -107,6 +112,10 @@ def open_source(
     """
     if kind in ("folder", "toy_vehicles") and subset is not None:
         raise OptionError(f"subset {subset!r}", f"the source {kind} has no subsets", "Leave the subset out")
+    if kind != "parquet" and split is not None:
+        raise OptionError(
+            f"split column {split!r}", f"the source {kind} has no columns", "Give a file of splits instead"
+        )
     if kind == "toy_vehicles":
         if root is not None:
             raise OptionError(f"root {root}", "toy_vehicles are rendered, not read", "Leave the root out")
@@ -127,7 +136,7 @@ def open_source(
     if kind == "parquet":
         from millijoule.data._parquet import ParquetSource
 
-        return ParquetSource(root, image=image, label=label, classes=classes, subset=subset)
+        return ParquetSource(root, image=image, label=label, classes=classes, subset=subset, split=split)
     from millijoule.data._vmmrdb import VmmrdbSource
 
     return VmmrdbSource(root, subset=subset or "msv")
