@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from millijoule.graph import (
     Node,
     Quant,
     Tensor,
+    describe_graph,
     format_graph,
     load_graph,
     macs,
@@ -191,6 +193,25 @@ def test_printer_shows_every_layer() -> None:
     text = format_graph(float_graph())
     assert all(node.source in text for node in float_graph().nodes)
     assert len({line.index("<-") for line in text.splitlines() if "<-" in line}) == 1
+
+
+def test_printed_history_is_short_and_the_description_is_whole() -> None:
+    note = "layer by layer " * 100
+    graph = replace(float_graph(), history=("captured", note))
+    last, text = format_graph(graph).splitlines()[-1], json.dumps(describe_graph(graph))
+    assert len(last) < 260 and last.endswith(f"and {len(note.strip()) - 200:,} more characters")
+    assert json.loads(text)["history"] == ["captured", note]
+
+
+@pytest.mark.parametrize("graph", [float_graph(), *INT8_GRAPHS])
+def test_the_description_says_what_the_printed_lines_say(graph: Graph) -> None:
+    described = json.loads(json.dumps(describe_graph(graph)))
+    assert [node["layer"] for node in described["nodes"]] == [node.source for node in graph.nodes]
+    assert [node["macs"] for node in described["nodes"]] == [macs(graph, node) for node in graph.nodes]
+    for described_node, node in zip(described["nodes"], graph.nodes, strict=True):
+        tensor = graph.tensor(node.output)
+        assert described_node["result"]["shape"] == list(tensor.shape)
+        assert ("scale" in described_node["result"]) == (tensor.quant is not None)
 
 
 def test_macs_of_known_layers() -> None:

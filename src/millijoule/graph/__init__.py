@@ -13,7 +13,7 @@ from millijoule.graph.bounds import (
 from millijoule.graph.file import load_graph, save_graph
 from millijoule.graph.graph import ROUNDINGS, Graph, GraphBuilder, Node, PictureRule, mode
 from millijoule.graph.operators import OPERATORS, macs
-from millijoule.graph.printer import format_graph
+from millijoule.graph.printer import describe_graph, format_graph
 from millijoule.graph.prune import Removed, prune
 from millijoule.graph.simplify import simplify
 from millijoule.graph.tensor import Quant, Tensor
@@ -35,6 +35,7 @@ __all__ = [
     "arithmetic",
     "check_overflow",
     "constant_channels",
+    "describe_graph",
     "format_graph",
     "load_graph",
     "macs",

@@ -145,7 +145,7 @@ def sensitivity(
 
     Weights are rounded to nearest with one scale per output channel and the biases are corrected. The network is
     computed in float on the integer network's grids (`layerwise`), several times faster than the integer executor and
-    within hundredths of a dB of it.
+    within about a tenth of a dB of it.
 
     Args:
         graph: a float graph.
