@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         mobilenet_v1,
         mobilenet_v2,
         resnet8,
+        vgg16,
     )
     from millijoule.nets import build as build_network
     from millijoule.quantize import QatOptions, quantization_aware_training
@@ -81,6 +82,7 @@ _PLACES = {
     "save_graph": "graph",
     "simplify": "graph",
     "static": "quantize",
+    "vgg16": "nets",
     "write_report": "report",
 }
 """Public name -> room, or room:name where the room calls it otherwise."""
@@ -125,6 +127,7 @@ __all__ = [
     "save_graph",
     "simplify",
     "static",
+    "vgg16",
     "write_report",
 ]
 

@@ -33,7 +33,7 @@ def test_list_names_every_family() -> None:
     result = CliRunner().invoke(app, ["nets", "list"])
     assert result.exit_code == 0
     names = [line.split()[0] for line in result.output.splitlines()[1:]]
-    assert names == ["autoencoder", "ds_cnn", "mobilenet_v1", "mobilenet_v2", "resnet8"]
+    assert names == ["autoencoder", "ds_cnn", "mobilenet_v1", "mobilenet_v2", "resnet8", "vgg16"]
 
 
 def test_show_without_options_is_the_published_configuration() -> None:
@@ -43,16 +43,25 @@ def test_show_without_options_is_the_published_configuration() -> None:
         "mobilenet_v1": ["7,489,664", "219,058", "96x96x3,", "alpha 0.25", "2 classes"],
         "mobilenet_v2": ["95,864,640", "719,034", "224x224x3,", "alpha 0.5", "10 classes"],
         "resnet8": ["12,501,632", "78,666", "32x32x3,", "10 classes", "residual"],
+        "vgg16": [
+            "15,346,635,776",
+            "14,719,818",
+            "(14,714,688",
+            "224x224x3,",
+            "alpha 1",
+            "10 classes",
+            "max_pool 2x2 /2",
+        ],
     }.items():
         result = CliRunner().invoke(app, ["nets", "show", name])
         assert result.exit_code == 0, result.output
         assert all(word in result.output for word in words), (name, result.output)
-        assert ("alpha" in result.output) == name.startswith("mobilenet")
+        assert ("alpha" in result.output) == (name.startswith("mobilenet") or name == "vgg16")
 
 
 def test_what_cannot_be_is_refused_with_one_sentence() -> None:
     for arguments in (
-        ["vgg16"],
+        ["vgg19"],
         ["--alpha", "0"],
         ["--resolution", "5"],
         ["--classes", "1"],

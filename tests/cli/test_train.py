@@ -15,7 +15,7 @@ from millijoule.cli import app
 from millijoule.cli.train import _resolve
 from millijoule.data import open_source, prepare
 from millijoule.errors import OptionError
-from millijoule.nets import NetworkSpec, load_network, mobilenet_v1, mobilenet_v2, resnet8
+from millijoule.nets import NetworkSpec, load_network, mobilenet_v1, mobilenet_v2, resnet8, vgg16
 
 QUICK = ["--epochs", "1", "--batch-size", "70", "--device", "cpu", "--no-augmentation"]
 
@@ -86,7 +86,7 @@ def test_other_families_train_by_their_configuration(name: str, spec: NetworkSpe
         ('family = "resnet8"\nalpha = 0.5', "it has one width"),
         ('family = "resnet8"\ndropout = 0.5', "resnet8 does not have it"),
         ('family = "ds_cnn"', "its input is always 49x10x1"),
-        ('family = "vgg16"', "autoencoder, ds_cnn"),
+        ('family = "vgg19"', "autoencoder, ds_cnn"),
     ],
 )
 def test_options_that_a_family_does_not_have_are_refused(text: str, words: str, data: Path, tmp_path: Path) -> None:
@@ -96,6 +96,14 @@ def test_options_that_a_family_does_not_have_are_refused(text: str, words: str, 
     assert code == 2
     assert words in output
     assert not (tmp_path / "run").exists()
+
+
+def test_family_by_the_command_line(data: Path, tmp_path: Path) -> None:
+    arguments = ("--data", data, "--out", tmp_path / "run", "--family", "vgg16", "--alpha", 0.125)
+    code, output = invoke(*arguments, *QUICK)
+    assert code == 0, output
+    network, _ = load_network(tmp_path / "run" / "best.safetensors")
+    assert network.spec == vgg16(0.125, 32, 10)
 
 
 def test_own_weights_and_a_teacher(trained: Path, data: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from millijoule.nets import (
     save_weights,
     specify,
     stage_table,
+    vgg16,
     widen,
 )
 
@@ -41,6 +42,7 @@ SPECS = (
     resnet8(45, 3),
     ds_cnn(),
     autoencoder(),
+    vgg16(0.25, 96, 3),
 )
 
 
@@ -138,7 +140,13 @@ def test_it_trains_with_a_signal_that_neither_vanishes_nor_explodes(spec: Networ
 
 
 def test_relu_where_the_reference_has_it_and_relu6_where_keras_has_it() -> None:
-    for spec, kind in ((mobilenet_v1(), nn.ReLU6), (resnet8(), nn.ReLU), (ds_cnn(), nn.ReLU), (autoencoder(), nn.ReLU)):
+    for spec, kind in (
+        (mobilenet_v1(), nn.ReLU6),
+        (resnet8(), nn.ReLU),
+        (ds_cnn(), nn.ReLU),
+        (autoencoder(), nn.ReLU),
+        (vgg16(0.125, 32), nn.ReLU),
+    ):
         found = {type(child) for child in build(spec).children() if isinstance(child, (nn.ReLU, nn.ReLU6))}
         assert found == {kind}
 
@@ -212,7 +220,7 @@ def test_options_that_a_family_does_not_have_are_refused() -> None:
         ("resnet8", {"dropout": 0.1}, "--dropout"),
         ("resnet8", {"resolution": 16}, "resolution"),
         ("mobilenet_v1", {"alpha": 0.0}, "alpha"),
-        ("vgg16", {}, "mobilenet_v1"),
+        ("vgg19", {}, "mobilenet_v1"),
     ):
         with pytest.raises(OptionError, match=words):
             specify(name, **option)  # type: ignore[arg-type]
@@ -220,7 +228,14 @@ def test_options_that_a_family_does_not_have_are_refused() -> None:
 
 def test_names_and_defaults() -> None:
     names = [identifier(entry.specify()) for entry in families()]
-    assert names == ["autoencoder", "ds_cnn", "mobilenet_v1_0_25_96", "mobilenet_v2_0_5_224", "resnet8_32"]
+    assert names == [
+        "autoencoder",
+        "ds_cnn",
+        "mobilenet_v1_0_25_96",
+        "mobilenet_v2_0_5_224",
+        "resnet8_32",
+        "vgg16_1_224",
+    ]
     for entry in families():
         spec = entry.specify()
         assert {name: getattr(spec, name) for name in entry.options} == dict(entry.options)

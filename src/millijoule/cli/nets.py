@@ -45,7 +45,7 @@ def list_networks() -> None:
 @app.command()
 def show(
     network: Annotated[str, typer.Argument(help="A name of `nets list`.")] = "mobilenet_v2",
-    alpha: Annotated[float | None, typer.Option(help="Width multiplier of a MobileNet.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Width multiplier of a MobileNet or a VGG16.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Side of the input picture in pixels.")] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
     layers: Annotated[bool, typer.Option("--layers/--no-layers", help="Also list every layer.")] = True,

@@ -37,7 +37,8 @@ def train(
         str | None,
         typer.Option(help="paper: Adam 1e-4, batch 16, 150 epochs. modern: cosine, smoothing, averaged weights, 40."),
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="Width multiplier [0.5].")] = None,
+    family: Annotated[str | None, typer.Option(help="A name of `nets list` [mobilenet_v2].")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Width multiplier [that of the family; 0.5].")] = None,
     resolution: Annotated[int | None, typer.Option(help="Input side in pixels [that of the data].")] = None,
     dropout: Annotated[float | None, typer.Option(help="Before the classifier [0.2].")] = None,
     init: Annotated[
@@ -168,7 +169,7 @@ def _resolve(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name in network:
         if name not in _NETWORK_KEYS:
             raise OptionError(f"[network] {name}", "it is not known", f"Use {', '.join(_NETWORK_KEYS)}")
-    network.update({name: given[name] for name in ("alpha", "resolution", "dropout") if name in given})
+    network.update({name: given[name] for name in ("family", "alpha", "resolution", "dropout") if name in given})
     settings["network"] = _network_defaults(network.get("family", "mobilenet_v2")) | network
     base = TrainOptions.modern() if preset == "modern" else TrainOptions()
     chosen = {name: value for name, value in given.items() if name in base.to_dict()}

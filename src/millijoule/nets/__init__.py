@@ -18,6 +18,7 @@ from millijoule.nets._registry import Family, families, family, identifier, laye
 from millijoule.nets._resnet8 import resnet8
 from millijoule.nets._spec import Layer, NetworkSpec, Normalization, Stage, same_padding
 from millijoule.nets._table import LayerRow, ParameterCount, StageRow, layer_table, parameter_count, stage_table
+from millijoule.nets._vgg16 import vgg16
 
 if TYPE_CHECKING:
     from millijoule.nets._network import Add, GlobalAveragePool, Network, build
@@ -66,6 +67,7 @@ __all__ = [
     "specify",
     "stage_table",
     "unfold_batch_norm",
+    "vgg16",
     "weights_bytes",
     "widen",
 ]

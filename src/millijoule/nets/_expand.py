@@ -117,6 +117,14 @@ class Expansion:
             )
         )
 
+    def pool(self, name: str, stage: int, *, size: int, stride: int) -> None:
+        """Appends a maximum pooling of `size` x `size` windows without padding; what does not fill one is left out."""
+        height, width, channels = self.shape
+        output = ((height - size) // stride + 1, (width - size) // stride + 1, channels)
+        self._append(
+            Layer(name, "max_pool", (self.source,), self.shape, output, stage, kernel=(size, size), stride=stride)
+        )
+
     def average(self, stage: int) -> None:
         """Appends the average over the whole feature map."""
         name, output = "global_average_pool", (1, 1, self.shape[2])

@@ -89,6 +89,8 @@ def _modules(layer: Layer, spec: NetworkSpec) -> list[tuple[str, nn.Module]]:
         named.append((layer.name, Add()))
     elif layer.operator == "mean":
         named.append((layer.name, GlobalAveragePool()))
+    elif layer.operator == "max_pool":
+        named.append((layer.name, nn.MaxPool2d(layer.kernel, stride=layer.stride)))
     elif layer.operator == "flatten":
         named.append((layer.name, nn.Flatten()))
     elif layer.operator == "dropout":
@@ -121,10 +123,11 @@ def _modules(layer: Layer, spec: NetworkSpec) -> list[tuple[str, nn.Module]]:
 def build(spec: NetworkSpec, *, seed: int = 0) -> Network:
     """Builds the torch module of a specification, with random weights.
 
-    Convolutions are initialised after He et al. 2015 (arXiv:1502.01852, fan out), hidden dense layers too (fan in),
-    the last layer with a standard deviation of 0.01; the random numbers depend on `seed` alone, torch's global
-    generator is left as it is. The last batch normalisation of a residual branch starts with a scale of 0.1, so that a
-    block begins close to the identity: a short training needs about half the steps (after Goyal et al. 2017,
+    Convolutions are initialised after He et al. 2015 (arXiv:1502.01852, fan out; fan in where no batch normalisation
+    keeps the size of the signal), hidden dense layers too (fan in), the last layer with a standard deviation of 0.01;
+    the random numbers depend on `seed` alone, torch's global generator is left as it is. The last batch normalisation
+    of a residual branch starts with a scale of 0.1, so that a block begins close to the identity: a short training
+    needs about half the steps (after Goyal et al. 2017,
     arXiv:1706.02677, section 5.1, who use 0; not 0 here, because folded kernels of zeros would have no range to
     quantise).
 
@@ -143,11 +146,13 @@ def build(spec: NetworkSpec, *, seed: int = 0) -> Network:
         torch.set_rng_state(state)
     generator = torch.Generator().manual_seed(seed)
     last = layers(spec)[-1].name
+    normalized = any(layer.batch_norm is not None for layer in layers(spec))
     with torch.no_grad():
         for name, module in network.named_children():
             if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-                module.weight.normal_(0.0, math.sqrt(2.0 / fan_out), generator=generator)
+                channels = module.out_channels if normalized else module.in_channels
+                fan = module.kernel_size[0] * module.kernel_size[1] * channels // module.groups
+                module.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, nn.Linear):

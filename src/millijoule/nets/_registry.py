@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from millijoule.errors import OptionError
-from millijoule.nets import _autoencoder, _ds_cnn, _mobilenet_v1, _mobilenet_v2, _resnet8
+from millijoule.nets import _autoencoder, _ds_cnn, _mobilenet_v1, _mobilenet_v2, _resnet8, _vgg16
 from millijoule.nets._spec import Layer, NetworkSpec, Stage
 
 __all__ = ["Family", "families", "family", "identifier", "layers", "specify"]
@@ -91,6 +91,16 @@ _FAMILIES = (
         layers=_resnet8.layers,
         table=_resnet8.TABLE,
         alphas=(),
+    ),
+    Family(
+        name="vgg16",
+        summary="13 convolutions of 3x3 (the paper's comparison), one dense layer",
+        paper="Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556",
+        specify=_vgg16.vgg16,
+        options={"alpha": 1.0, "resolution": 224, "classes": 10},
+        layers=_vgg16.layers,
+        table=_vgg16.TABLE,
+        alphas=(1.0,),
     ),
 )
 _BY_NAME = {family.name: family for family in _FAMILIES}

@@ -23,7 +23,7 @@ __all__ = [
     "same_padding",
 ]
 
-Operator: TypeAlias = Literal["conv2d", "depthwise_conv2d", "add", "mean", "flatten", "dropout", "dense"]
+Operator: TypeAlias = Literal["conv2d", "depthwise_conv2d", "add", "max_pool", "mean", "flatten", "dropout", "dense"]
 Nonlinearity: TypeAlias = Literal["relu", "relu6"]
 Shape: TypeAlias = tuple[int, int, int]
 """(height, width, channels)."""

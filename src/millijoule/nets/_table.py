@@ -18,7 +18,7 @@ class LayerRow:
 
     Attributes:
         name: the layer.
-        operator: conv2d, depthwise_conv2d, add, mean, flatten or dense.
+        operator: conv2d, depthwise_conv2d, add, max_pool, mean, flatten or dense.
         input_shape: (height, width, channels).
         output_shape: (height, width, channels).
         kernel: (height, width) of the kernel, (0, 0) without one.

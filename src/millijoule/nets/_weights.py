@@ -282,7 +282,8 @@ def _load_keras(
             f"Use --alpha {best[0]:g}" + (f", or --init-alpha {best[0]:g} to grow it" * (best[0] < spec.alpha)),
         )
     report = _Report()
-    folded = any(name.endswith("/bias:0") and name.split("/")[0] == convolutions[0].name for name in tensors)
+    normalized = any(layer.batch_norm is not None for layer in convolutions)
+    folded = normalized and f"{convolutions[0].name}/bias:0" in tensors
     children = dict(module.named_modules())
     planned = []
     for layer in convolutions:
@@ -313,7 +314,7 @@ def _layer_tensors(
         return {}, "it is not in the file"
     parts: dict[str, Array] = {"kernel": kernel}
     outputs = kernel.shape[2] if layer.operator == "depthwise_conv2d" else kernel.shape[-1]
-    if folded:
+    if folded or layer.batch_norm is None:
         bias = tensors.get(f"{layer.name}/bias:0")
         if bias is None:
             return {}, "its bias is not in the file"
@@ -339,23 +340,30 @@ def _fill(layer: Layer, parts: dict[str, Array], children: Mapping[str, Any], re
     axes = (2, 3, 0, 1) if layer.operator == "depthwise_conv2d" else (3, 2, 0, 1)
     kernel = torch.from_numpy(np.ascontiguousarray(parts["kernel"].transpose(axes), dtype=np.float32))
     weight: Tensor = children[layer.name].weight
-    norm = children[str(layer.batch_norm)]
     outputs, inputs = kernel.shape[0], kernel.shape[1]
     with torch.no_grad():
         if layer.operator == "conv2d":
             weight[:outputs, inputs:] = 0.0  # new inputs must not disturb what was learnt
         weight[:outputs, :inputs] = kernel
-        for name, target in (
-            ("gamma", norm.weight),
-            ("beta", norm.bias),
-            ("moving_mean", norm.running_mean),
-            ("moving_variance", norm.running_var),
-        ):
+        for name, target in _targets(layer, children):
             target[:outputs] = torch.from_numpy(np.asarray(parts[name], dtype=np.float32))
     if tuple(parts["kernel"].shape) == _keras_shape(layer):
         report.loaded.append(layer.name)
     else:
         report.padded.append(f"{layer.name}: {parts['kernel'].shape} in {_keras_shape(layer)}")
+
+
+def _targets(layer: Layer, children: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+    """Where the vectors of a convolution go: into its normalisation, or its bias where it has none."""
+    if layer.batch_norm is None:
+        return [("beta", children[layer.name].bias)]
+    norm = children[layer.batch_norm]
+    return [
+        ("gamma", norm.weight),
+        ("beta", norm.bias),
+        ("moving_mean", norm.running_mean),
+        ("moving_variance", norm.running_var),
+    ]
 
 
 def unfold_batch_norm(module: nn.Module, inputs: Sequence[Tensor]) -> None:

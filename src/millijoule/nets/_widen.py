@@ -48,7 +48,7 @@ def widen(narrow: Network, wide: Network, *, seed: int = 0) -> None:
         width = (old.output_shape[2], new.output_shape[2])
         if width[1] < width[0]:
             raise WeightsError(what, f"layer {new.name!r} would shrink from {width[0]} to {width[1]}", "Widen only")
-        if new.operator in ("add", "mean", "flatten", "dropout", "depthwise_conv2d"):
+        if new.operator in ("add", "max_pool", "mean", "flatten", "dropout", "depthwise_conv2d"):
             copies[new.name] = source
         elif new.operator == "dense":
             copies[new.name] = np.arange(width[1])
