@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from millijoule.cli._compare import compiler
 from millijoule.cli.quantize import app
+from millijoule.compile import HOST, compile_graph
 from millijoule.data import open_source, prepare
-from millijoule.errors import DataError, OptionError, QuantizationError
+from millijoule.errors import BoardError, DataError, FormatError, OptionError, QuantizationError
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, load_graph, save_graph
 
 # By path: another room has a module of the same name.
@@ -32,9 +35,9 @@ RUNNER = CliRunner()
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared set in `toy` and a float model `float.mj`."""
     folder = tmp_path_factory.mktemp("quantize")
-    prepare(open_source("toy_vehicles", per_class=10), folder / "toy", resolution=32)
+    prepared = prepare(open_source("toy_vehicles", per_class=10), folder / "toy", resolution=32)
     network = small_network(size=32, classes=10)
-    save_graph(network, folder / "float.mj")
+    save_graph(replace(network, classes=prepared.classes), folder / "float.mj")
     return folder
 
 
@@ -57,9 +60,69 @@ def test_the_three_ways_and_their_comparison(folder: Path, tmp_path: Path) -> No
     table = json.loads(run("compare", *models, "--data", toy, "--split", "validation", "--json"))
     assert [row["name"] for row in table["models"]] == ["float", "dynamic", "static", "qat"]
     assert table["models"][2]["flash_bytes"] < 0.5 * table["models"][0]["flash_bytes"]
-    text = run("compare", *models, "--data", toy, "--limit", 8)
+    text = run("compare", *models, "--data", toy, "--limit", 8, "--layers")
     assert "92.42 / 5,323 / 1,532" in text
-    assert all(name in text for name in ("float", "dynamic", "static", "qat"))
+    assert all(name in text for name in ("float", "dynamic", "static", "qat", "depthwise"))
+
+
+def test_comparison_shows_what_the_compiler_and_the_executors_give(folder: Path, tmp_path: Path) -> None:
+    toy, model = folder / "toy", folder / "float.mj"
+    run("static", model, "--data", toy, "--out", tmp_path / "static.mj", "--calibration", 10)
+    arguments = ("compare", model, tmp_path / "static.mj", "--data", toy, "--split", "train")
+    found = json.loads(run(*arguments, "--limit", 40, "--layers", "--json"))
+    reference, row = found["models"]
+    assert found["reference"] == "float" and found["pictures"] == 40 and found["layer_pictures"] == 10
+    program = compile_graph(load_graph(tmp_path / "static.mj"), HOST)
+    assert row["compiled"] == {
+        "flash_bytes": program.weight_bytes,
+        "arena_bytes": program.arena_bytes,
+        "refusal": "",
+    }
+    assert (reference["weight_bits"], row["weight_bits"]) == (32.0, 8.0)
+    assert len(found["changes"]) == row["changed"]
+    layers = {item["layer"]: item["sqnr"] for item in found["layers"]["static"]}
+    text = run(*arguments, "--limit", 40, "--layers")
+    line = next(line for line in text.splitlines() if line.startswith("static"))
+    assert all(
+        cell in line.split()
+        for cell in (
+            f"{row['accuracy']:.2f}",
+            f"{row['difference']:+.2f}",
+            f"{row['lost']}/{row['won']}",
+            f"{program.weight_bytes:,}",
+            f"{program.arena_bytes:,}",
+        )
+    )
+    assert f"{layers['depthwise']:.1f}" in next(part for part in text.splitlines() if part.startswith("depthwise"))
+
+
+def test_a_model_that_fits_no_board_keeps_the_reason_instead_of_its_sizes() -> None:
+    large = small_network(size=1024, classes=10)
+    sizes = compiler("stm32l4r9i")(large)
+    assert sizes.flash_bytes is None and sizes.arena_bytes is None and "bytes" in sizes.refusal
+    assert compiler("host")(large).refusal == ""
+
+
+def test_comparisons_that_are_refused(folder: Path, tmp_path: Path) -> None:
+    toy, model = folder / "toy", folder / "float.mj"
+    small, other, broken = (tmp_path / f"{name}.mj" for name in ("small", "other", "broken"))
+    save_graph(small_network(size=16, classes=10), small)
+    save_graph(replace(small_network(size=32, classes=10), classes=tuple("abcdefghij")), other)
+    broken.write_bytes(model.read_bytes()[:1000])
+    run("static", model, "--data", toy, "--out", tmp_path / "static.mj", "--calibration", 10)
+    for words, kind, *arguments in (
+        ("its classes .class 0, class 1, class 2 and 7 more. are not those of", DataError, model, small),
+        ("its classes .a, b, c and 7 more. are not those of", DataError, model, other),
+        (r"broken\.mj: it is truncated", FormatError, model, broken),
+        ("no such file", FormatError, tmp_path / "absent.mj"),
+        ("no such split", OptionError, model, "--split", "all"),
+        ("no board of that name", BoardError, model, "--board", "nothing"),
+        ("the reference static is not a float model", OptionError, tmp_path / "static.mj", model, "--layers"),
+    ):
+        with pytest.raises(kind, match=words):
+            run("compare", *arguments, "--data", toy)
+    with pytest.raises(DataError, match="no prepared data set"):
+        run("compare", model, "--data", tmp_path)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from millijoule.cli._bars import progress_bars
+from millijoule.cli._compare import compare
 from millijoule.cli._mixed import mixed, sensitivity
 from millijoule.errors import OptionError
 
 if TYPE_CHECKING:
     from millijoule.graph import Graph
-    from millijoule.quantize import Comparison
 
 app = typer.Typer(no_args_is_help=True, help="Float model to 8 bits: dynamic, static, QAT; compare the results.")
 app.command()(sensitivity)
 app.command()(mixed)
+app.command()(compare)
 
 Model = Annotated[
     Path, typer.Argument(help="Float model: a .mj file, or best.safetensors of a training run.", show_default=False)
@@ -219,44 +218,6 @@ def qat(
     )
 
 
-@app.command()
-def compare(
-    models: Annotated[list[Path], typer.Argument(help=".mj files (or best.safetensors), the float one first.")],
-    data: Data,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="Only so many pictures, evenly chosen.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, confusion matrices too.")] = False,
-) -> None:
-    """Accuracy, sizes and changed predictions of several models on the same pictures.
-
-    Example: millijoule quantize compare float.mj dynamic.mj static.mj qat.mj --data runs/photos
-    """
-    from millijoule.data import open_prepared
-    from millijoule.quantize import compare as compare_models
-
-    graphs: dict[str, Graph] = {}
-    for path in models:
-        name = path.stem if path.stem not in graphs else str(path)
-        if name in graphs:
-            raise OptionError(str(path), "it is given twice", "Name every model once")
-        graphs[name] = _load(path)
-    with progress_bars() as progress:
-        comparison = compare_models(
-            graphs,
-            open_prepared(data).split(split),
-            limit=limit,
-            tflite_bytes=_tflite_bytes(),
-            activation_bytes=_activation_bytes(),
-            progress=progress,
-        )
-    if as_json:
-        typer.echo(json.dumps(comparison.to_json(), indent=2))
-    else:
-        console = Console(highlight=False)
-        # narrower terminals fold the lines of one table; cut cells would lose figures
-        Console(highlight=False, width=max(console.width, 125)).print(_table(comparison))
-
-
 def _print_report(graph: Graph, wanted: bool, as_json: bool) -> None:
     """What was decided, layer by layer, where that is asked for and known."""
     from millijoule.quantize import report_of
@@ -283,71 +244,8 @@ def _weight_bits(graph: Graph, given: list[str]) -> int | dict[str, int]:
     return next(iter(bits.values())) if len(set(bits.values())) == 1 else bits
 
 
-def _table(comparison: Comparison) -> Table:
-    """The comparison with the paper's column beside ours; KB is 1,000 bytes in ours."""
-    from millijoule.report import PAPER_METHODS
-
-    reference = comparison.reference
-    title = f"{comparison.pictures} pictures; 95 % intervals; KB = 1,000 bytes; changed, SQNR: against {reference}"
-    table = Table(title=title, title_justify="left", caption_justify="left", box=None, pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    heads = ("accuracy %", "difference", "changed", "SQNR dB", "model KB", ".tflite KB", "activations KB", "paper")
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in comparison.models:
-        paper = PAPER_METHODS.get(row.name)
-        difference = "-"
-        if row.difference is not None and row.difference_interval is not None:
-            half = (row.difference_interval.high - row.difference_interval.low) / 2
-            difference = f"{row.difference:+.2f} ±{half:.2f}"
-        table.add_row(
-            row.name,
-            f"{row.accuracy:.2f} ({row.interval.low:.1f}-{row.interval.high:.1f})",
-            difference,
-            "-" if row.changed is None else f"{row.changed} ({100 * row.changed / comparison.pictures:.1f} %)",
-            "-" if row.logits_sqnr is None else f"{row.logits_sqnr:.1f}",
-            _kilobytes(row.flash_bytes),
-            _kilobytes(row.tflite_bytes),
-            _kilobytes(row.activation_bytes),
-            "-" if paper is None else f"{paper.accuracy} / {paper.model_kb:,g} / {paper.activation_kb:,g}",
-        )
-    table.caption = "paper: accuracy % / model KB / activations KB on VMMRdb, other photographs than these"
-    return table
-
-
-def _kilobytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1000:,.1f}"
-
-
-def _tflite_bytes() -> Any:
-    """The size of a graph's .tflite file, or None where that package is missing."""
-    try:
-        from millijoule.errors import MillijouleError
-        from millijoule.interchange import tflite_bytes
-    except ImportError:
-        return None
-
-    def size(graph: Graph) -> int | None:
-        try:
-            return len(tflite_bytes(graph))
-        except MillijouleError:
-            return None
-
-    return size
-
-
-def _activation_bytes() -> Any:
-    """Peak RAM of the compiled model, or None where it cannot be compiled."""
-    from millijoule.compile import HOST, compile_graph
-    from millijoule.errors import MillijouleError
-
-    def size(graph: Graph) -> int | None:
-        try:
-            return compile_graph(graph, HOST, self_test=False).arena_bytes
-        except MillijouleError:
-            return None
-
-    return size
+def _kilobytes(size: int) -> str:
+    return f"{size / 1000:,.1f}"
 
 
 def _load(path: Path) -> Graph:

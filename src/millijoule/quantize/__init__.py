@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from millijoule.quantize.compare import Comparison, Interval, ModelFigures, compare, flash_bytes
+from millijoule.quantize.compare import (
+    ChangedPicture,
+    Comparison,
+    Compiled,
+    Interval,
+    ModelFigures,
+    bits_of_weights,
+    chosen_rows,
+    compare,
+    flash_bytes,
+)
 from millijoule.quantize.decisions import Decision, QuantizationReport, Trial, report_of
 from millijoule.quantize.dynamic import dynamic
 from millijoule.quantize.mixed import MixedResult, mixed
@@ -17,7 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OBSERVERS",
+    "ChangedPicture",
     "Comparison",
+    "Compiled",
     "Decision",
     "Interval",
     "LayerError",
@@ -29,6 +41,8 @@ __all__ = [
     "QuantizationReport",
     "Sensitivity",
     "Trial",
+    "bits_of_weights",
+    "chosen_rows",
     "compare",
     "dynamic",
     "flash_bytes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,9 +12,22 @@ import numpy.typing as npt
 
 from millijoule.errors import DataError, OptionError
 from millijoule.files import Progress
-from millijoule.graph import Graph, mode, simplify
+from millijoule.graph import WEIGHT_AXIS, Graph, mode, simplify
 
-__all__ = ["Comparison", "Interval", "ModelFigures", "compare", "flash_bytes", "paired_interval", "sqnr", "wilson"]
+__all__ = [
+    "ChangedPicture",
+    "Comparison",
+    "Compiled",
+    "Interval",
+    "ModelFigures",
+    "bits_of_weights",
+    "chosen_rows",
+    "compare",
+    "flash_bytes",
+    "paired_interval",
+    "sqnr",
+    "wilson",
+]
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -41,6 +54,32 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """Sizes of a compiled model in bytes: constants in flash, the arena in RAM; None, and why, where it is refused."""
+
+    flash_bytes: int | None
+    arena_bytes: int | None
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class ChangedPicture:
+    """A picture for which some model answers otherwise than the reference; classes are indices.
+
+    Attributes:
+        row: which picture of the split.
+        label: its class.
+        reference: the reference's answer.
+        models: the answers of the models that differ, by name.
+    """
+
+    row: int
+    label: int
+    reference: int
+    models: dict[str, int]
+
+
+@dataclass(frozen=True)
 class ModelFigures:
     """One row of the comparison. Percentages are 0 to 100, sizes are bytes.
 
@@ -50,9 +89,11 @@ class ModelFigures:
         correct: pictures classified rightly.
         accuracy: 100 * correct / pictures.
         interval: Wilson score interval of the accuracy.
-        flash_bytes: weights, biases and quantisation constants as stored in flash.
+        weight_bits: bits of a weight, the mean over all weights.
+        layers_by_bits: how many layers have weights of so many bits.
+        flash_bytes: weights, biases and quantisation constants, see `flash_bytes`.
+        compiled: exact sizes of the compiled model, None when no compiler was given.
         tflite_bytes: size of the equivalent .tflite file, None when it was not asked for.
-        activation_bytes: peak RAM of the compiled model, None when no planner was given.
         changed: predictions that differ from the reference, None for the reference itself.
         lost: reference right, this wrong.
         won: reference wrong, this right.
@@ -67,9 +108,11 @@ class ModelFigures:
     correct: int
     accuracy: float
     interval: Interval
+    weight_bits: float
+    layers_by_bits: dict[int, int]
     flash_bytes: int
+    compiled: Compiled | None
     tflite_bytes: int | None
-    activation_bytes: int | None
     changed: int | None
     lost: int | None
     won: int | None
@@ -88,12 +131,14 @@ class Comparison:
         reference: name of the model that the others are compared with.
         classes: the class names.
         models: one row per model, in the order given.
+        changes: the pictures for which not all models answer as the reference does, in the order of the split.
     """
 
     pictures: int
     reference: str
     classes: tuple[str, ...]
     models: tuple[ModelFigures, ...]
+    changes: tuple[ChangedPicture, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain dictionaries, lists and numbers."""
@@ -108,7 +153,7 @@ def compare(
     batch: int | None = None,
     limit: int | None = None,
     tflite_bytes: Callable[[Graph], int | None] | None = None,
-    activation_bytes: Callable[[Graph], int | None] | None = None,
+    compiled: Callable[[Graph], Compiled] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Runs every model over the same pictures.
@@ -120,22 +165,16 @@ def compare(
         batch: pictures per step of the executor; its own choice when None.
         limit: use only so many pictures, taken evenly over the split.
         tflite_bytes: gives the size of the .tflite file of a graph.
-        activation_bytes: gives the peak RAM of a compiled graph.
+        compiled: gives the exact sizes of a graph.
         progress: called after each batch.
 
     Raises:
         OptionError: no models, an unknown reference, or models with different classes.
-        DataError: no pictures.
+        DataError: no pictures, pictures of another size than a model's, or labels beyond the classes.
     """
     if not models:
         raise OptionError("compare", "no models were given", "Name at least one model file")
-    if limit is not None and limit < 1:
-        raise OptionError("limit", f"{limit} is not a number of pictures", "Use at least 1")
-    rows = np.arange(len(split.labels))
-    if limit is not None and limit < len(rows):
-        rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
-    if len(rows) == 0:
-        raise DataError("the pictures to compare on", "there are none", "Choose a split that holds pictures")
+    rows = chosen_rows(len(split.labels), limit)
     graphs = {name: simplify(graph) for name, graph in models.items()}
     first = next(iter(graphs))
     if reference is None:
@@ -150,6 +189,8 @@ def compare(
             raise OptionError(
                 f"model {name!r}", f"its classes are not those of {first!r}", "Compare models of one task"
             )
+        _check_pictures(name, graph, split, classes)
+    for name, graph in graphs.items():
         stored = _logits(graph, split.pictures, rows, batch, name, progress)
         predictions[name] = stored.argmax(axis=1)
         logits[name] = real_values(graph, graph.outputs[0], stored)
@@ -159,19 +200,71 @@ def compare(
         figures.append(
             _figures(
                 name,
-                kind_of(graph),
+                graph,
                 labels,
                 predictions[name],
                 None if name == reference else predictions[reference],
                 None if name == reference else sqnr(logits[reference], logits[name]),
-                flash_bytes(graph),
+                None if compiled is None else compiled(graph),
                 None if tflite_bytes is None else tflite_bytes(graph),
-                None if activation_bytes is None else activation_bytes(graph),
                 classes,
             )
         )
     names = graphs[first].classes or tuple(str(index) for index in range(classes))
-    return Comparison(len(rows), reference, names, tuple(figures))
+    return Comparison(len(rows), reference, names, tuple(figures), _changes(rows, labels, predictions, reference))
+
+
+def chosen_rows(count: int, limit: int | None) -> npt.NDArray[np.int64]:
+    """Indices of all of `count` pictures, or of `limit` of them, taken evenly.
+
+    Raises:
+        OptionError: a limit below 1.
+        DataError: no pictures.
+    """
+    if limit is not None and limit < 1:
+        raise OptionError("limit", f"{limit} is not a number of pictures", "Use at least 1")
+    if count == 0:
+        raise DataError("the pictures to compare on", "there are none", "Choose a split that holds pictures")
+    rows = np.arange(count)
+    return rows if limit is None or limit >= count else rows[np.linspace(0, count - 1, limit).round().astype(np.int64)]
+
+
+def _check_pictures(name: str, graph: Graph, split: LabelledPictures, classes: int) -> None:
+    """Refuses pictures and labels that a model cannot be asked about."""
+    expected, given = graph.tensor(graph.inputs[0]).shape[1:], tuple(split.pictures.shape[1:])
+    if given != expected:
+        raise DataError(
+            f"model {name!r}",
+            f"its input is {_size(expected)} and the pictures are {_size(given)}",
+            f"Prepare them with --resolution {expected[0]}, or compare models of the pictures' size",
+        )
+    highest = int(np.max(split.labels, initial=-1))
+    if highest >= classes:
+        raise DataError(
+            f"model {name!r}",
+            f"it knows {classes} classes and the pictures have at least {highest + 1}",
+            "Give the pictures of its task",
+        )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _changes(
+    rows: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    predictions: Mapping[str, npt.NDArray[np.int64]],
+    reference: str,
+) -> tuple[ChangedPicture, ...]:
+    """The pictures for which some model answers otherwise than the reference."""
+    expected = predictions[reference]
+    changes = []
+    for index, row in enumerate(rows):
+        models = {name: int(own[index]) for name, own in predictions.items() if own[index] != expected[index]}
+        if models:
+            changes.append(ChangedPicture(int(row), int(labels[index]), int(expected[index]), models))
+    return tuple(changes)
 
 
 def _logits(
@@ -216,14 +309,13 @@ def real_values(graph: Graph, name: str, stored: npt.NDArray[Any]) -> npt.NDArra
 
 def _figures(
     name: str,
-    kind: str,
+    graph: Graph,
     labels: npt.NDArray[np.int64],
     predicted: npt.NDArray[np.int64],
     reference: npt.NDArray[np.int64] | None,
     noise: float | None,
-    flash: int,
+    compiled: Compiled | None,
     tflite: int | None,
-    activation: int | None,
     classes: int,
 ) -> ModelFigures:
     count = len(labels)
@@ -238,15 +330,18 @@ def _figures(
         won = int(((reference != labels) & (predicted == labels)).sum())
         difference = 100.0 * (won - lost) / count
         interval = paired_interval(lost, won, count)
+    mean_bits, layers_by_bits = bits_of_weights(graph)
     return ModelFigures(
         name=name,
-        kind=kind,
+        kind=kind_of(graph),
         correct=correct,
         accuracy=100.0 * correct / count,
         interval=wilson(correct, count),
-        flash_bytes=flash,
+        weight_bits=mean_bits,
+        layers_by_bits=layers_by_bits,
+        flash_bytes=flash_bytes(graph),
+        compiled=compiled,
         tflite_bytes=tflite,
-        activation_bytes=activation,
         changed=changed,
         lost=lost,
         won=won,
@@ -261,6 +356,22 @@ def kind_of(graph: Graph) -> str:
     """What a graph is: "integer" when some node works in int8, else "dynamic" when weights are int8, else "float"."""
     modes = {mode(graph, node) for node in graph.nodes}
     return "integer" if "integer" in modes else "dynamic" if "dynamic" in modes else "float"
+
+
+def bits_of_weights(graph: Graph) -> tuple[float, dict[int, int]]:
+    """Bits of a weight, the mean over all of a graph's weights, and how many layers have how many bits (ascending).
+
+    Biases do not count. Weights of 4 bits count as 4 even where flash holds them in whole bytes.
+    """
+    bits, weights = 0, 0
+    layers: dict[int, int] = {}
+    for node in graph.nodes:
+        if node.op in WEIGHT_AXIS:
+            tensor = graph.tensor(node.inputs[1])
+            width = 32 if tensor.quant is None else tensor.quant.bits
+            bits, weights = bits + width * tensor.elements, weights + tensor.elements
+            layers[width] = layers.get(width, 0) + 1
+    return bits / max(1, weights), dict(sorted(layers.items()))
 
 
 def wilson(correct: int, count: int) -> Interval:

@@ -15,7 +15,9 @@ from millijoule.graph import Graph, simplify
 from millijoule.graph.conversion import integer_graph
 from millijoule.quantize.bias_correction import correct_biases
 from millijoule.quantize.compare import sqnr
+from millijoule.quantize.decisions import report_of
 from millijoule.quantize.dynamic import require_float
+from millijoule.quantize.equalize import channel_groups
 from millijoule.quantize.layerwise import FLOAT, Simulation, noise
 from millijoule.quantize.static import calibrate, ranges_from
 
@@ -54,12 +56,13 @@ def layer_snr(graph: Graph, converted: Graph, pictures: npt.NDArray[np.uint8]) -
         pictures: uint8 (N, H, W, C); all activations of all of them are held in memory, so give about ten.
 
     Returns:
-        One entry per layer that both graphs have, in execution order; the probabilities are left out.
+        One entry per layer that both graphs have, in execution order; the probabilities are left out, and so are layers
+        whose channels were equalised: they have other units than the float network's.
     """
     from millijoule import execute
 
     exact = simplify(graph)
-    written = {node.output for node in exact.nodes}
+    written = {node.output for node in exact.nodes} - _equalized(exact, converted)
     nodes = [node for node in converted.nodes if node.output in written and node.op != "softmax"]
     names = [node.output for node in nodes]
     real, stored = (execute.run(model, pictures, keep=names) for model in (exact, converted))
@@ -74,6 +77,18 @@ def layer_snr(graph: Graph, converted: Graph, pictures: npt.NDArray[np.uint8]) -
         mean = float(difference.mean()) / deviation if deviation > 0.0 else 0.0
         errors.append(LayerError(node.source or node.output, node.op, sqnr(real[node.output], value), mean))
     return errors
+
+
+def _equalized(exact: Graph, converted: Graph) -> set[str]:
+    """The tensors of a simplified float graph whose channels the conversion scaled or shifted."""
+    report = report_of(converted)
+    noted = {item.layer for item in report.decisions if item.what == "equalize"} if report is not None else set()
+    if not noted:
+        return set()
+    names = {node.output: node.source or node.output for node in exact.nodes}
+    # the report names the last tensor of a group
+    groups = [group.tensors for group in channel_groups(exact) if names[group.tensors[-1]] in noted]
+    return {name for group in groups for name in group}
 
 
 @dataclass(frozen=True)
