@@ -18,6 +18,7 @@ from millijoule.compile.rows import MEAN_CHANNELS, RowMemory
 from millijoule.execute import run
 from millijoule.graph import ROUNDINGS, Graph
 from networks import random_network, random_pictures
+from timeless import timeless
 
 
 def mobilenet(sides: tuple[int, int] = (24, 20), *, rounding: str = "single", last: int = 130) -> Graph:
@@ -189,5 +190,6 @@ def test_on_the_boards(board: str, rounding: str) -> None:
     program = compile_graph(graph, board, options=sliced(6))
     assert any(memory.again for memory in memories(program)) and any(memory.block.mean for memory in memories(program))
     firmware = EmulatedFirmware(build_board(program.files, program.target), program.target, program)
+    timeless(firmware.machine)
     pictures = random_pictures(graph, 2)
     np.testing.assert_array_equal(firmware.run(pictures)["logits"], run(graph, pictures)[graph.outputs[0]])

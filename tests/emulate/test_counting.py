@@ -62,6 +62,7 @@ def test_missing_packages_are_named(module: str, monkeypatch: pytest.MonkeyPatch
     from millijoule.emulate import _decode
 
     _decode._disassembler.cache_clear()
+    _decode._alone.cache_clear()
     with pytest.raises(ToolchainError, match=r"pip install 'millijoule\[deploy\]'"):
         if module == "unicorn":
             Machine(image, "stm32l4r9i")

@@ -11,6 +11,7 @@ import pytest
 
 from millijoule.kernels import DENSE_LANES
 from millijoule.kernels.assembly import assembly_source
+from timeless import timeless
 
 from . import inner
 from .inner import GUARD, ROUNDINGS, benchmark, call_emulated, call_native, emulated, host_libraries, needs_gcc
@@ -147,6 +148,7 @@ def run_on(machine: Any, cases: list[Case]) -> None:
 def test_cores_give_what_numpy_gives(board: str, rounding: str) -> None:
     rng = np.random.default_rng(3)
     machine = bench.RowMachine(board, "mj_dense_lanes", rounding, "mj_dense")
+    timeless(machine.machine)
     assert machine.is_assembly
     for _ in range(10):
         run_on(machine, [random_case(rng, rounding, 100) for _ in range(40)])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from millijoule.kernels import KERNELS, Dims
+from timeless import timeless
 
 from .inner import benchmark
 
@@ -32,6 +33,7 @@ BUILDS = [
 def machine(request: pytest.FixtureRequest) -> Any:
     board, rounding, defines = request.param
     made = bench.KernelMachine(board, rounding, defines)
+    timeless(made.machine)
     made.rounding = rounding
     return made
 

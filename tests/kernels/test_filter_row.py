@@ -12,6 +12,7 @@ import pytest
 
 from millijoule.kernels import headers, source
 from millijoule.kernels.assembly import CORES, assembly_source
+from timeless import timeless
 
 from .inner import ROUNDINGS, emulated, host_libraries, needs_gcc, requantized
 
@@ -212,7 +213,7 @@ class Emulated:
         files["start.c"] = FIRMWARE % ",\n    ".join(f"(const void *){name}" for name in NAMES)
         macros = {f"MJ_ROUNDING_{rounding.upper()}": "1"}
         image = build_elf(files, self.board, compiler=compiler, defines=macros, strict=True)
-        self.machine = Machine(image, self.board)
+        self.machine = timeless(Machine(image, self.board))
         self.code = {name: image.symbol(name).address | 1 for name in NAMES}
         memory = max(self.board.memories, key=lambda memory: memory.size)
         self.base = memory.base + 65536 if memory == self.board.data_memory else memory.base

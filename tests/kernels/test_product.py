@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from millijoule.kernels.assembly import assembly_source
+from timeless import timeless
 
 from .inner import (
     GUARD,
@@ -192,6 +193,7 @@ def machine_for(board: str, rounding: str, name: str, compiler: str = "zig") -> 
     pytest.importorskip("ziglang")
     machine = bench.RowMachine(board, name, rounding, "mj_product", compiler=compiler)
     assert machine.is_assembly
+    timeless(machine.machine)
     return machine
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from millijoule.compile.lower_rows import pack_lanes
 from millijoule.kernels import DENSE_INNER, DENSE_LANES, DENSE_NIBBLES, UNPACK, pack_lane_nibbles
+from timeless import timeless
 
 from .inner import GUARD, ROUNDINGS, benchmark, emulated, host_libraries
 
@@ -92,6 +93,7 @@ def test_c_unpacks_what_was_packed(hosts: dict[str, ctypes.CDLL]) -> None:
 @pytest.mark.parametrize(("board", "defines"), [("stm32l4r9i", {}), ("stm32h7b3i", {"MJ_DSP_ASSEMBLY": "1"})])
 def test_the_cores_unpack_what_was_packed(board: str, defines: dict[str, str]) -> None:
     machine = bench.KernelMachine(board, "single", defines)
+    timeless(machine.machine)
     for case in cases(np.random.default_rng(2), 60):
         words = np.zeros(case.expected.size, np.uint32)
         machine.call(UNPACK, bench.constant(case.packed), words, case.rows, case.depth, case.up)

@@ -30,10 +30,16 @@ class Compiler:
 
 def zig_command() -> tuple[str, ...]:
     """The words that run zig's C compiler. Raises `ToolchainError` when the package is missing."""
-    if importlib.util.find_spec("ziglang") is None:
+    found = importlib.util.find_spec("ziglang")
+    if found is None:
         raise ToolchainError(
             "zig", "the package ziglang is not installed", "Install the extra: pip install 'millijoule[deploy]'"
         )
+    # its program itself where it is: a Python that starts it takes longer than a small file does to compile
+    for folder in found.submodule_search_locations or ():
+        program = Path(folder) / ("zig.exe" if sys.platform == "win32" else "zig")
+        if program.is_file() and os.access(program, os.X_OK):
+            return (str(program), "cc")
     return (sys.executable, "-m", "ziglang", "cc")
 
 

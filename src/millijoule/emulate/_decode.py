@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from millijoule.errors import ToolchainError
@@ -107,6 +107,9 @@ class Instruction:
         return self.address + self.size
 
 
+_FIELDS = tuple(field.name for field in fields(Instruction))
+
+
 @functools.lru_cache(maxsize=1)
 def _disassembler() -> Any:
     try:
@@ -123,23 +126,71 @@ def _disassembler() -> Any:
 def decode(code: bytes, address: int) -> tuple[Instruction, ...]:
     """Decodes Thumb machine code that starts at `address`, which must not be inside an IT block."""
     found = []
+    for start, piece, alone in _pieces(code):
+        one = _alone(piece) if alone else None
+        if one is None or one.kind in ("branch", "call"):  # the text of these has addresses
+            found += _disassembled(piece, address + start)
+        else:
+            found.append(_moved(one, address + start))
+        if not found or found[-1].end != address + start + len(piece):
+            break  # no instruction
+    return tuple(found)
+
+
+def _pieces(code: bytes) -> Iterator[tuple[int, bytes, bool]]:
+    """Where instructions begin, their bytes, and whether it is one alone.
+
+    From an IT instruction on, the rest is one piece: its parts depend on each other.
+    """
+    start = 0
+    while start < len(code):
+        first = int.from_bytes(code[start : start + 2], "little")
+        if first >> 8 == 0xBF and first & 0xF:
+            yield start, code[start:], False
+            return
+        size = 4 if first >= 0xE800 else 2
+        yield start, code[start : start + size], True
+        start += size
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _alone(piece: bytes) -> Instruction | None:
+    """One instruction at address 0; programs consist of few different ones. None when there is no such instruction."""
+    found = _disassembled(piece, 0)
+    return found[0] if found else None
+
+
+def _moved(instruction: Instruction, address: int) -> Instruction:
+    """The same at another address."""
+    made = object.__new__(Instruction)
+    for name in _FIELDS:
+        object.__setattr__(made, name, getattr(instruction, name))
+    object.__setattr__(made, "address", address)
+    return made
+
+
+def _disassembled(code: bytes, address: int) -> list[Instruction]:
+    """Instructions one after the other, until something is none."""
+    found: list[Instruction] = []
     conditional = 0
     for item in _disassembler().disasm(code, address):
         found.append(_instruction(item, conditional > 0))
         conditional = len(item.mnemonic) - 1 if found[-1].kind == "it" else max(0, conditional - 1)
-    return tuple(found)
+    return found
 
 
 def _instruction(item: Any, in_it: bool) -> Instruction:
     from capstone import arm
 
-    name = {"fmstat": "vmrs"}.get(item.insn_name(), item.insn_name() or item.mnemonic).split(".")[0]
+    name = item.insn_name() or item.mnemonic
+    name = "vmrs" if name == "fmstat" else name.split(".")[0]
     conditional = item.cc not in (arm.ARM_CC_AL, arm.ARM_CC_INVALID)
     read, written = (set(part) for part in item.regs_access())
     if name == "it" or item.mnemonic.startswith("it"):
         name, conditional = "it", False
-    registers = [o.reg for o in item.operands if o.type == arm.ARM_OP_REG]
-    memory = next((o for o in item.operands if o.type == arm.ARM_OP_MEM), None)
+    operands = item.operands
+    registers = [o.reg for o in operands if o.type == arm.ARM_OP_REG]
+    memory = next((o for o in operands if o.type == arm.ARM_OP_MEM), None)
     double = ".f64" in item.mnemonic or any(arm.ARM_REG_D0 <= r <= arm.ARM_REG_D31 for r in registers)
     kind, count = _kind(name, registers, double)
     addresses: set[int] = set()
@@ -179,8 +230,7 @@ def _instruction(item: Any, in_it: bool) -> Instruction:
         register_offset=memory is not None and bool(memory.mem.index),
         offset=(memory.mem.base, memory.mem.disp) if memory is not None else None,
         shifted=any(
-            o.type == arm.ARM_OP_REG and o.shift.type != arm.ARM_SFT_INVALID and bool(o.shift.value)
-            for o in item.operands
+            o.type == arm.ARM_OP_REG and o.shift.type != arm.ARM_SFT_INVALID and bool(o.shift.value) for o in operands
         ),
         floating=name.startswith("v"),
         double=double,
@@ -192,9 +242,9 @@ def _instruction(item: Any, in_it: bool) -> Instruction:
         pc_relative=arm.ARM_REG_PC in addresses,
         in_it=in_it,
         access=_access(item, name, kind, count, registers, memory),
-        read_mask=_mask(read - hidden),
-        write_mask=_mask(written - hidden),
-        address_mask=_mask(addresses - hidden),
+        read_mask=_mask(frozenset(read - hidden)),
+        write_mask=_mask(frozenset(written - hidden)),
+        address_mask=_mask(frozenset(addresses - hidden)),
         accumulator_mask=_mask(accumulators),
     )
 
@@ -234,7 +284,8 @@ def _bit(register: int) -> int:
     return special[register] if register in special else register - int(arm.ARM_REG_R0)
 
 
-def _mask(registers: Iterable[int]) -> int:
+@functools.lru_cache(maxsize=1 << 14)
+def _mask(registers: frozenset[int]) -> int:
     """Registers as bits, see `Instruction`."""
     from capstone import arm
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from millijoule.build._toolchain import run
+from millijoule.build._toolchain import run, zig_command
 from millijoule.errors import EmulationError, OutputError, ToolchainError
 from millijoule.files import atomic_path, cache_folder
 
@@ -44,7 +44,7 @@ def native_library(name: str, sources: Sequence[str], headers: Sequence[str] = (
 def _build(path: Path, sources: Sequence[str]) -> None:
     commands: list[list[str]] = []
     if find_spec("ziglang") is not None:
-        commands.append([sys.executable, "-m", "ziglang", "cc"])
+        commands.append([*zig_command()])
     for name in ((sysconfig.get_config_var("CC") or "cc").split()[0], "cc", "gcc", "clang"):
         if shutil.which(name):
             commands.append([name, "-fPIC"])
