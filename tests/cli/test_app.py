@@ -162,21 +162,27 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert done.stderr == ""
 
 
-def test_doctor_as_json_names_every_package() -> None:
+@pytest.fixture(scope="module")
+def findings() -> list[dict[str, Any]]:
+    """What `doctor --json` found."""
     done = _run("doctor", "--json")
     assert done.returncode == 0, done.stderr
-    findings: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
+    found: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
+    return found
+
+
+def test_doctor_as_json_names_every_package(findings: list[dict[str, Any]]) -> None:
     by_name = {finding["what"]: finding for finding in findings}
     assert {"Python", "numpy", "torch", "zig", "arm-none-eabi-gcc", "counting hook", "GPU"} <= set(by_name)
     assert by_name["numpy"]["present"]
     assert all(finding["fix"] for finding in findings if finding["needed"] and not finding["present"])
 
 
-def test_doctor_as_text_fits_a_terminal() -> None:
+def test_doctor_as_text_fits_a_terminal(findings: list[dict[str, Any]]) -> None:
     done = _run("doctor")
     assert done.returncode == 0, done.stderr
     assert "CPU threads" in done.stdout
-    for finding in json.loads(_run("doctor", "--json").stdout)["findings"]:
+    for finding in findings:
         assert finding["present"] or finding["fix"] in done.stdout
 
 

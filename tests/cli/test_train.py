@@ -157,6 +157,7 @@ def test_refusals_have_exit_code_2_and_leave_nothing(trained: Path, data: Path, 
         assert not out.exists()
 
 
+@pytest.mark.slow  # by default tests/train/test_parallel.py starts two processes the same way
 def test_torchrun_trains_with_two_processes(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

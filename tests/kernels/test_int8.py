@@ -64,7 +64,8 @@ def windows(rng: np.random.Generator, x: np.ndarray, dims: Dims, outside: int) -
     """(out_height, out_width, kernel_height, kernel_width, channels) of int64, `outside` beyond the picture."""
     rows = (dims.out_height - 1) * dims.stride[0] + (dims.kernel[0] - 1) * dims.dilation[0] + 1
     columns = (dims.out_width - 1) * dims.stride[1] + (dims.kernel[1] - 1) * dims.dilation[1] + 1
-    canvas = np.full((max(rows, dims.in_height + 300), max(columns, dims.in_width + 300), dims.in_channels), outside)
+    rows, columns = max(rows, dims.padding[0] + dims.in_height), max(columns, dims.padding[2] + dims.in_width)
+    canvas = np.full((rows, columns, dims.in_channels), outside)
     canvas[dims.padding[0] :, dims.padding[2] :][: dims.in_height, : dims.in_width] = x
     taken = np.empty((dims.out_height, dims.out_width, *dims.kernel, dims.in_channels), dtype=np.int64)
     for ky in range(dims.kernel[0]):

@@ -13,31 +13,27 @@ from millijoule.kernels.assembly.schedule import scheduled
 
 DATA = tuple(f"r{number}" for number in range(6))
 BASES = ("r8", "r9")
-THREE = ("add", "sub", "orr", "smmul", "sel", "ssub16", "pkhbt", "bfi")
+FORMS = (
+    *(f"{name} {{a}}, {{b}}, {{c}}" for name in ("add", "sub", "orr", "smmul", "sel", "ssub16", "pkhbt")),
+    "bfi {a}, {b}, #8, #8",
+    "smlad {a}, {b}, {c}, {d}",
+    "add {a}, {b}, {c}, lsl #{shift}",
+    "ldr {a}, [{base}, #{offset}]",
+    "ldr {a}, [{base}, #{step}]!",
+    "str {a}, [{base}, #{offset}]",
+    "strh {a}, [{base}, #{offset}]",
+    "ldr {a}, [sp, #{offset}]",
+    "str {a}, [sp, #{offset}]",
+    "cmp {a}, {b}",
+    "add {base}, {base}, {a}",
+)
 REGISTERS = (*DATA, *BASES, "sp", "flags", "lanes")
 
 
 def drawn_line(draw: Callable[[Any], Any]) -> str:
-    kind = draw(st.sampled_from([*THREE, "smlad", "shifted", "ldr", "ldr back", "str", "strh", "stack", "cmp", "step"]))
-    a, b, c, d = (draw(st.sampled_from(DATA)) for _ in range(4))
-    base, offset = draw(st.sampled_from(BASES)), 4 * draw(st.integers(0, 3))
-    if kind == "smlad":
-        return f"smlad {a}, {b}, {c}, {d}"
-    if kind == "shifted":
-        return f"add {a}, {b}, {c}, lsl #{1 + offset}"
-    if kind == "ldr":
-        return f"ldr {a}, [{base}, #{offset}]"
-    if kind == "ldr back":
-        return f"ldr {a}, [{base}, #{4 + offset}]!"
-    if kind in ("str", "strh"):
-        return f"{kind} {a}, [{base}, #{offset}]"
-    if kind == "stack":
-        return f"{draw(st.sampled_from(['ldr', 'str']))} {a}, [sp, #{offset}]"
-    if kind == "cmp":
-        return f"cmp {a}, {b}"
-    if kind == "step":
-        return f"add {base}, {base}, {a}"
-    return f"{kind} {a}, {b}, #8, #8" if kind == "bfi" else f"{kind} {a}, {b}, {c}"
+    form, base, offset = draw(st.sampled_from(FORMS)), draw(st.sampled_from(BASES)), 4 * draw(st.integers(0, 3))
+    registers = {name: draw(st.sampled_from(DATA)) for name in "abcd"}
+    return str(form.format(**registers, base=base, offset=offset, shift=1 + offset, step=4 + offset))
 
 
 @st.composite
