@@ -1,6 +1,6 @@
 """Sensitivity of every layer of the reference network, 64 calibration photographs, errors on the first 16 of them.
 
-python benchmarks/sensitivity.py --data ../shared/data --cache ../prepared
+python benchmarks/accuracy/sensitivity.py --data ../shared/data --cache ../prepared
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Float, dynamic and static quantisation of the reference network on its 1,392 validation and test photographs.
 
-    python benchmarks/accuracy_static.py --data ../shared/data --cache ../prepared --limit 348 [ROW ...]
-    python benchmarks/accuracy_static.py --data ... --cache ... --rounding single double mulhi -- static-mse-bias
+    python benchmarks/accuracy/static.py --data ../shared/data --cache ../prepared --limit 348 [ROW ...]
+    python benchmarks/accuracy/static.py --data ... --cache ... --rounding single double mulhi -- static-mse-bias
 
 Prints one row per configuration as soon as it is measured, in the columns of docs/results/static_baseline.md. With
 several rounding rules, each static row is measured with each of them and followed by what differs from the first rule.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from baseline import baseline_graph, photographs
+from figures import HEADER, evenly, figures
 
 from millijoule import execute
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, arithmetic, simplify
@@ -23,7 +24,7 @@ from millijoule.graph.bounds import accumulator_bounds, stored_bounds
 from millijoule.graph.conversion import integer_graph
 from millijoule.quantize import OBSERVERS, dynamic, flash_bytes, static
 from millijoule.quantize.bias_correction import correct_biases
-from millijoule.quantize.compare import paired_interval, sqnr
+from millijoule.quantize.compare import real_values
 from millijoule.quantize.static import calibrate, ranges_from
 
 
@@ -84,8 +85,7 @@ def main() -> None:
     photos = photographs(options.data / "cars_body10.parquet", options.cache)
     graph = baseline_graph(options.data / "weights" / "baseline_mbv2_0.35_cars.safetensors")
     simplified = simplify(graph)
-    count = min(options.limit or len(photos.labels), len(photos.labels))
-    chosen = np.unique(np.linspace(0, len(photos.labels) - 1, count).round().astype(np.int64))
+    chosen = evenly(len(photos.labels), options.limit)
     pictures, labels = np.ascontiguousarray(photos.pictures[chosen]), photos.labels[chosen]
 
     statistics = {}
@@ -130,32 +130,21 @@ def main() -> None:
     reference = execute.run(simplified, pictures)[simplified.outputs[0]].astype(np.float64)
     right = reference.argmax(axis=1) == labels
     print(f"# {len(labels)} photographs; float: {right.sum()} right, {100 * right.mean():.2f} %", flush=True)
-    print("| row | accuracy | drop | changed | lost/won | SQNR dB | flash bytes |\n|---|---|---|---|---|---|---|")
+    print(HEADER.format(sizes="flash bytes"))
     for name in options.rows or rows:
         first: np.ndarray | None = None
         for rule in options.rounding if name.startswith(("static", "data_free")) else ["float sums"]:
             model = rows[name](rule)
             stored = execute.run(model, pictures)[model.outputs[0]].astype(np.float64)
-            quant = model.tensor(model.outputs[0]).quant
-            logits = stored if quant is None else (stored - quant.scalar_zero_point) * quant.scalar_scale
-            predicted = stored.argmax(axis=1)
-            now = predicted == labels
-            lost, won = int((right & ~now).sum()), int((~right & now).sum())
-            interval = paired_interval(lost, won, len(labels))
-            changed = int((predicted != reference.argmax(axis=1)).sum())
-            print(
-                f"| {name}, {rule} | {100 * now.mean():.2f} | {100 * (won - lost) / len(labels):+.2f} "
-                f"+-{(interval.high - interval.low) / 2:.2f} | {changed} ({100 * changed / len(labels):.1f} %) | "
-                f"{lost}/{won} | {sqnr(reference, logits):.2f} | {flash_bytes(model):,} |",
-                flush=True,
-            )
+            found = figures(reference, real_values(model, model.outputs[0], stored), labels)
+            print(found.line(f"{name}, {rule}", f"{flash_bytes(model):,}"), flush=True)
             if rule == "mulhi":
                 print(f"# mulhi: {mulhi_error(model)}")
             if first is None:
                 first = stored
                 continue
             apart = np.abs(stored - first)
-            moved = int((predicted != first.argmax(axis=1)).sum())
+            moved = int((stored.argmax(axis=1) != first.argmax(axis=1)).sum())
             print(
                 f"# {rule} against {options.rounding[0]}: {100 * (apart > 0).mean():.2f} % of the logits differ, by "
                 f"{apart[apart > 0].mean() if apart.any() else 0:.2f} steps on average, {apart.max():.0f} at most; "

@@ -1,6 +1,6 @@
 """Mixed 4- and 8-bit weights of the reference network: bytes as compiled, accuracy on its photographs.
 
-    python benchmarks/accuracy_mixed.py --data ../shared/data --cache ../prepared --limit 348 --share 60 70 80
+    python benchmarks/accuracy/mixed.py --data ../shared/data --cache ../prepared --limit 348 --share 60 70 80
 
 For each share of the int8 network's flash: one row in the columns of docs/results/static_baseline.md.
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from baseline import baseline_graph, photographs
+from figures import HEADER, evenly, figures, real_logits
 
 from millijoule import execute
 from millijoule.compile import HOST, compile_graph
 from millijoule.compile.explain import four_bits
 from millijoule.graph import Graph, simplify
-from millijoule.quantize.compare import paired_interval, sqnr
 from millijoule.quantize.mixed import mixed
 
 
@@ -43,14 +43,12 @@ def main() -> None:
     options = parser.parse_args()
     photos = photographs(options.data / "cars_body10.parquet", options.cache)
     graph = baseline_graph(options.data / "weights" / "baseline_mbv2_0.35_cars.safetensors")
-    count = min(options.limit or len(photos.labels), len(photos.labels))
-    chosen = np.unique(np.linspace(0, len(photos.labels) - 1, count).round().astype(np.int64))
+    chosen = evenly(len(photos.labels), options.limit)
     pictures, labels = np.ascontiguousarray(photos.pictures[chosen]), photos.labels[chosen]
     reference = execute.run(simplify(graph), pictures)[graph.outputs[0]].astype(np.float64)
     right = reference.argmax(axis=1) == labels
     print(f"# {len(labels)} photographs; float: {right.sum()} right, {100 * right.mean():.2f} %", flush=True)
-    print("| share | accuracy | drop | changed | lost/won | SQNR dB | flash bytes | layers with 4 bits | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(HEADER.format(sizes="flash bytes"))
     for share in options.share:
         began = time.perf_counter()
         found = mixed(
@@ -61,22 +59,10 @@ def main() -> None:
             refusals=refusals,
         )
         seconds = time.perf_counter() - began
-        model = found.graph
-        stored = execute.run(model, pictures)[model.outputs[0]].astype(np.float64)
-        quant = model.quant(model.outputs[0])
-        logits = (stored - quant.scalar_zero_point) * quant.scalar_scale
-        now = stored.argmax(axis=1) == labels
-        lost, won = int((right & ~now).sum()), int((~right & now).sum())
-        interval = paired_interval(lost, won, len(labels))
-        changed = int((stored.argmax(axis=1) != reference.argmax(axis=1)).sum())
+        result = figures(reference, real_logits(found.graph, pictures), labels)
+        print(result.line(f"{share:g} %", f"{found.bytes:,}"), flush=True)
         four = sum(bits == 4 for bits in found.weight_bits.values())
-        print(
-            f"| {share:g} % | {100 * now.mean():.2f} | {100 * (won - lost) / len(labels):+.2f} "
-            f"+-{(interval.high - interval.low) / 2:.2f} | {changed} ({100 * changed / len(labels):.1f} %) | "
-            f"{lost}/{won} | {sqnr(reference, logits):.2f} | {found.bytes:,} | {four} of {len(found.weight_bits)} | "
-            f"{seconds:.0f} |",
-            flush=True,
-        )
+        print(f"# 4 bits in {four} of {len(found.weight_bits)} layers; {seconds:.0f} s", flush=True)
         wide = [name for name, bits in found.weight_bits.items() if bits == 8]
         print(f"# int8 {found.bytes_at_eight:,}, held back {found.sqnr:.2f} dB; 8 bits: {', '.join(wide)}", flush=True)
         near = [f"{size:,}: {level:.2f}" for size, level, _ in found.frontier[:: max(1, len(found.frontier) // 12)]]
