@@ -138,8 +138,8 @@ def test_the_mean_of_a_result_is_part_of_its_block(kind: str, rounding: str) -> 
     net = Net((17, 19, 3))
     graph = net.build(build(net), pooled=False, rounding=rounding)
     block = find_blocks(graph, row_layers(graph))[-1]
-    assert [node.op for node in block.nodes if node.op != "normalize"] == operators
-    assert block.mean is not None and block.output == block.mean.output
+    assert [node.op for node in block.nodes if node.op != "normalize"] == [*operators, "dense"]
+    assert block.mean is not None and block.dense is not None and block.output == block.dense.output
     same_bits(graph, compile_graph(graph, self_test=False))
 
 

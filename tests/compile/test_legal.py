@@ -146,7 +146,8 @@ def test_what_the_row_kernels_cannot_do_falls_back_and_is_exact(
         assert middle(graph).output not in row_layers(graph)
     program = exact(graph)
     assert (kernel_of(program, "middle") == "mj_rows_s8") is (why is None)
-    assert kernel_of(program, "before") == kernel_of(program, "behind") == "mj_rows_s8"
+    assert kernel_of(program, "before") == "mj_rows_s8"
+    assert kernel_of(program, "behind").startswith("mj_rows_s8")
     exact(graph, "plain")
 
 

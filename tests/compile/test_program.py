@@ -106,7 +106,7 @@ def test_tensors_that_are_needed_together_never_share_bytes(graph: Graph) -> Non
         if written[b] == last.get(a) and place[a][0] < place[b][1] and place[b][0] < place[a][1]:
             layer = program.layers[written[b]]
             in_place = place[a] == place[b] and layer.operator in ("normalize", "add", "clamp")
-            assert in_place or layer.kernel == "mj_rows_s8"
+            assert in_place or layer.kernel.startswith("mj_rows_s8")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -75,7 +75,7 @@ def check_rows(program: Program, layer: LayerMoments) -> None:
     windows = [dims for memory in memories for dims in (memory.conv, memory.filter) if dims is not None]
     needs = [first_complete(windows, row) for row in range(layer.result_rows)]
     if memories[-1].block.mean is not None:
-        needs = [layer.rows]
+        needs = [layer.rows + (memories[-1].block.dense is not None)]  # by a dense layer behind the rows
     first, home, graph = memories[0].block, program.schedule.home, program.graph
     dynamic = isinstance(memories[0], DynamicMemory)
     moments = [moment for moment in layer.moments if moment.label in ("", "result")]
@@ -99,7 +99,9 @@ def check_rows(program: Program, layer: LayerMoments) -> None:
             assert any(part.offset <= begin and begin + row <= part.offset + part.bytes for part in used)
         if dies:
             assert sum(part.bytes for part in used) == len(waiting) * row
-    result = [part for part in moments[-1].parts if part.kind == "result"]
+    assert [moment.label for moment in layer.moments].count("dense") == int(memories[-1].block.dense is not None)
+    result = [part for part in layer.moments[-1].parts if part.kind == "result"]
+    assert layer.moments[-1].written == layer.result_rows
     assert sum(part.bytes for part in result) >= graph.tensor(step.node.output).bytes
 
 

@@ -130,6 +130,12 @@ def _block(block: Mapping[str, Any]) -> str:
         parts.append(
             f"sums for the mean instead of the result, {block['mean']['channels_at_a_time']} channels at a time"
         )
+    if "dense" in block:
+        dense = block["dense"]
+        parts.append(
+            f"then {dense['kernel']} from {dense['means']:,} means, which lie over their sums, to "
+            f"{dense['features']:,} features, its scratch memory over {dense['scratch_over']}"
+        )
     if "kept" in block:
         parts.append(f"{block['kept']['rows']} input rows kept ({block['kept']['bytes']:,} bytes)")
     if block["groups_bytes"]:

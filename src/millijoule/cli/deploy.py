@@ -115,7 +115,7 @@ def compile_command(
     for layer in program.layers:
         shape = "x".join(str(extent) for extent in layer.out_shape)
         numbers = (f"{value:,}" for value in (layer.macs, layer.weight_bytes, layer.live_bytes))
-        table.add_row(layer.name, layer.kernel.removeprefix("mj_"), shape, *numbers)
+        table.add_row(layer.name, layer.kernel.replace("mj_", ""), shape, *numbers)
     _print(table)
     typer.echo(f"target     {program.target}, {program.kernels} kernels")
     typer.echo(f"arena      {program.arena_bytes:,} bytes; no plan can be smaller than {program.plan.lower_bound:,}")

@@ -159,15 +159,26 @@ def _layer(emission: Emission, step: Step, call: Call) -> str:
         )
     if step.macs:
         text += f", {step.macs} MACs"
-    structures = "".join(f"    {_structure(item)}\n" for item in call.structures)
+    structures = _structures(call)
     copies = ""
     for name, offset in call.staged.items():
         constant = f"mj_constants_{step.index:03d}.{name}"
         copies += f"    __builtin_memcpy(MJ_AT(uint8_t, {offset}), {constant}, sizeof {constant});\n"
     if emission.streamed and step.index == 0:
-        return first_layer(step, call, comment(text), structures, copies)
-    statement = f"    {call.kernel}({', '.join(call.arguments)});"
-    return f"{comment(text)}\nMJ_LAYER {step.symbol}(void)\n{{\n{structures}{copies}{_wrapped(statement)}\n}}\n"
+        behind = "" if call.then is None else _structures(call.then) + _statement(call.then)
+        return first_layer(step, call, comment(text), structures, copies, behind)
+    body = structures + copies + _statement(call)
+    if call.then is not None:
+        body = _structures(call.then) + body + _statement(call.then)
+    return f"{comment(text)}\nMJ_LAYER {step.symbol}(void)\n{{\n{body}}}\n"
+
+
+def _structures(call: Call) -> str:
+    return "".join(f"    {_structure(item)}\n" for item in call.structures)
+
+
+def _statement(call: Call) -> str:
+    return _wrapped(f"    {call.kernel}({', '.join(call.arguments)});") + "\n"
 
 
 def _structure(item: Structure) -> str:
@@ -255,7 +266,7 @@ static int32_t largest(const {kind} *logits)
 
 def _run_function(emission: Emission, loop: str, record: str) -> str:
     if emission.streamed:
-        return run_stream(emission.schedule.steps[0], loop, record)
+        return run_stream(emission.schedule.steps[0], emission.calls[0], loop, record)
     return f"""int mj_run(mj_result *result)
 {{
     if (result == NULL) {{

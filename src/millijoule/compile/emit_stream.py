@@ -6,6 +6,8 @@ that the linker leaves it out where nothing asks for it.
 
 from __future__ import annotations
 
+from textwrap import indent
+
 from millijoule.compile.emission import Emission, title
 from millijoule.compile.lower import Call
 from millijoule.compile.schedule import Step
@@ -37,7 +39,7 @@ FEED = """\
 """The golden picture, row by row."""
 
 
-def first_layer(step: Step, call: Call, note: str, structures: str, copies: str) -> str:
+def first_layer(step: Step, call: Call, note: str, structures: str, copies: str, behind: str = "") -> str:
     """The layer that reads the picture, in parts.
 
     Args:
@@ -46,7 +48,9 @@ def first_layer(step: Step, call: Call, note: str, structures: str, copies: str)
         note: the comment above it.
         structures: its parameters.
         copies: statements that copy its weights.
+        behind: parameters and calls of what follows its last row.
     """
+    end = f"    if (row == NULL) {{ /* behind the last row */\n{indent(behind, '    ')}    }}\n" if behind else ""
     return f"""{note}
 static const mj_rows *first_layer(void)
 {{
@@ -58,7 +62,7 @@ MJ_LAYER {step.symbol}(const uint8_t *row, int32_t count)
     for (; count > 0; --count, row += MJ_INPUT_WIDTH * MJ_INPUT_CHANNELS) {{
         mj_rows_push(row, first_layer());
     }}
-}}
+{end}}}
 
 void mj_begin(void)
 {{
@@ -72,14 +76,16 @@ void mj_push_row(const uint8_t *row)
 """
 
 
-def run(step: Step, loop: str, record: str) -> str:
+def run(step: Step, call: Call, loop: str, record: str) -> str:
     """`mj_finish` and `mj_run`.
 
     Args:
         step: the layer that reads the picture.
+        call: its call of the row engine.
         loop: statements that run the other layers and fill the result.
         record: a statement that keeps the checksum of layer `layer`, or nothing.
     """
+    end = f"    {step.symbol}(NULL, 0);\n" if call.then is not None else ""
     kept = f"    {{\n        const int layer = 0;\n{record}    }}\n" if record else ""
     return f"""int mj_finish(mj_result *result)
 {{
@@ -87,7 +93,7 @@ def run(step: Step, loop: str, record: str) -> str:
         return MJ_ERROR_ARGUMENT;
     }}
     mj_rows_end(first_layer());
-{kept}{loop}    return MJ_OK;
+{end}{kept}{loop}    return MJ_OK;
 }}
 
 int mj_run(mj_result *result)

@@ -16,14 +16,14 @@ from millijoule.compile.fit import RESOLUTION_STEP, at_resolution, at_width
 from millijoule.compile.legal import refusal, row_layers
 from millijoule.compile.objective import options_for, planned
 from millijoule.compile.plan import Buffer
-from millijoule.compile.program import Program
+from millijoule.compile.program import Layer, Program
 from millijoule.compile.rows import RowMemory, chunk_pixels, filter_chunk, kept_rows
 from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Step, layer_name
 from millijoule.errors import UnsupportedError
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, mode
 from millijoule.graph.bounds import stored_bounds
-from millijoule.kernels import assembly_source
+from millijoule.kernels import assembly_source, dims_of
 
 __all__ = ["explain_program", "four_bits", "timeline"]
 
@@ -116,7 +116,7 @@ def _layer(program: Program, step: Step, reasons: dict[str, str]) -> dict[str, A
         "weight_bytes": layer.weight_bytes,
         "scratch_bytes": step.scratch_bytes,
         "live_bytes": layer.live_bytes,
-        "blocks": [_block(memory) for memory in step.rows],
+        "blocks": [_block(graph, layer, memory) for memory in step.rows],
         "overlaps": list(_overlaps(program, step)),
         "memory": _timeline_of(program, step),
         "staged": [
@@ -134,7 +134,7 @@ def _timeline_of(program: Program, step: Step) -> list[dict[str, Any]]:
     return sorted(_parts(program, step), key=lambda item: (item["offset"], item["name"]))
 
 
-def _block(memory: RowMemory) -> dict[str, Any]:
+def _block(graph: Graph, layer: Layer, memory: RowMemory) -> dict[str, Any]:
     block, sizes = memory.block, {name: size for name, (_, size) in memory.parts.items()}
     values: dict[str, Any] = {
         "layers": [layer_name(node) for node in block.nodes],
@@ -160,6 +160,14 @@ def _block(memory: RowMemory) -> dict[str, Any]:
         values["made_again"] = {"channels_at_a_time": memory.slice, "kept_input_bytes": sizes["conv_groups"]}
     if block.mean is not None:
         values["mean"] = {"channels_at_a_time": memory.slice or memory.last.out_channels}
+    if block.dense is not None:
+        values["dense"] = {
+            "layer": layer_name(block.dense),
+            "means": memory.last.out_channels,
+            "features": dims_of(graph, block.dense).out_channels,
+            "kernel": layer.kernel.split(" + ")[-1],
+            "scratch_over": memory.prepared,
+        }
     if "kept" in sizes:
         values["kept"] = {"rows": kept_rows(block, memory.dims), "bytes": sizes["kept"]}
     values["groups_bytes"] = sizes.get("groups", 0)

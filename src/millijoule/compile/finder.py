@@ -11,13 +11,27 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from millijoule.compile.plan import aligned
 from millijoule.graph import Graph, Node, mode
-from millijoule.kernels import Dims, dims_of
+from millijoule.kernels import Dims, dims_of, kernels_for
 
-__all__ = ["POINTWISE", "Block", "Finder", "find_blocks", "geometry_allows", "mean_saves", "pointwise"]
+__all__ = [
+    "CHANNEL_BYTES",
+    "POINTWISE",
+    "Block",
+    "Finder",
+    "dense_fits",
+    "find_blocks",
+    "geometry_allows",
+    "mean_saves",
+    "pointwise",
+]
 
 POINTWISE = ((1, 1), (1, 1), (0, 0, 0, 0))
 """Window, stride and padding of a pointwise convolution."""
+CHANNEL_BYTES = 16
+"""RAM for the prepared requantisation of a channel of the last convolution, at least: half an mj_pair, or an mj_filter
+without taps."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,7 @@ class Block:
         project: a pointwise convolution of that one's result.
         add: the sum of the result and another map.
         mean: the mean over all pixels of the result, which is stored nowhere itself.
+        dense: a dense layer of the means, which lie in scratch memory.
     """
 
     normalize: Node | None = None
@@ -39,17 +54,18 @@ class Block:
     project: Node | None = None
     add: Node | None = None
     mean: Node | None = None
+    dense: Node | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The layers in order."""
-        layers = (self.normalize, self.conv, self.filter, self.project, self.add, self.mean)
+        layers = (self.normalize, self.conv, self.filter, self.project, self.add, self.mean, self.dense)
         return tuple(layer for layer in layers if layer is not None)
 
     @property
     def alone(self) -> bool:
-        """Whether it is a convolution by itself, or the mean of one."""
-        return [node for node in self.nodes if node is not self.mean] == [self.conv]
+        """Whether it is a convolution by itself, or the mean of one, or a dense layer of that."""
+        return [node for node in self.nodes if node is not self.mean and node is not self.dense] == [self.conv]
 
     @property
     def input(self) -> str:
@@ -158,7 +174,7 @@ def find_blocks(graph: Graph, able: Collection[str]) -> tuple[Block, ...]:
 
 
 class _IntegerFinder(Finder[Block]):
-    """Finds `[normalize] [conv2d] [depthwise_conv2d] [pointwise] [add] [mean]`, each part present or not."""
+    """Finds `[normalize] [conv2d] [depthwise_conv2d] [pointwise] [add] [mean] [dense]`, each part present or not."""
 
     def block(self, first: Node) -> Block | None:
         """See `Finder.block`."""
@@ -174,7 +190,8 @@ class _IntegerFinder(Finder[Block]):
             project = None
         last = project or last
         added = self.addition(last)
-        return Block(self.normalization(conv), conv, depthwise, project, added, self.mean(first, last, added))
+        mean = self.mean(first, last, added)
+        return Block(self.normalization(conv), conv, depthwise, project, added, mean, self.dense(mean))
 
     def mean(self, first: Node, last: Node, added: Node | None) -> Node | None:
         """The mean over all pixels of a result, where sums need less memory than the map."""
@@ -182,6 +199,15 @@ class _IntegerFinder(Finder[Block]):
         if reader is None or reader.op != "mean" or mode(self.graph, reader) != "integer":
             return None
         return reader if mean_saves(dims_of(self.graph, first), dims_of(self.graph, last)) else None
+
+    def dense(self, mean: Node | None) -> Node | None:
+        """The dense layer that alone reads the means, right behind them, where it needs no more memory than they do."""
+        reader = None if mean is None else self.only_reader(mean)
+        if mean is None or reader is None or reader.op != "dense" or mode(self.graph, reader) != "integer":
+            return None
+        if reader.inputs[0] != mean.output or self.place[reader.output] != self.place[mean.output] + 1:
+            return None
+        return reader if dense_fits(dims_of(self.graph, reader)) else None
 
     def complete(self, name: str, last: Node) -> bool:
         """See `Finder.complete`; the graph's input is complete from the start."""
@@ -195,6 +221,15 @@ def mean_saves(first: Dims, last: Dims) -> bool:
     row = -(-last.out_width // 4) * 4 * (last.out_channels + 1)
     size = last.out_height * last.out_width * last.out_channels
     return row + 4 * last.out_channels < size - first.in_elements
+
+
+def dense_fits(dims: Dims) -> bool:
+    """Whether a dense layer behind means finds room in memory that their block is done with, so that the arena cannot
+    grow by it: its result takes no more than the means would, its scratch no more than the prepared requantisation.
+    """
+    kernels = kernels_for("dense", "integer", dims)
+    scratch = max(kernel.scratch_bytes(dims) for kernel in kernels)
+    return aligned(dims.out_channels) <= aligned(dims.in_channels) and scratch <= CHANNEL_BYTES * dims.in_channels
 
 
 def pointwise(graph: Graph, node: Node) -> bool:

@@ -46,7 +46,8 @@ class Structure:
 class Call:
     """A kernel call. `arguments` are C expressions; `sources` are the C functions that it needs, itself included.
 
-    `staged` is where in the arena constants are copied to before it, by name.
+    `staged` is where in the arena constants are copied to before it, by name. `then` is a further call behind it, with
+    structures of its own; its constants and sources are among those of the first one.
     """
 
     kernel: str
@@ -55,6 +56,7 @@ class Call:
     constants: tuple[Constant, ...] = ()
     structures: tuple[Structure, ...] = ()
     staged: Mapping[str, int] = field(default_factory=dict)
+    then: Call | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Layer:
         node: the operation.
         kernel: the kernel that packs its weights.
         staged: where in the arena copies of constants lie while it runs, by name; the others are read from flash.
+        constants: those so far.
+        prefix: what names of constants begin with.
     """
 
     graph: Graph
@@ -79,6 +83,7 @@ class Layer:
     kernel: Kernel
     staged: Mapping[str, int] = field(default_factory=dict)
     constants: list[Constant] = field(default_factory=list)
+    prefix: str = ""
 
     @property
     def data(self) -> str:
@@ -112,6 +117,7 @@ class Layer:
 
     def flash(self, name: str, value: Array) -> str:
         """Puts an array into the layer's block of constants and returns the C expression of its first element."""
+        name = self.prefix + name
         self.constants.append(Constant(name, np.ascontiguousarray(value).ravel()))
         if name in self.staged:
             return f"MJ_AT(const {C_TYPES[value.dtype.name]}, {self.staged[name]})"
@@ -119,7 +125,7 @@ class Layer:
 
     def call(self, *arguments: str, structures: tuple[Structure, ...] = ()) -> Call:
         """The call of the layer's kernel."""
-        kernel = self.step.kernel
+        kernel = self.kernel
         return Call(kernel.name, (kernel.name,), arguments, tuple(self.constants), structures, self.staged)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from millijoule.compile._row_fields import RowLowering, filter_fields
 from millijoule.compile.legal import row_numbers
-from millijoule.compile.lower import Call, Layer, Structure, add_structure
+from millijoule.compile.lower import LOWERINGS, Call, Layer, Structure, add_structure
 from millijoule.compile.rows import RowMemory, kept_rows, lead, prefix, row_distance, tile_pairs
 from millijoule.compile.staging import Copy
 from millijoule.graph import Node, arithmetic
-from millijoule.kernels import ROWS_AGAIN, ROWS_MEAN, UNPACK, Dims, dims_of, filter_row, pack_lane_nibbles
+from millijoule.kernels import ROWS_AGAIN, ROWS_MEAN, UNPACK, Dims, Kernel, dims_of, filter_row, pack_lane_nibbles
 
 __all__ = ["filter_kernel", "lane_order", "lower_rows", "pack_lanes"]
 
@@ -145,6 +145,23 @@ class _Lowering(RowLowering):
         }
         return self.structure("mj_rows_mean", "mean", fields)
 
+    def dense(self, node: Node, kernel: Kernel) -> Call:
+        """The dense layer behind the mean: the means lie over the sums that they were made of, its scratch memory over
+        what nobody needs once the last row is made.
+        """
+
+        def address(name: str) -> str:
+            return self.part("sums", "int8_t") if name == node.inputs[0] else self.layer.address(name)
+
+        scratch = self.part(self.memory.prepared, "uint8_t")
+        names = f"{self.prefix}dense_"
+        call = LOWERINGS[node.op, self.layer.step.mode](
+            replace(self.layer, address=address, scratch=scratch, node=node, kernel=kernel, prefix=names)
+        )
+        for name in call.sources:
+            self.uses(name)
+        return replace(call, constants=(), staged={})
+
     def flash(self, name: str, value: npt.NDArray[Any]) -> str:
         """Puts an array into the layer's constants and returns the C expression of its first element."""
         return self.layer.flash(self.prefix + name, value)
@@ -158,7 +175,7 @@ def lower_rows(
     layer: Layer,
     memories: Sequence[RowMemory],
     scratch: int,
-    add_kernel: Callable[[Node], str],
+    kernel_of: Callable[[Node], Kernel],
     copies: Mapping[str, Copy] | None = None,
 ) -> Call:
     """The call of the row engine for a block, or for several that hand their rows on.
@@ -167,29 +184,34 @@ def lower_rows(
         layer: the blocks' step; their constants go into one block of constants.
         memories: what the scratch memory holds.
         scratch: where in the arena it begins.
-        add_kernel: the kernel of an addition.
+        kernel_of: the kernel of an addition or a dense layer.
         copies: places in the arena for constants; one that is smaller than its constant holds tiles of it.
     """
     sources: list[str] = ["mj_rows_s8"]
     structures: list[Structure] = []
+    result = layer.address(memories[-1].block.output)
+    then: Call | None = None
     for index, memory in reversed(list(enumerate(memories))):
         parts = _Lowering(layer, memory, scratch, structures, sources, copies or {}, prefix(index))
-        fields = _fields(parts, add_kernel)
+        fields = _fields(parts, kernel_of)
+        if memory.block.dense is not None:
+            result, then = parts.part("sums", "int8_t"), parts.dense(memory.block.dense, kernel_of(memory.block.dense))
         if memory.feeds:
             fields["next"] = f"&{prefix(index + 1)}rows"
         parts.structure("mj_rows", "rows", fields)
-    first, last = memories[0].block, memories[-1].block
+    first = memories[0].block
     return Call(
         "mj_rows_s8",
         tuple(dict.fromkeys(sources)),
-        (layer.address(first.input), layer.address(last.output), "&rows"),
+        (layer.address(first.input), result, "&rows"),
         tuple(layer.constants),
         tuple(structures),
         layer.staged,
+        then,
     )
 
 
-def _fields(parts: _Lowering, add_kernel: Callable[[Node], str]) -> dict[str, str]:
+def _fields(parts: _Lowering, kernel_of: Callable[[Node], Kernel]) -> dict[str, str]:
     """The mj_rows of one block."""
     layer, memory = parts.layer, parts.memory
     graph, block = layer.graph, memory.block
@@ -231,7 +253,7 @@ def _fields(parts: _Lowering, add_kernel: Callable[[Node], str]) -> dict[str, st
     if block.add is not None and block.residual is not None:
         sums = add_structure(graph, block.add)
         fields |= {
-            "sum": parts.uses(add_kernel(block.add)),
+            "sum": parts.uses(kernel_of(block.add).name),
             "add": parts.structure(sums.type, sums.name, dict(sums.fields)),
             "result_left": str(int(block.add.inputs[0] == block.last_product.output)),
         }

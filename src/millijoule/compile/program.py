@@ -50,7 +50,7 @@ class Layer:
         name: the layer name that the user knows.
         operator: a key of `millijoule.graph.OPERATORS`; two with a plus sign for a fused layer.
         mode: "integer", "dynamic" or "float".
-        kernel: the C function that does the work.
+        kernel: the C function that does the work; two with a plus sign where a dense layer follows the rows.
         symbol: the C function of this layer, by which profiles attribute cycles.
         macs: multiply-accumulate operations for one picture.
         in_shape: shape of its first input.
@@ -232,7 +232,7 @@ def compile_graph(
             step.name,
             step.operator,
             step.mode,
-            call.kernel,
+            call.kernel if call.then is None else f"{call.kernel} + {call.then.kernel}",
             step.symbol,
             step.macs,
             graph.tensor(step.operands[0]).shape,
@@ -281,7 +281,7 @@ def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, 
             place = parts.quantized.get(step.index)
             start = None if place is None else plan.buffer(place).offset
             return lower_rows_dynamic(layer, step.rows[0], offset, start, plain=kernels == "plain")
-        return lower_rows(layer, step.rows, offset, lambda node: choose(graph, node, kernels).name, copies)
+        return lower_rows(layer, step.rows, offset, lambda node: choose(graph, node, kernels), copies)
 
     return tuple(call(step) for step in parts.steps)
 

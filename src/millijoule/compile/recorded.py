@@ -27,12 +27,15 @@ Winners = Mapping[str, RowOptions]
 
 
 def shape_key(graph: Graph, block: Block) -> str:
-    """What decides how fast a block is: its layers with their sizes, and the rounding rule.
+    """What decides how fast a block is: its layers with their sizes, and the rounding rule. A dense layer at its end
+    runs once, whatever the options, and is left out.
 
     Example: ``conv2d 56x56x16-56x56x96 k1x1 s1x1; depthwise_conv2d ...; single``.
     """
     parts = []
     for node in block.nodes:
+        if node is block.dense:
+            continue
         if not node.op.endswith("conv2d"):
             parts.append(node.op)
             continue

@@ -7,7 +7,8 @@ how far the two may overlap (`rows.overlap_distance`). What a block keeps beside
 parameters) is there from its first row to its last.
 
 Dynamic chains run over their input several times: each pass is one moment, the last one, which writes the result, one
-moment per row (as planned: where sums are stored, it need not read the input again). Layers of one operation are one
+moment per row (as planned: where sums are stored, it need not read the input again). A dense layer behind a mean is one
+more moment: by then the block is done with its input and with all memory but the means. Layers of one operation are one
 moment.
 """
 
@@ -20,9 +21,10 @@ from typing import Any
 
 from millijoule.compile.plan import Buffer
 from millijoule.compile.program import Program
-from millijoule.compile.rows import _rows_read, _sizes_of, slack_bytes
+from millijoule.compile.rows import rows_read, sizes_of, slack_bytes
 from millijoule.compile.rows_dynamic import DynamicMemory
-from millijoule.compile.schedule import Step
+from millijoule.compile.schedule import Step, layer_name
+from millijoule.kernels import choose, dims_of
 
 __all__ = ["KINDS", "LayerMoments", "Moment", "Part", "layer_moments", "row_timeline"]
 
@@ -62,7 +64,7 @@ class Moment:
     """What is in use when so many rows have been read and written.
 
     Attributes:
-        label: the pass, where a layer has several.
+        label: the pass, where a layer has several, or "dense" for a dense layer behind the rows.
         read: rows of the input that this pass has read.
         written: rows of the result that are there.
         parts: in the order of their offsets; no two share a byte.
@@ -117,12 +119,12 @@ def _flow(program: Program, step: Step) -> _Flow:
     """The rows of a block, or of several that hand rows to each other, when 0, 1, ... rows have been read."""
     memories, first = step.rows, step.rows[0].block
     read = _result_read(program, step)
-    rows = _sizes_of(first, memories[0].dims)[0].in_height
+    rows = sizes_of(first, memories[0].dims)[0].in_height
     written = tuple(bisect_right(read, count) for count in range(rows + 1))
     needed = tuple(range(rows + 1))
     added = written
     if first.residual is not None and (len(memories) > 1 or first.mean is not None):
-        complete = _rows_read(_sizes_of(first, memories[0].dims))
+        complete = rows_read(sizes_of(first, memories[0].dims))
         added = tuple(bisect_right(complete, count) for count in range(rows + 1))
     if first.residual == first.input and not isinstance(memories[0], DynamicMemory):
         # a row is read again when it is added to the result of the first block
@@ -132,10 +134,11 @@ def _flow(program: Program, step: Step) -> _Flow:
 
 def _result_read(program: Program, step: Step) -> list[int]:
     """For each row of the result: how many rows of the input have been read when it is written."""
-    layers = [dims for memory in step.rows for dims in _sizes_of(memory.block, memory.dims)]
-    if step.rows[-1].block.mean is not None:  # one row, written at the end
-        return [layers[0].in_height]
-    return _rows_read(layers)
+    layers = [dims for memory in step.rows for dims in sizes_of(memory.block, memory.dims)]
+    last = step.rows[-1].block
+    if last.mean is not None:  # one row, written at the end, or by the dense layer behind it
+        return [layers[0].in_height + int(last.dense is not None)]
+    return rows_read(layers)
 
 
 def layer_moments(program: Program) -> tuple[LayerMoments, ...]:
@@ -168,6 +171,29 @@ def _rows(program: Program, step: Step, flow: _Flow) -> Iterator[Moment]:
     for count in range(flow.rows + 1):
         parts = [part for buffer in moving for part in _moving(program, step, flow, buffer, count)]
         yield _moment("", count, flow.written[count], [*fixed, *parts])
+    if step.rows[-1].block.dense is not None:
+        yield _dense(program, step, flow)
+
+
+def _dense(program: Program, step: Step, flow: _Flow) -> Moment:
+    """A dense layer behind a mean: the means over their sums, its scratch memory over a part of the block's, its
+    result, and buffers of other layers.
+    """
+    memory, start = step.rows[-1], program.plan.buffer(program.schedule.scratch[step.index]).offset
+    block = memory.block
+    assert block.mean is not None and block.dense is not None
+    dims = dims_of(program.graph, block.dense)
+    kernel = choose(program.graph, block.dense, program.kernels)
+    fixed, moving = _buffers(program, step)
+    result = program.plan.buffer(program.schedule.home[step.node.output])
+    parts = [part for part in fixed if part.kind != "staged"]
+    for buffer in moving:
+        if buffer is result:
+            parts.append(Part(step.node.output, "result", buffer.offset, program.graph.tensor(step.node.output).bytes))
+    parts.append(Part(block.mean.output, "scratch", start + memory.parts["sums"][0], dims.in_channels))
+    scratch = start + memory.parts[memory.prepared][0]
+    parts.append(Part(f"scratch of {layer_name(block.dense)}", "scratch", scratch, kernel.scratch_bytes(dims)))
+    return _moment("dense", flow.rows, 1, parts)
 
 
 def _buffers(program: Program, step: Step) -> tuple[list[Part], list[Buffer]]:
@@ -243,7 +269,7 @@ def _moving(program: Program, step: Step, flow: _Flow, buffer: Buffer, count: in
     """A result as far as it is there, or an input as far as it is needed, when `count` rows have been read."""
     home, first = program.schedule.home, step.rows[0].block
     if buffer.name == home[step.node.output]:
-        yield _result(program, step, flow, buffer, flow.written[count], done=count == flow.rows)
+        yield _result(program, step, flow, buffer, flow.written[count])
     elif first.input in home and buffer.name == home[first.input]:
         yield _waiting(program.graph.tensor(first.input).bytes, first.input, buffer, flow.rows, flow.needed[count])
     else:  # another map that is added, row by row
@@ -252,10 +278,10 @@ def _moving(program: Program, step: Step, flow: _Flow, buffer: Buffer, count: in
         yield _waiting(total, first.residual, buffer, max(flow.added), flow.added[count])
 
 
-def _result(program: Program, step: Step, flow: _Flow, buffer: Buffer, written: int, *, done: bool) -> Part:
+def _result(program: Program, step: Step, flow: _Flow, buffer: Buffer, written: int) -> Part:
     """Its rows, and what the kernel writes behind the last of them."""
     total, last = program.graph.tensor(step.node.output).bytes, step.rows[-1]
-    size = total if done else written * (total // flow.result_rows)
+    size = total if written == flow.result_rows else written * (total // flow.result_rows)
     behind = 0 if not written or isinstance(last, DynamicMemory) else slack_bytes(last)
     return Part(step.node.output, "result", buffer.offset, min(size + behind, buffer.bytes))
 
@@ -290,7 +316,7 @@ def _passes(program: Program, step: Step, flow: _Flow) -> Iterator[Moment]:
         stay = [Part(buffer.name, "input", buffer.offset, buffer.bytes) for buffer in inputs]
         yield _moment(label, flow.rows, 0, [*fixed, *scratch, *stay, *ints])
     for count in range(flow.rows + 1):
-        parts = [_result(program, step, flow, result, flow.written[count], done=count == flow.rows)]
+        parts = [_result(program, step, flow, result, flow.written[count])]
         for buffer in inputs:
             # floats that are added, or the picture
             name = block.input if block.normalize is not None else block.residual or block.input

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from millijoule.compile.finder import POINTWISE, Block
+from millijoule.compile.finder import CHANNEL_BYTES, POINTWISE, Block
 from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
 from millijoule.compile.plan import aligned
 from millijoule.graph import Graph
@@ -28,17 +28,22 @@ __all__ = [
     "can_feed",
     "cascade_of",
     "chains",
+    "fits_one_row",
+    "has_window",
     "memory_of",
+    "one_row",
     "overlap_distance",
     "pair_bytes",
     "prefix",
+    "rows_read",
+    "sizes_of",
     "slack_bytes",
     "tile_pairs",
 ]
 
 STATE_BYTES = 40  # sizeof(mj_rows_state) where pointers have 64 bits, with MJ_DEBUG
-PAIR_BYTES = 32  # sizeof(mj_pair)
-FILTER_BYTES = 16  # sizeof(mj_filter) without taps
+PAIR_BYTES = 2 * CHANNEL_BYTES  # sizeof(mj_pair)
+FILTER_BYTES = CHANNEL_BYTES  # sizeof(mj_filter) without taps
 TILE_BYTES = 2048
 """RAM into which weights of 4 bits are unpacked, a tile at a time; more where a pair of channels needs more."""
 MEAN_CHANNELS = 64
@@ -96,6 +101,11 @@ class RowMemory:
     def slice(self) -> int:
         """How many channels of a row are made at a time; 0: all."""
         return slice_channels(self.block, self.dims, self.options)
+
+    @property
+    def prepared(self) -> str:
+        """The part with the requantisation of the last convolution; nobody needs it once the last row is made."""
+        return "project_pairs" if self.block.project else "filters" if self.block.filter else "conv_pairs"
 
     @property
     def again(self) -> bool:
@@ -249,7 +259,7 @@ def slack_bytes(memory: RowMemory) -> int:
 
 def kept_rows(block: Block, dims: Mapping[str, Dims]) -> int:
     """How many rows of an input that is stored nowhere are kept until the result is added to them."""
-    return max(count - row for row, count in enumerate(_rows_read(_sizes_of(block, dims))))
+    return max(count - row for row, count in enumerate(rows_read(sizes_of(block, dims))))
 
 
 def cascade_of(graph: Graph, blocks: Sequence[Block], options: PlanOptions = DEFAULTS) -> tuple[RowMemory, ...]:
@@ -273,9 +283,9 @@ def memory_of(
 ) -> RowMemory:
     """Lays out the scratch memory of a block, `base` bytes behind the start of the scratch buffer."""
     dims = {node.output: dims_of(graph, node) for node in block.nodes if node.op.endswith("conv2d")}
-    flat = not (fed or feeds) and block.alone and _fits_one_row(dims[block.last_product.output], options)
+    flat = not (fed or feeds) and block.alone and fits_one_row(dims[block.last_product.output], options.flat_bytes)
     if flat:
-        dims = {name: _one_row(sizes) for name, sizes in dims.items()}
+        dims = {name: one_row(sizes) for name, sizes in dims.items()}
     parts: dict[str, tuple[int, int]] = {}
     offset = base
     for name, size in _sizes(block, dims, fed, feeds, options):
@@ -284,15 +294,20 @@ def memory_of(
     return RowMemory(block, dims, parts, flat, fed, feeds, options)
 
 
-def _fits_one_row(dims: Dims, options: RowOptions) -> bool:
+def fits_one_row(dims: Dims, limit: int) -> bool:
     """Whether a pointwise convolution's groups for the whole map are small: then no row has pixels left over, and each
     weight is read once for many pixels.
+
+    Args:
+        dims: sizes of a convolution.
+        limit: bytes that the groups may need.
     """
     pixels = aligned(dims.in_height * dims.in_width, 4)
-    return not has_window(dims) and 4 * conv_depth(dims, False) * pixels <= options.flat_bytes
+    return not has_window(dims) and 4 * conv_depth(dims, False) * pixels <= limit
 
 
-def _one_row(dims: Dims) -> Dims:
+def one_row(dims: Dims) -> Dims:
+    """The same pixels in a single row."""
     pixels = dims.in_height * dims.in_width
     return replace(dims, in_height=1, in_width=pixels, out_height=1, out_width=pixels)
 
@@ -300,12 +315,12 @@ def _one_row(dims: Dims) -> Dims:
 # *** how far the result may overlap the input *****
 
 
-def _sizes_of(block: Block, dims: Mapping[str, Dims]) -> list[Dims]:
+def sizes_of(block: Block, dims: Mapping[str, Dims]) -> list[Dims]:
     """Sizes of the layers of a block whose rows depend on several rows."""
     return [dims[node.output] for node in (block.conv, block.filter) if node is not None]
 
 
-def _rows_read(layers: Sequence[Dims]) -> list[int]:
+def rows_read(layers: Sequence[Dims]) -> list[int]:
     """For each row of the last layer's result: how many rows of the first one's input have been read by then."""
     read = list(range(1, layers[0].in_height + 1))
     for dims in layers:
@@ -325,8 +340,8 @@ def overlap_distance(graph: Graph, *memories: RowMemory) -> int:
     data, result = graph.tensor(first.input), graph.tensor(last.output)
     if last.mean is not None:  # written when everything has been read
         return data.bytes
-    layers = [dims for memory in memories for dims in _sizes_of(memory.block, memory.dims)]
-    read = _rows_read(layers)
+    layers = [dims for memory in memories for dims in sizes_of(memory.block, memory.dims)]
+    read = rows_read(layers)
     rows = layers[0].in_height
     in_row, out_row = data.bytes // rows, result.bytes // len(read)
     slack = slack_bytes(memories[-1])
@@ -337,7 +352,7 @@ def overlap_distance(graph: Graph, *memories: RowMemory) -> int:
         # the row that is added is read while the row of the result is written, later ones afterwards
         distance = min(distance, 0)
     elif first.residual == first.input:
-        added = _rows_read([dims for memory in memories[1:] for dims in _sizes_of(memory.block, memory.dims)])
+        added = rows_read([dims for memory in memories[1:] for dims in sizes_of(memory.block, memory.dims)])
         waiting = [count * in_row - (row + 1) * out_row - slack for row, count in enumerate(added) if count < rows]
         distance = min(distance, *waiting, data.bytes)
     return distance

@@ -11,11 +11,11 @@ As in `finder`, shapes alone decide here; `dynamic_layers` looks at the weights.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from millijoule.compile.finder import POINTWISE, Block, Finder, pointwise
+from millijoule.compile.finder import Block, Finder, pointwise
 from millijoule.compile.options import RowOptions
 from millijoule.compile.plan import aligned
 from millijoule.compile.rows import (
@@ -27,7 +27,12 @@ from millijoule.compile.rows import (
     conv_depth,
     filter_chunk,
     filter_words,
+    fits_one_row,
+    has_window,
+    one_row,
     plane_bytes,
+    rows_read,
+    sizes_of,
     widened_row,
 )
 from millijoule.graph import Graph, Node, mode
@@ -149,9 +154,9 @@ def can_store(graph: Graph, block: Block) -> bool:
 def dynamic_memory_of(graph: Graph, block: Block) -> DynamicMemory:
     """Lays out the scratch memory of a chain."""
     dims = {node.output: dims_of(graph, node) for node in block.nodes if node.op.endswith("conv2d")}
-    flat = block.nodes == (block.conv,) and _fits_one_row(dims[block.output])
+    flat = block.nodes == (block.conv,) and fits_one_row(dims[block.output], FLAT_BYTES)
     if flat:
-        dims = {name: _one_row(sizes) for name, sizes in dims.items()}
+        dims = {name: one_row(sizes) for name, sizes in dims.items()}
     parts: dict[str, tuple[int, int]] = {}
     offset = 0
     for name, size in _sizes(graph, block, dims):
@@ -159,17 +164,6 @@ def dynamic_memory_of(graph: Graph, block: Block) -> DynamicMemory:
         offset += aligned(size)
     input_bytes = 0 if block.normalize else graph.tensor(block.input).elements
     return DynamicMemory(block, dims, parts, options=OPTIONS, input_bytes=input_bytes)
-
-
-def _fits_one_row(dims: Dims) -> bool:
-    pixels = aligned(dims.in_height * dims.in_width, 4)
-    pointwise = (dims.kernel, dims.stride, dims.padding) == POINTWISE
-    return pointwise and 4 * conv_depth(dims, False) * pixels <= FLAT_BYTES
-
-
-def _one_row(dims: Dims) -> Dims:
-    pixels = dims.in_height * dims.in_width
-    return replace(dims, in_height=1, in_width=pixels, out_height=1, out_width=pixels)
 
 
 def _pairs(dims: Dims) -> int:
@@ -183,7 +177,7 @@ def _sizes(graph: Graph, block: Block, dims: Mapping[str, Dims]) -> Iterator[tup
         yield "table", 256 * len(block.normalize.attrs["scale"])
     if block.conv is not None:
         conv = dims[block.conv.output]
-        window = (conv.kernel, conv.stride, conv.padding) != POINTWISE
+        window = has_window(conv)
         yield "conv_pairs", _pairs(conv)
         groups = 4 * conv_depth(conv, window) * chunk_pixels(conv, window, OPTIONS)
         if window:
@@ -212,15 +206,13 @@ def float_distance(last: Dims) -> int:
 def dynamic_distance(memory: RowMemory) -> int:
     """The largest offset of the result behind its input, as int8 or picture, at which no row is lost, in bytes."""
     block = memory.block
-    layers = [dims for dims in (memory.conv, memory.filter) if dims is not None]
+    layers = sizes_of(block, memory.dims)
     first, last = layers[0], memory.last
     in_row, out_row = first.in_width * first.in_channels, 4 * last.out_width * last.out_channels
-    read = list(range(1, first.in_height + 1))
-    for dims in layers:
-        needed = (out * dims.stride[0] - dims.padding[0] + dims.kernel[0] for out in range(dims.out_height))
-        read = [read[min(max(rows, 1), dims.in_height) - 1] for rows in needed]
     if block.residual == block.input:
         return 0  # the input as int8 lies elsewhere, and a number is read just before the result takes its place
     # where everything has been read, anything may be overwritten
-    waiting = [count * in_row - (row + 1) * out_row for row, count in enumerate(read) if count < first.in_height]
+    waiting = [
+        count * in_row - (row + 1) * out_row for row, count in enumerate(rows_read(layers)) if count < first.in_height
+    ]
     return min(waiting, default=in_row * first.in_height)

@@ -113,7 +113,9 @@ def _uncached(plan: MemoryPlan, board: Board | None) -> int:
 
 def _exceeds(graph: Graph, step: Step, sizes: Mapping[str, int], cache: int) -> bool:
     """Whether the weights of a layer fall out of the cache between two of many rows."""
-    weights = sum(size for name, size in sizes.items() if name.endswith("weights"))
+    weights = sum(
+        size for name, size in sizes.items() if name.endswith("weights") and not name.endswith("dense_weights")
+    )
     flat = any(memory.flat for memory in step.rows)
     rows = step.rows[-1].last.out_height if step.rows else graph.tensor(step.node.output).shape[1]
     return weights > cache and not flat and rows >= MINIMUM_ROWS

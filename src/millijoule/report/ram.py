@@ -145,7 +145,8 @@ def _columns(layer: Row) -> list[int]:
 
 
 def _is_pass(layer: Row, at: int) -> bool:
-    return bool(layer["passes"]) and (layer["passes"][at] != "result" or not layer["rows"])
+    label = layer["passes"][at] if layer["passes"] else ""
+    return bool(label) and (label != "result" or not layer["rows"])
 
 
 def _axes(parts: list[str], x: Scale, y: Scale) -> None:

@@ -1,4 +1,5 @@
 /* Several layers as one, row by row: [convolution] [depthwise convolution] [pointwise convolution] [addition] [mean].
+ * (A dense layer behind the mean is a call of its own, behind mj_rows_s8.)
  *
  * Every row of the input is read once, in order; what later rows need of it stays in rings of as many rows as the
  * windows are high. An output row is written as soon as its last input row has been read, so input and result may share
@@ -64,7 +65,7 @@ typedef struct {
     /* adds pixels of `count` channels from channel `first` on, `distance` bytes apart */
     void (*take)(const struct mj_rows *rows, const int8_t *x, int32_t first, int32_t count, int32_t distance);
     void (*finish)(const struct mj_rows *rows);
-    int32_t *sums; /* RAM: one per channel */
+    int32_t *sums; /* RAM: one per channel; y may lie over them */
     int32_t start; /* what they begin with: minus the zero point of all pixels */
     int32_t multiplier, shift, zero, low, high; /* of the mean */
 } mj_rows_mean;
