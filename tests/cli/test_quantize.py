@@ -47,6 +47,20 @@ def run(*arguments: object) -> str:
     return result.output
 
 
+def test_16_bit_floats(folder: Path, tmp_path: Path) -> None:
+    model, out = folder / "float.mj", tmp_path / "half.mj"
+    told = run("half", model, "--out", out, "--report")
+    assert "half: 16-bit float weights and biases" in told and "quantisation: 16-bit float weights" in told
+    table = json.loads(run("compare", model, out, "--data", folder / "toy", "--limit", 8, "--json"))
+    floats, halves = table["models"]
+    assert (floats["kind"], halves["kind"]) == ("float", "half")
+    assert halves["flash_bytes"] < 0.51 * floats["flash_bytes"] and halves["activation_bytes"] is not None
+    assert halves["tflite_bytes"] < floats["tflite_bytes"]
+    with pytest.raises(QuantizationError, match="16-bit floats already"):
+        run("dynamic", out, "--out", tmp_path / "never.mj")
+    assert not (tmp_path / "never.mj").exists()
+
+
 def test_the_three_ways_and_their_comparison(folder: Path, tmp_path: Path) -> None:
     toy, model = folder / "toy", folder / "float.mj"
     run("dynamic", model, "--out", tmp_path / "dynamic.mj")

@@ -14,12 +14,18 @@ from millijoule.deploy import compile_model
 from millijoule.execute import Executor, run
 from millijoule.graph import Graph
 from millijoule.interchange import capture, read_onnx, read_tflite, tflite_bytes, write_onnx, write_tflite
-from millijoule.nets import NetworkSpec, autoencoder, build, ds_cnn, mobilenet_v1, resnet8
+from millijoule.nets import NetworkSpec, autoencoder, build, ds_cnn, mobilenet_v1, resnet8, vgg16
 from millijoule.quantize import dynamic, static
 
 torch = pytest.importorskip("torch")
 
-SPECS = {"mobilenet_v1": mobilenet_v1(), "resnet8": resnet8(), "ds_cnn": ds_cnn(), "autoencoder": autoencoder()}
+SPECS = {
+    "mobilenet_v1": mobilenet_v1(),
+    "resnet8": resnet8(),
+    "ds_cnn": ds_cnn(),
+    "autoencoder": autoencoder(),
+    "vgg16": vgg16(0.125, 32),
+}
 needs_boards = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("ziglang", "unicorn", "elftools")),
     reason="the extra 'deploy' is not installed",

@@ -10,6 +10,7 @@ from millijoule.execute import run
 from millijoule.graph import Graph, GraphBuilder
 from millijoule.graph.conversion import integer_graph
 from millijoule.interchange import onnx_bytes, read_onnx, write_onnx
+from millijoule.quantize import half
 
 onnx = pytest.importorskip("onnx")
 
@@ -144,3 +145,26 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tanh.onnx").write_bytes(unknown.SerializeToString())
     with pytest.raises(UnsupportedError, match="Tanh"):
         read_onnx(tmp_path / "tanh.onnx")
+
+
+def test_16_bit_floats_stay_so_behind_cast(tmp_path: Path) -> None:
+    graph = half(network())
+    expected = run(graph, PICTURES, keep=["normalize"])
+    data = onnx_bytes(graph)
+    got = in_onnxruntime(data, expected["normalize"])
+    np.testing.assert_allclose(got[0], expected["logits"], rtol=1e-4, atol=1e-4)
+    stored = [item for item in onnx.load_from_string(data).graph.initializer if item.data_type == 10]  # FLOAT16
+    assert sum(len(item.raw_data) for item in stored) == sum(value.nbytes for value in graph.constants.values())
+    (tmp_path / "model.onnx").write_bytes(data)
+    again = read_onnx(tmp_path / "model.onnx")
+    assert {value.dtype.name for value in again.constants.values()} == {"float16"}
+    np.testing.assert_allclose(run(again, PICTURES)["logits"], expected["logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_other_casts_are_refused(tmp_path: Path) -> None:
+    model = onnx.load_from_string(onnx_bytes(half(network())))
+    cast = next(node for node in model.graph.node if node.op_type == "Cast")
+    cast.attribute[0].i = 11  # DOUBLE
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedError, match="it converts types"):
+        read_onnx(tmp_path / "model.onnx")

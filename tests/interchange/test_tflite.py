@@ -16,6 +16,7 @@ from millijoule.execute._integer import integer_step
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, GraphBuilder, Quant, Tensor, arithmetic, verify
 from millijoule.graph.conversion import integer_graph, quantize_weights, weight_quant
 from millijoule.interchange import read_tflite, tflite_bytes, write_tflite
+from millijoule.quantize import half
 
 pytest.importorskip("ai_edge_litert")
 
@@ -215,6 +216,23 @@ def test_weights_of_four_bits_take_half_a_byte(network: Graph, pictures: np.ndar
             assert again.quant(node.inputs[1]) == half.quant(node.inputs[1])
             np.testing.assert_array_equal(again.constant(node.inputs[1]), half.constant(node.inputs[1]))
     np.testing.assert_array_equal(run(again, pictures)["logits"], run(half, pictures)["logits"])
+
+
+def test_16_bit_floats_run_in_litert_as_in_our_executor(network: Graph, pictures: np.ndarray, tmp_path: Path) -> None:
+    graph = half(network)
+    ours = run(graph, pictures, keep=["normalize"])
+    theirs = litert(graph, ours["normalize"], tmp_path)
+    for name in ("logits", "probabilities"):
+        np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-4, atol=1e-4)
+    small, large = len(tflite_bytes(graph)), len(tflite_bytes(network))
+    weights = sum(value.nbytes for value in graph.constants.values())
+    assert weights < small and large - small > 0.5 * weights
+    again = read_tflite(tmp_path / "model.tflite")
+    stored = {name: value for name, value in again.constants.items() if value.dtype == np.float16}
+    assert set(stored) == set(graph.constants)
+    for name, value in stored.items():
+        np.testing.assert_array_equal(value, graph.constants[name])
+    np.testing.assert_array_equal(run(again, pictures)["logits"], ours["logits"])
 
 
 @pytest.mark.parametrize("kind", ["float", "dynamic", *ROUNDINGS])

@@ -132,6 +132,45 @@ def test_float_windows(dims: Dims, seed: int, clamp: tuple[float, float], librar
     np.testing.assert_array_equal(y, np.where(np.isinf(largest), 0, largest).astype(np.float32))
 
 
+def test_every_16_bit_float_is_widened_exactly(libraries: Any) -> None:
+    stored = np.arange(1 << 16, dtype=np.uint16)
+    stored = stored[np.isfinite(stored.view(np.float16))]
+    y = np.zeros(len(stored), dtype=np.float32)
+    x, zero = (
+        np.ones(1, dtype=np.float32),
+        np.full(len(stored), 0x8000, dtype=np.uint16),
+    )  # a bias of -0 changes nothing
+    libraries["single"].call("mj_dense_f16", x, stored, zero, y, 1, len(stored), -INFINITY, INFINITY)
+    np.testing.assert_array_equal(y.view(np.uint32), stored.view(np.float16).astype(np.float32).view(np.uint32))
+
+
+@examples(50)
+@given(dims=window_dims(), seed=seeds, clamp=st.sampled_from([(-INFINITY, INFINITY), (0.0, 6.0)]))
+def test_16_bit_weights_give_the_bits_of_the_same_weights_in_32(
+    dims: Dims, seed: int, clamp: tuple[float, float], libraries: Any, tools: Any
+) -> None:
+    rng = np.random.default_rng(seed)
+    library, window = libraries["single"], tools.Window.of(dims)
+    x = rng.normal(size=(dims.in_height, dims.in_width, dims.in_channels)).astype(np.float32)
+    for operator in ("conv2d", "depthwise", "dense"):
+        shape: tuple[int, ...] = (dims.out_channels, *dims.kernel, dims.in_channels)
+        window.out_channels, outputs = dims.out_channels, (dims.out_height, dims.out_width, dims.out_channels)
+        sizes: tuple[Any, ...] = (window,)
+        if operator == "depthwise":
+            window.out_channels, shape = dims.in_channels, (*dims.kernel, dims.in_channels)
+            outputs = (dims.out_height, dims.out_width, dims.in_channels)
+        elif operator == "dense":
+            shape, outputs, sizes = (dims.out_channels, x.size), (dims.out_channels,), (x.size, dims.out_channels)
+        weights, bias = (rng.normal(size=size).astype(np.float16) for size in (shape, outputs[-1]))
+        y, expected = (np.zeros(outputs, dtype=np.float32) for _ in range(2))
+        given = bias if seed % 4 else None
+        wide = None if given is None else given.astype(np.float32)
+        library.call(f"mj_{operator}_f32", x, weights.astype(np.float32), wide, expected, *sizes, *clamp)
+        half = None if given is None else given.view(np.uint16)
+        library.call(f"mj_{operator}_f16", x, weights.view(np.uint16), half, y, *sizes, *clamp)
+        np.testing.assert_array_equal(y.view(np.uint32), expected.view(np.uint32))
+
+
 @examples(100)
 @given(rows=st.integers(1, 20), columns=st.integers(1, 9), seed=seeds)
 def test_float_rest(rows: int, columns: int, seed: int, libraries: Any) -> None:

@@ -240,7 +240,7 @@ def _pictures(shape: Sequence[int], count: int) -> npt.NDArray[np.uint8]:
 def _quantised(model: Path) -> Graph:
     """The model. Raises FormatError for what is none, DataError for a float one."""
     graph = load_graph(model)
-    if any(graph.tensor(node.inputs[1]).dtype == "float32" for node in graph.nodes if node.op in WEIGHTED):
+    if any(graph.tensor(node.inputs[1]).dtype in ("float32", "float16") for node in graph.nodes if node.op in WEIGHTED):
         raise DataError(
             str(model),
             "it is a float model, and the kernels are for quantised ones",

@@ -143,7 +143,7 @@ def _quantised(model: Path) -> Graph:
     """The model. Raises FormatError for what is none, DataError for a float one."""
     graph = load_graph(model)
     weights = [graph.tensor(node.inputs[1]).dtype for node in graph.nodes if node.op in WEIGHTED]
-    if "float32" in weights:
+    if {"float32", "float16"} & set(weights):
         raise DataError(
             str(model),
             "it is a float model, and the profile is about quantised ones",

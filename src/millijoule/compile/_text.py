@@ -20,7 +20,10 @@ __all__ = [
     "with_assembly",
 ]
 
-C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "float32": "float"}
+C_TYPES = {
+    "int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "uint16": "uint16_t",
+    "float32": "float",
+}  # fmt: skip
 """The C type of each stored number type."""
 WIDTH = 120
 FLOAT_MAX = float(np.finfo(np.float32).max)

@@ -220,6 +220,7 @@ def _weight_sums(layer: Layer) -> npt.NDArray[np.int64]:
 
 def _weights(layer: Layer) -> str:
     value = layer.graph.constant(layer.node.inputs[1])
+    value = value.view(np.uint16) if value.dtype == np.float16 else value
     return layer.flash("weights", layer.kernel.packed(value))
 
 
@@ -233,7 +234,16 @@ def _folded_bias(layer: Layer) -> str:
 def _float_bias(layer: Layer) -> str:
     if len(layer.node.inputs) < 3:
         return "NULL"
-    return layer.flash("bias", layer.graph.constant(layer.node.inputs[2]).astype(np.float32))
+    bias, weights = (layer.graph.constant(name) for name in (layer.node.inputs[2], layer.node.inputs[1]))
+    if weights.dtype != np.float16:
+        return layer.flash("bias", bias.astype(np.float32))
+    if bias.dtype != np.float16:
+        raise UnsupportedError(
+            f"layer {layer.step.name!r} ({layer.node.op})",
+            "its weights are 16-bit floats and its bias is not",
+            "Round both: millijoule quantize half",
+        )
+    return layer.flash("bias", bias.view(np.uint16))
 
 
 def _requant(layer: Layer) -> Structure:

@@ -65,7 +65,7 @@ def dynamic_step(graph: Graph, node: Node) -> Step:
 
 
 def _bias(graph: Graph, node: Node) -> Array | None:
-    return graph.constant(node.inputs[2]) if len(node.inputs) == 3 else None
+    return graph.constant(node.inputs[2]).astype(np.float32) if len(node.inputs) == 3 else None
 
 
 def _clamped(y: Array, node: Node) -> Array:
@@ -107,7 +107,7 @@ def _linear(graph: Graph, node: Node, weights: Array) -> Linear:
 
 
 def _layer(graph: Graph, node: Node) -> Step:
-    linear = _linear(graph, node, graph.constant(node.inputs[1]))
+    linear = _linear(graph, node, graph.constant(node.inputs[1]).astype(np.float32))
     bias = _bias(graph, node)
 
     def step(inputs: Sequence[Array]) -> Array:

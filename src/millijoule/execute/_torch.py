@@ -18,7 +18,8 @@ __all__ = ["FloatModule", "TorchExecutor", "torch_constant"]
 
 
 def torch_constant(node: Node, index: int, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A constant in torch's layout: OIHW for convolutions, everything else as it is."""
+    """A constant in torch's layout: OIHW for convolutions, everything else as it is; 16-bit floats widened."""
+    value = value.astype(np.float32) if value.dtype == np.float16 else value
     if index == 1 and node.op == "conv2d":
         return np.ascontiguousarray(value.transpose(0, 3, 1, 2))
     if index == 1 and node.op == "depthwise_conv2d":

@@ -22,6 +22,8 @@ from millijoule.graph.tensor import INT8_MAX, INT8_MIN, Quant
 __all__ = [
     "ADD_LARGEST_SHIFT",
     "ADD_LEFT_SHIFT",
+    "HALF_MAX",
+    "HALF_SMALLEST_NORMAL",
     "AddPlan",
     "add_int8",
     "add_plan",
@@ -36,6 +38,7 @@ __all__ = [
     "quantize_multiplier",
     "requantize",
     "round_half_away",
+    "round_to_half",
     "softmax_int8",
     "softmax_table",
 ]
@@ -47,8 +50,33 @@ Float = npt.NDArray[np.floating]
 ADD_LEFT_SHIFT = 20
 """Headroom of int8 addition: inputs are scaled by 2**20 before their scales are brought together (TFLite add)."""
 
+HALF_MAX, HALF_SMALLEST_NORMAL = 65504.0, 2.0**-14
+"""Largest and smallest normal magnitude of a 16-bit float."""
+
 ADD_LARGEST_SHIFT = 21
 """Largest shift of an addition with rounding "mulhi": sums then stay within 62 bits, results within 30."""
+
+
+def round_to_half(value: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
+    """Real numbers as 16-bit floats (IEEE 754-2019 binary16): round to nearest, ties to even, gradual underflow.
+
+    Numbers of magnitude 2**-14 to 65504 keep 11 significant bits, smaller ones are multiples of 2**-24 ("subnormal"),
+    at most 2**-25 is 0.
+
+    Args:
+        value: finite float32 or float64 of any shape.
+
+    Raises:
+        QuantizationError: a magnitude is above 65504, the largest number of the format, or not finite.
+    """
+    largest = float(np.abs(value).max(initial=0.0))
+    if not largest <= HALF_MAX:
+        raise QuantizationError(
+            "16-bit float",
+            f"a magnitude of {largest:.6g} is beyond {HALF_MAX:.0f}, the largest there is",
+            "Keep this layer in 32 bits, or train with weight decay",
+        )
+    return np.asarray(value).astype(np.float16)
 
 
 def round_half_away(value: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -13,6 +13,7 @@ __all__ = ["DTYPES", "INT8_MAX", "INT8_MIN", "WIDTHS", "Quant", "Tensor"]
 
 DTYPES: dict[str, type[np.generic]] = {
     "float32": np.float32,
+    "float16": np.float16,
     "int8": np.int8,
     "int32": np.int32,
     "uint8": np.uint8,
@@ -95,7 +96,8 @@ class Tensor:
         name: unique in its graph.
         shape: NHWC for pictures and feature maps, the leading batch dimension is 1; weights are OHWI for conv2d,
             1HWC for depthwise_conv2d and OI for dense.
-        dtype: a key of `DTYPES`; weights of 4 bits are int8, too, and `quant.bits` says so.
+        dtype: a key of `DTYPES`; weights of 4 bits are int8, too, and `quant.bits` says so. Only weights and biases of
+            float layers are float16, IEEE 754 binary16; they are widened to float32, exactly, wherever they are used.
         quant: how stored integers mean real numbers; None for float and raw tensors.
     """
 

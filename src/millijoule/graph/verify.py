@@ -59,9 +59,11 @@ def _verify_tensor(graph: Graph, name: str, tensor: Tensor) -> None:
             f"its value is {value.dtype.name}{value.shape} but it is declared {tensor.dtype}{tensor.shape}",
             "Declare what is stored",
         )
-    if value is not None and tensor.dtype == "float32" and not np.isfinite(value).all():
+    if value is not None and tensor.dtype in ("float32", "float16") and not np.isfinite(value).all():
         raise GraphError(what, "it holds NaN or infinity", "Train again with a smaller learning rate")
     quant = tensor.quant
+    if tensor.dtype == "float16" and (value is None or quant is not None):
+        raise GraphError(what, "it is float16 and no plain constant", "Use float16 for weights and biases only")
     if quant is None:
         return
     for scale in quant.scale:
@@ -102,6 +104,12 @@ def _verify_node(graph: Graph, node: Node, known: set[str]) -> None:
         quant = graph.tensor(name).quant
         if quant is not None and quant.bits == 4 and (node.op not in WEIGHT_AXIS or name in node.inputs[::2]):
             raise QuantizationError(_layer(node), f"its input {name!r} has 4 bits", "Use 4 bits for weights only")
+        if graph.tensor(name).dtype == "float16" and (
+            node.op not in WEIGHT_AXIS or name == node.inputs[0] or mode(graph, node) != "float"
+        ):
+            raise GraphError(
+                _layer(node), f"its input {name!r} is float16", "Use float16 for weights and biases of float layers"
+            )
     for name in node.outputs:
         graph.tensor(name)
         if name in known:

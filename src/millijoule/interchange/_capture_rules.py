@@ -96,8 +96,10 @@ class Call:
         return Value(name, shape, outside)
 
     def constant(self, role: str, value: Array) -> str:
-        """Adds a parameter of the layer."""
-        return self.builder.constant(f"{self.source}.{role}", np.ascontiguousarray(value, dtype=np.float32))
+        """Adds a parameter of the layer; weights and biases may stay 16-bit floats."""
+        half = value.dtype == np.float16 and role in ("weight", "bias")
+        kind = np.float16 if half else np.float32
+        return self.builder.constant(f"{self.source}.{role}", np.ascontiguousarray(value, dtype=kind))
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -22,6 +22,9 @@ __all__ = ["read_onnx"]
 
 Array = npt.NDArray[Any]
 
+_FLOAT = 1
+"""TensorProto.FLOAT of the ONNX specification."""
+
 
 class _Normalization(Protocol):
     @property
@@ -194,12 +197,21 @@ def _reshape(call: Call, attrs: dict[str, Any]) -> Value:
     return _aten(call, "view", call.data(), [known[i] if extent == 0 else extent for i, extent in enumerate(shape)])
 
 
+def _cast(call: Call, attrs: dict[str, Any]) -> Any:
+    """16-bit float constants stay what they are: the graph widens them itself."""
+    value = call.args[0]
+    if not isinstance(value, np.ndarray) or value.dtype != np.float16 or attrs.get("to") != _FLOAT:
+        raise call.refuse("it converts types", "Export float32, or 16-bit float constants behind Cast")
+    return value
+
+
 def _batch_norm(call: Call, attrs: dict[str, Any]) -> Value:
     epsilon = attrs.get("epsilon", 1e-5)
     return _aten(call, "batch_norm", *call.args[:5], False, 0.0, epsilon)
 
 
-RULES: dict[str, Callable[[Call, dict[str, Any]], Value]] = {
+RULES: dict[str, Callable[[Call, dict[str, Any]], Any]] = {
+    "Cast": _cast,
     "Conv": _conv,
     "BatchNormalization": _batch_norm,
     "Relu": lambda call, attrs: _aten(call, "relu", call.data()),

@@ -43,7 +43,7 @@ def onnx_bytes(graph: Graph) -> bytes:
     The model's input is float32 (N, C, H, W): what the graph's `normalize` node gives. An int8 graph becomes QDQ: every
     activation is followed by QuantizeLinear and DequantizeLinear with its scale, weights are int8 per channel and
     biases int32 behind DequantizeLinear. A runtime that fuses QDQ requantises in float, so results may differ from the
-    integer executor's by single steps. Outputs are float32.
+    integer executor's by single steps. Weights that are 16-bit floats stay so, behind Cast. Outputs are float32.
 
     Args:
         graph: what to write; batch normalisation is folded.
@@ -132,8 +132,11 @@ class _Writer:
         return self._constant(f"{name}.scale", np.asarray(scale)), self._constant(f"{name}.zero", zero)
 
     def _parameter(self, name: str, value: Array, axis: int) -> str:
-        """A float constant, or an integer one behind DequantizeLinear."""
+        """A float constant, behind Cast where it has 16 bits, or an integer one behind DequantizeLinear."""
         quant = self.graph.tensor(name).quant
+        if value.dtype == np.float16:
+            float32 = self.onnx.TensorProto.FLOAT
+            return self._add("Cast", [self._constant(name, value)], f"{name}.float32", to=float32)
         if quant is None or value.dtype == np.float32:
             return self._constant(name, value)
         kind = np.int8 if value.dtype == np.int8 else np.int32

@@ -28,7 +28,7 @@ class _Normalization(Protocol):
 
 
 def read_tflite(path: Path, *, normalization: _Normalization | None = None, rounding: str | None = None) -> Graph:
-    """Reads a float, dynamic-range or int8 classifier.
+    """Reads a float, 16-bit float, dynamic-range or int8 classifier.
 
     Files written by this package carry the picture's normalisation, the class names and the rounding rule. For other
     files the graph's input is the file's (float32 or int8), unless `normalization` says how pictures become it.
@@ -86,6 +86,8 @@ class _Reader:
         self.rounding = rounding or str(self.known.get("rounding", "single"))
         self.builder = GraphBuilder(str(self.known.get("name", path.stem)))
         self.names: dict[int, str] = {}
+        self.widened: dict[int, int] = {}
+        """Results of DEQUANTIZE that are constants: the 16-bit floats they stand for."""
 
     def _metadata(self) -> dict[str, Any]:
         for entry in self.model.metadata or []:
@@ -188,7 +190,8 @@ class _Call:
 
     def index(self, position: int) -> int:
         inputs = self.operator.inputs
-        return int(inputs[position]) if position < len(inputs) else -1
+        index = int(inputs[position]) if position < len(inputs) else -1
+        return self.reader.widened.get(index, index)
 
     def data(self, position: int = 0) -> str:
         return self.reader._name(self.index(position))
@@ -292,6 +295,14 @@ def _softmax(call: _Call) -> None:
     call.emit("softmax", [call.data()], {})
 
 
+def _dequantize(call: _Call) -> None:
+    index, kind = call.index(0), call.reader._kind(call.reader.subgraph.tensors[call.index(0)])
+    if kind == "float16" and call.reader._values(index) is not None:
+        call.reader.widened[int(call.operator.outputs[0])] = index
+        return
+    call.emit("dequantize", [call.data()], {})
+
+
 def _quantize(call: _Call) -> None:
     if call.reader._kind(call.reader.subgraph.tensors[call.index(0)]) != "float32":
         raise call.refuse("it converts between integer types", "Convert with int8 inputs and outputs")
@@ -311,7 +322,7 @@ RULES: dict[str, Callable[[_Call], None]] = {
     "RESHAPE": lambda call: call.emit("reshape", [call.data()], {"shape": call.shape}),
     "SQUEEZE": lambda call: call.emit("reshape", [call.data()], {"shape": call.shape}),
     "QUANTIZE": _quantize,
-    "DEQUANTIZE": lambda call: call.emit("dequantize", [call.data()], {}),
+    "DEQUANTIZE": _dequantize,
     "RELU": lambda call: call.emit("clamp", [call.data()], {"clamp": ACTIVATIONS["RELU"]}),
     "RELU6": lambda call: call.emit("clamp", [call.data()], {"clamp": ACTIVATIONS["RELU6"]}),
     "RELU_N1_TO_1": lambda call: call.emit("clamp", [call.data()], {"clamp": ACTIVATIONS["RELU_N1_TO_1"]}),

@@ -25,6 +25,7 @@ ACTIVATIONS: dict[str, tuple[float, float] | None] = {
 
 NUMPY_TYPES: dict[str, type[np.generic]] = {
     "FLOAT32": np.float32,
+    "FLOAT16": np.float16,
     "INT32": np.int32,
     "UINT8": np.uint8,
     "INT64": np.int64,

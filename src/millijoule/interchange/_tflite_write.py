@@ -38,6 +38,9 @@ def tflite_bytes(graph: Graph, *, bias_quantization: bool = True) -> bytes:
 
     Weights of 4 bits are INT4, which LiteRT and TFLite Micro unpack when they load the file or run the layer.
 
+    Weights and biases that are 16-bit floats are FLOAT16 behind a DEQUANTIZE operator each, as TFLite's converter
+    writes them; LiteRT widens them once.
+
     Dynamic graphs become TFLite's hybrid kernels: float data, int8 weights per channel, data quantised at run time
     asymmetrically, each picture by its own range.
 
@@ -211,15 +214,24 @@ class _Writer:
         widths = self._tensor(f"{self.tensors[result].name}.widths", table)
         self._operator("PAD", [source, widths], [result], self.s.PadOptionsT(), 2 if dtype == "int8" else 1)
 
+    def _parameter(self, name: str, value: Array, quant: Quant | None) -> int:
+        """A constant; a 16-bit float behind the operator that widens it."""
+        stored = self._tensor(name, value, quant)
+        if value.dtype != np.float16:
+            return stored
+        widened = self._tensor(f"{name}.float32", shape=value.shape)
+        self._operator("DEQUANTIZE", [stored], [widened], self.s.DequantizeOptionsT(), 3)
+        return widened
+
     def _constants(self, node: Node) -> list[int]:
         names = node.inputs[1:]
         weights, quant = self.graph.constant(names[0]), self.graph.tensor(names[0]).quant
-        made = [self._tensor(names[0], weights, quant)]
+        made = [self._parameter(names[0], weights, quant)]
         channels = weights.shape[WEIGHT_AXIS[node.op]]
         integer = mode(self.graph, node) == "integer"
         if len(names) > 1:
             bias_quant = self.graph.tensor(names[1]).quant if self.bias_quantization else None
-            made.append(self._tensor(names[1], self.graph.constant(names[1]), bias_quant))
+            made.append(self._parameter(names[1], self.graph.constant(names[1]), bias_quant))
         else:
             made.append(self._tensor(f"{node.output}.bias", np.zeros(channels, np.int32 if integer else np.float32)))
         return made

@@ -78,7 +78,7 @@ class Dims:
         stride: vertical and horizontal step of the window.
         dilation: vertical and horizontal distance of the window's taps.
         padding: top, bottom, left, right.
-        weight_bits: 8 or 4.
+        weight_bits: 8 or 4; of float layers 16 or 32.
     """
 
     in_height: int = 1
@@ -155,6 +155,26 @@ def _pointwise(dims: Dims) -> bool:
     """The window is 1x1 with stride 1 and without padding; sizes are below 65,536."""
     plain = dims.kernel == (1, 1) and dims.stride == (1, 1) and dims.padding == (0, 0, 0, 0)
     return plain and _window(dims)
+
+
+def _half_window(dims: Dims) -> bool:
+    """Weights are 16-bit floats; sizes are below 65,536; kernel, stride, dilation and padding are below 256."""
+    return dims.weight_bits == 16 and _window(dims)
+
+
+def _half_features(dims: Dims) -> bool:
+    """Weights are 16-bit floats."""
+    return dims.weight_bits == 16
+
+
+def _float_window(dims: Dims) -> bool:
+    """Weights are 32-bit floats; sizes are below 65,536; kernel, stride, dilation and padding are below 256."""
+    return dims.weight_bits != 16 and _window(dims)
+
+
+def _float_features(dims: Dims) -> bool:
+    """Weights are 32-bit floats."""
+    return dims.weight_bits != 16
 
 
 def _few_taps(dims: Dims) -> bool:
@@ -282,17 +302,20 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("mj_pointwise_s8", "conv2d", "integer", "plain", _pointwise, _no_scratch),
     Kernel("mj_conv2d_s8", "conv2d", "integer", "plain", _window, _no_scratch),
     Kernel("mj_conv2d_dyn", "conv2d", "dynamic", "plain", _window, _quantized_scratch),
-    Kernel("mj_conv2d_f32", "conv2d", "float", "plain", _window, _no_scratch),
+    Kernel("mj_conv2d_f32", "conv2d", "float", "plain", _float_window, _no_scratch),
+    Kernel("mj_conv2d_f16", "conv2d", "float", "plain", _half_window, _no_scratch),
     Kernel(
         "mj_depthwise_s8_dsp", "depthwise_conv2d", "integer", "dsp", _few_taps, _outside_scratch, _pack_channel_groups
     ),
     Kernel("mj_depthwise_s8", "depthwise_conv2d", "integer", "plain", _window, _no_scratch),
     Kernel("mj_depthwise_dyn", "depthwise_conv2d", "dynamic", "plain", _window, _quantized_scratch),
-    Kernel("mj_depthwise_f32", "depthwise_conv2d", "float", "plain", _window, _no_scratch),
+    Kernel("mj_depthwise_f32", "depthwise_conv2d", "float", "plain", _float_window, _no_scratch),
+    Kernel("mj_depthwise_f16", "depthwise_conv2d", "float", "plain", _half_window, _no_scratch),
     Kernel("mj_dense_s8_dsp", "dense", "integer", "dsp", _any_size, _row_scratch, _pack_pairs),
     Kernel("mj_dense_s8", "dense", "integer", "plain", _any_size, _plain_row_scratch),
     Kernel("mj_dense_dyn", "dense", "dynamic", "plain", _any_size, _quantized_scratch),
-    Kernel("mj_dense_f32", "dense", "float", "plain", _any_size, _no_scratch),
+    Kernel("mj_dense_f32", "dense", "float", "plain", _float_features, _no_scratch),
+    Kernel("mj_dense_f16", "dense", "float", "plain", _half_features, _no_scratch),
     Kernel("mj_add_s8_dsp", "add", "integer", "dsp", _any_size, _no_scratch),
     Kernel("mj_add_s8", "add", "integer", "plain", _any_size, _no_scratch),
     Kernel("mj_add_f32", "add", "float", "plain", _any_size, _no_scratch),
@@ -391,11 +414,18 @@ def dims_of(graph: Graph, node: Node) -> Dims:
     stride = tuple(node.attrs.get("stride", (1, 1)))
     dilation = tuple(node.attrs.get("dilation", (1, 1)))
     padding = tuple(node.attrs.get("padding", (0, 0, 0, 0)))
-    quant = graph.tensor(node.inputs[1]).quant if node.op in WEIGHT_AXIS else None
     return Dims(
         *data[1:], *result[1:], kernel, (stride[0], stride[1]), (dilation[0], dilation[1]),
-        (padding[0], padding[1], padding[2], padding[3]), 8 if quant is None else quant.bits,
+        (padding[0], padding[1], padding[2], padding[3]), _weight_bits(graph, node),
     )  # fmt: skip
+
+
+def _weight_bits(graph: Graph, node: Node) -> int:
+    """Bits of a weight; 8 where there are none."""
+    if node.op not in WEIGHT_AXIS:
+        return 8
+    weights = graph.tensor(node.inputs[1])
+    return {"float32": 32, "float16": 16}.get(weights.dtype, 8 if weights.quant is None else weights.quant.bits)
 
 
 def choose(graph: Graph, node: Node, variant: str = "dsp") -> Kernel:

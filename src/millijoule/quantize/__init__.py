@@ -17,6 +17,7 @@ from millijoule.quantize.compare import (
 )
 from millijoule.quantize.decisions import Decision, QuantizationReport, Trial, report_of
 from millijoule.quantize.dynamic import dynamic
+from millijoule.quantize.half import half
 from millijoule.quantize.mixed import MixedResult, mixed
 from millijoule.quantize.observers import OBSERVERS
 from millijoule.quantize.sensitivity import LayerError, LayerSensitivity, Sensitivity, layer_snr, sensitivity
@@ -46,6 +47,7 @@ __all__ = [
     "compare",
     "dynamic",
     "flash_bytes",
+    "half",
     "layer_snr",
     "mixed",
     "quantization_aware_training",

@@ -353,9 +353,15 @@ def _figures(
 
 
 def kind_of(graph: Graph) -> str:
-    """What a graph is: "integer" when some node works in int8, else "dynamic" when weights are int8, else "float"."""
+    """What a graph is by its arithmetic and weights.
+
+    "integer" when some node works in int8, else "dynamic" when weights are int8, else "half" when weights are 16-bit
+    floats, else "float".
+    """
     modes = {mode(graph, node) for node in graph.nodes}
-    return "integer" if "integer" in modes else "dynamic" if "dynamic" in modes else "float"
+    if "integer" in modes or "dynamic" in modes:
+        return "integer" if "integer" in modes else "dynamic"
+    return "half" if any(value.dtype == np.float16 for value in graph.constants.values()) else "float"
 
 
 def bits_of_weights(graph: Graph) -> tuple[float, dict[int, int]]:

@@ -103,4 +103,10 @@ def require_float(graph: Graph) -> Graph:
                 f"layer {node.source or node.output!r} is quantised already",
                 "Start from the float model",
             )
+        if any(graph.tensor(name).dtype == "float16" for name in node.inputs):
+            raise QuantizationError(
+                f"graph {graph.name!r}",
+                f"the weights of layer {node.source or node.output!r} are rounded to 16-bit floats already",
+                "Start from the float model",
+            )
     return graph

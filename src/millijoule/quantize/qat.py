@@ -14,6 +14,7 @@ import numpy.typing as npt
 from millijoule.errors import OptionError, QuantizationError
 from millijoule.files import Progress
 from millijoule.graph import ROUNDINGS, Graph, simplify
+from millijoule.quantize.dynamic import require_float
 from millijoule.quantize.observers import OBSERVERS
 from millijoule.quantize.static import calibrate, ranges_from
 from millijoule.train import TrainOptions
@@ -175,7 +176,7 @@ def quantization_aware_training(
     from millijoule.data import calibration_set
     from millijoule.train import fit
 
-    graph = source if isinstance(source, Graph) else _captured(source, prepared)
+    graph = require_float(source) if isinstance(source, Graph) else _captured(source, prepared)
     ranges: dict[str, tuple[float, float]] = {}
     if not from_scratch:
         pictures, _ = calibration_set(prepared, options.calibration, options.training.seed)

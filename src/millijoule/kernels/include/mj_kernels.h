@@ -7,7 +7,8 @@
  *
  * Names: mj_<operation>_<type>[_<variant>], one function per file of that name. No variant: plain C, the readable
  * definition. Variant dsp: for cores with the Armv7E-M DSP extension; bit-identical; it also builds on the host through
- * the portable versions of the intrinsics in mj_dsp.h. Types: s8 int8, f32 float, dyn float data with int8 weights.
+ * the portable versions of the intrinsics in mj_dsp.h. Types: s8 int8, f32 float, f16 float data with
+ * weights and bias of 16-bit floats (mj_half.h), dyn float data with int8 weights.
  * Scratch sizes are computed by registry.py beside this folder; chains of convolutions by rows have headers of their own (mj_row_engine.h); scratch is 4-byte aligned.
  */
 #ifndef MJ_KERNELS_H
@@ -113,6 +114,12 @@ void mj_conv2d_f32(const float *x, const float *weights, const float *bias, floa
 void mj_depthwise_f32(const float *x, const float *weights, const float *bias, float *y, const mj_window *window,
                       float low, float high);
 void mj_dense_f32(const float *x, const float *weights, const float *bias, float *y, int32_t in_features,
+                  int32_t out_features, float low, float high);
+void mj_conv2d_f16(const float *x, const uint16_t *weights, const uint16_t *bias, float *y, const mj_window *window,
+                   float low, float high);
+void mj_depthwise_f16(const float *x, const uint16_t *weights, const uint16_t *bias, float *y, const mj_window *window,
+                      float low, float high);
+void mj_dense_f16(const float *x, const uint16_t *weights, const uint16_t *bias, float *y, int32_t in_features,
                   int32_t out_features, float low, float high);
 void mj_add_f32(const float *left, const float *right, float *y, int32_t count, float low, float high);
 void mj_mean_f32(const float *x, float *y, int32_t pixels, int32_t channels);
