@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from millijoule.errors import FormatError, GraphError, QuantizationError
-from millijoule.graph import Graph, GraphBuilder, Quant, arithmetic, load_graph, save_graph, verify
+from millijoule.graph import Graph, GraphBuilder, Quant, arithmetic, format_graph, load_graph, save_graph, verify
 
 FINITE = st.floats(-65504, 65504, width=32)
 
@@ -75,6 +75,7 @@ def half_graph() -> Graph:
 
 def test_file_round_trip_stores_two_bytes_each(tmp_path: Path) -> None:
     graph = half_graph()
+    assert "weights=16bit" in format_graph(graph)
     assert [graph.tensor(name).bytes for name in ("w", "b")] == [270, 10]
     save_graph(graph, tmp_path / "model.mj")
     again = load_graph(tmp_path / "model.mj")

@@ -79,9 +79,11 @@ def _description(tensor: Tensor) -> dict[str, Any]:
 
 
 def _weight_bits(graph: Graph, node: Node) -> int | None:
-    """Bits of the layer's quantised weights; None without such weights."""
-    quant = graph.tensor(node.inputs[1]).quant if node.op in WEIGHT_AXIS else None
-    return None if quant is None else quant.bits
+    """Bits of the layer's weights where they are fewer than 32; None without such weights."""
+    if node.op not in WEIGHT_AXIS:
+        return None
+    weights = graph.tensor(node.inputs[1])
+    return 16 if weights.dtype == "float16" else None if weights.quant is None else weights.quant.bits
 
 
 def _tensor(tensor: Tensor) -> str:

@@ -85,7 +85,7 @@ class ModelFigures:
 
     Attributes:
         name: what the caller calls the model.
-        kind: "float", "dynamic" or "integer".
+        kind: "float", "half" (16-bit float weights), "dynamic" or "integer".
         correct: pictures classified rightly.
         accuracy: 100 * correct / pictures.
         interval: Wilson score interval of the accuracy.
@@ -374,7 +374,8 @@ def bits_of_weights(graph: Graph) -> tuple[float, dict[int, int]]:
     for node in graph.nodes:
         if node.op in WEIGHT_AXIS:
             tensor = graph.tensor(node.inputs[1])
-            width = 32 if tensor.quant is None else tensor.quant.bits
+            plain = 16 if tensor.dtype == "float16" else 32
+            width = plain if tensor.quant is None else tensor.quant.bits
             bits, weights = bits + width * tensor.elements, weights + tensor.elements
             layers[width] = layers.get(width, 0) + 1
     return bits / max(1, weights), dict(sorted(layers.items()))

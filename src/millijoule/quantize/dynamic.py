@@ -51,7 +51,8 @@ def dynamic(
     """
     if refine not in ("none", "bias", "full"):
         raise OptionError("refine", f"{refine!r} is unknown", "Use one of: none, bias, full")
-    means = assumed_means(require_float(graph)) if refine == "bias" else {}
+    require_float(graph)
+    means = assumed_means(graph) if refine == "bias" else {}
     graph = simplify(graph)
     tensors, constants = dict(graph.tensors), dict(graph.constants)
     nodes = []
