@@ -100,6 +100,24 @@ def test_tables_hold_the_numbers_of_the_result_and_of_the_paper(result: dict[str
     assert all(value in text for value in ("57", "2,619", "87", "379", "FIXTURE model: it needs 812,000 bytes"))
 
 
+def test_the_compared_network_stands_beside_ours(result: dict[str, Any]) -> None:
+    tables = _parse(render_report(result)).tables
+    (rows,) = (table[1:] for table in tables if "iSEC's size over it" in " ".join(table[0]))
+    half = 2 * (14_714_688 + 513 * len(result["data"]["classes"]))
+    assert rows[0][1:] == ["16-bit", "91.37", "29.81", "-", "1.0"]
+    assert rows[1][1:] == ["16-bit float", "not measured", f"{half / 1e6:.2f}", f"{half / 2**20:.2f}", "1.0"]
+    facts = next(item for item in result["methods"] if item["name"] == "qat")
+    assert rows[2][0] == "this study: QAT" and rows[2][2] == f"{facts['accuracy']:.2f}"
+    assert rows[2][5] == f"{29.81e6 / facts['flash_bytes']:.1f}"
+    assert len(rows) == 3
+    result["methods"].append(
+        {**facts, "name": "half", "title": "16-bit float", "kind": "half", "flash_bytes": 7_000_000}
+    )
+    tables = _parse(render_report(result)).tables
+    (rows,) = (table[1:] for table in tables if "iSEC's size over it" in " ".join(table[0]))
+    assert rows[2][:2] == ["this study: 16-bit float", "16-bit float"] and rows[2][3:] == ["7.00", "6.68", "4.3"]
+
+
 def test_the_page_states_what_the_numbers_are_not(result: dict[str, Any]) -> None:
     page = " ".join(re.sub("<[^>]+>", " ", render_report(result)).split())
     assert "without flash wait states" in page

@@ -136,6 +136,7 @@ DIFFERENT = {
         ({"init_alpha": 0.5}, TRAIN),
         ({"qat": QatPlan(mode="fine-tune")}, "train: QAT"),
         ({"qat": QatPlan(mode="scratch")}, "train: QAT from scratch"),
+        ({"half": True}, "round: 16-bit float"),
         ({"calibration": 21}, STATIC),
         ({"observer": "min_max"}, STATIC),
         ({"rounding": "double"}, STATIC),
@@ -221,6 +222,21 @@ def test_both_ways_of_qat_start_where_they_say(finished: tuple[Path, Study, list
     for name, start in (("qat", weights["float"]), ("qat_scratch", random)):
         for row, first in zip(weights[name], start, strict=True):
             assert np.corrcoef(row, first)[0, 1] > 0.999  # each row has its own scale
+
+
+def test_16_bit_floats_are_a_row_when_asked_for(finished: tuple[Path, Study, list[str]], tmp_path: Path) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    study = run_study(replace(OPTIONS, half=True, methods=("half",)), folder, reporter=QuietReporter())
+    assert [method.name for method in study.methods] == ["float", "half", "dynamic", "static"]
+    floats, halves = study.methods[:2]
+    assert (halves.title, halves.kind, halves.file) == ("16-bit float", "half", "half.mj")
+    assert halves.flash_bytes * 2 == floats.flash_bytes and halves.activation_bytes == floats.activation_bytes
+    assert halves.changed is not None and halves.logits_sqnr is not None and halves.logits_sqnr > 40
+    (deployment,) = study.deployments
+    assert (deployment.method, deployment.status) == ("half", "ran")
+    assert deployment.verify is not None and deployment.verify.equal
+    clear_run(folder)
+    assert not (folder / "half.mj").exists()
 
 
 def test_files_hold_what_the_result_says(finished: tuple[Path, Study, list[str]]) -> None:

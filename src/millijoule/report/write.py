@@ -26,6 +26,7 @@ from millijoule.report.tables import (
     timing_statements,
 )
 from millijoule.report.timeline import CAUSES
+from millijoule.report.vgg16 import vgg16_rows
 
 __all__ = ["load_result", "render_report", "write_report"]
 
@@ -83,6 +84,7 @@ def render_report(result: Mapping[str, Any]) -> str:
             main=main_method(result),
             titles={method["name"]: method["title"] for method in result["methods"]},
             methods=method_rows(result),
+            vgg16=vgg16_rows(result, main_method(result)),
             table_3=table_3_rows(result),
             board_of=lambda name: board_of(result, name),
             layer_groups=layer_groups,

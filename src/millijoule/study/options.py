@@ -18,7 +18,7 @@ else:  # pragma: no cover - depends on the interpreter
 
 __all__ = ["METHODS", "QAT_MODES", "DataOptions", "QatPlan", "StudyOptions", "demo_options"]
 
-METHODS = ("float", "dynamic", "static", "qat", "qat_scratch")
+METHODS = ("float", "half", "dynamic", "static", "qat", "qat_scratch")
 """Every column a study can have, in the order of the paper's Table 2."""
 QAT_MODES = ("fine-tune", "scratch", "both", "none")
 
@@ -82,6 +82,7 @@ class StudyOptions:
         seed: of the toy pictures, the initial weights, shuffling and augmentation.
         train: options of float training, see `millijoule.train.TrainOptions`.
         qat: quantisation-aware training.
+        half: add a model with 16-bit float weights ("half").
         calibration: how many pictures choose the ranges of static quantisation.
         observer: how they choose them.
         rounding: "single", "double" or "mulhi"; see `graph.arithmetic.requantize`.
@@ -103,10 +104,11 @@ class StudyOptions:
     seed: int = 0
     train: dict[str, Any] = field(default_factory=dict)
     qat: QatPlan = field(default_factory=QatPlan)
+    half: bool = False
     calibration: int = 200
     observer: str = "mse"
     rounding: str = "single"
-    methods: tuple[str, ...] = ("dynamic", "static", "qat", "qat_scratch")
+    methods: tuple[str, ...] = ("half", "dynamic", "static", "qat", "qat_scratch")
     boards: tuple[str, ...] = ("stm32l4r9i", "stm32h7b3i")
     kernels: str = "dsp"
     compiler: str = "zig"

@@ -276,6 +276,17 @@ def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
         files=[run.model("static")],
     )
     methods = ["float", "dynamic", "static"]
+    if options.half:
+        path = run.model("half")
+        run.stage(
+            "half",
+            "round: 16-bit float",
+            {},
+            lambda _m, _p: stages.make_half(source, path),
+            after=["float"],
+            files=[path],
+        )
+        methods.insert(1, "half")
     wanted = {"fine-tune": ["qat"], "scratch": ["qat_scratch"], "both": ["qat", "qat_scratch"], "none": []}
     for name in wanted[options.qat.mode]:
         _qat(run, prepared, spec, name, source)

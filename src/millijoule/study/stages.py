@@ -25,6 +25,7 @@ __all__ = [
     "data_source",
     "evaluate",
     "make_dynamic",
+    "make_half",
     "make_static",
     "network_of",
     "plan_arenas",
@@ -37,6 +38,7 @@ __all__ = [
 
 TITLES = {
     "float": "No quantisation",
+    "half": "16-bit float",
     "dynamic": "Dynamic",
     "static": "Static",
     "qat": "QAT",
@@ -168,6 +170,14 @@ def capture_float(weights: Path, classes: Sequence[str], captured: Path, target:
     graph = capture(network, network.spec, classes=classes)
     save_graph(graph, captured)
     save_graph(simplify(graph), target)
+
+
+def make_half(source: Path, target: Path) -> dict[str, Any]:
+    """Rounds the weights to 16-bit floats."""
+    from millijoule.quantize import half
+
+    save_graph(half(load_graph(source)), target)
+    return {}
 
 
 def make_dynamic(source: Path, target: Path) -> None:
