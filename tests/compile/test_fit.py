@@ -13,6 +13,7 @@ from millijoule.compile import compile_graph
 from millijoule.compile.fit import CODE_BYTES, RESERVED_BYTES, Need, at_resolution, at_width, fits, need_of
 from millijoule.errors import BoardError, PlacementError
 from millijoule.graph import Graph, GraphBuilder, Quant
+from millijoule.quantize import half
 
 
 def network(size: int, channels: int, *, flat: bool = False, dense: int = 10) -> Graph:
@@ -114,6 +115,20 @@ def test_a_float_model_is_told_about_quantisation() -> None:
     }
     values = {name: value.astype(np.float32) for name, value in graph.constants.items()}
     assert "static quantisation" in refusal(replace(graph, tensors=floats, constants=values), "stm32l4r9i").fix
+
+
+def test_floats_that_fit_with_16_bits_are_told_so() -> None:
+    b = GraphBuilder("wide")
+    x = b.node("normalize", [b.input("picture", (1, 1, 1, 700), "uint8")], (1, 1, 1, 700),
+               attrs={"scale": (1.0,), "offset": (0.0,)}, source="normalize")  # fmt: skip
+    x = b.node("reshape", [x], (1, 700), attrs={"shape": (1, 700)}, source="flat")
+    weights = b.constant("w", np.random.default_rng(0).normal(size=(900, 700)).astype(np.float32))
+    y = b.node("dense", [x, weights], (1, 900), source="dense", output="logits")
+    graph = b.build([y])
+    found = re.search(r"16-bit float weights \(([\d,]+) bytes of flash\)", refusal(graph, "stm32l4r9i").fix)
+    assert found is not None
+    program = compile_graph(half(graph), "stm32l4r9i", self_test=False)
+    assert program.weight_bytes == int(found[1].replace(",", ""))
 
 
 def test_a_budget_that_no_plan_keeps_names_sizes_that_would() -> None:

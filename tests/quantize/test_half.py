@@ -164,3 +164,8 @@ def test_vgg16_is_refused_with_the_bytes_it_needs() -> None:
     with pytest.raises(PlacementError, match=f"its constants need {needed:,} bytes of flash") as caught:
         compile_graph(result, "stm32h7b3i", self_test=False)
     assert "This would fit: 0.75 times the channels" in str(caught.value)
+    assert "static quantisation to int8" in str(caught.value)
+    larger = vgg16(0.75, 32)
+    with pytest.raises(PlacementError, match=r"Choose a smaller network|This would fit: 0\.\d+ times") as caught:
+        compile_graph(half(capture(build(larger), larger)), "stm32h7b3i", self_test=False)
+    assert "static quantisation" not in str(caught.value)  # 8 million weights

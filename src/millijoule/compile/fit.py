@@ -13,7 +13,7 @@ from millijoule.boards import Board, board_names, load_board
 from millijoule.compile.plan import MemoryPlan, plan_memory
 from millijoule.compile.schedule import Schedule, schedule
 from millijoule.errors import GraphError, PlacementError
-from millijoule.graph import Graph, Node, Quant, Tensor
+from millijoule.graph import WEIGHT_AXIS, Graph, Node, Quant, Tensor, mode
 from millijoule.graph.operators import infer_shape
 
 __all__ = ["CODE_BYTES", "RESERVED_BYTES", "Need", "at_resolution", "at_width", "check_fit", "fits", "need_of"]
@@ -105,12 +105,24 @@ def _remedies(graph: Graph, need: Need, board: Board, kernels: str, able: Collec
         if planned and fits(planned, board):
             yield f"{width:g} times the channels, a smaller alpha (about {planned.arena_bytes:,} bytes)"
             break
-    if any(tensor.dtype == "float32" for tensor in graph.activations()):
+    whole, half = (_float_bytes(graph, kind) for kind in ("float32", "float16"))
+    halved = replace(need, weight_bytes=need.weight_bytes - whole // 2)
+    if halved != need and fits(halved, board):
+        yield f"16-bit float weights ({halved.weight_bytes:,} bytes of flash)"
+    stored = need.weight_bytes - whole * 3 // 4 - half // 2
+    if stored + CODE_BYTES <= board.flash.size and any(tensor.dtype == "float32" for tensor in graph.activations()):
         yield "static quantisation to int8, if a quarter of these bytes is there"
     for name in board_names():
         other = load_board(name)
         if other.name != board.name and fits(need, other):
             yield f"the board {other.title}"
+
+
+def _float_bytes(graph: Graph, kind: str) -> int:
+    """Bytes of the weights and biases of float layers that are `kind`, "float32" or "float16"."""
+    names = {name for node in graph.nodes if node.op in WEIGHT_AXIS and mode(graph, node) == "float"
+             for name in node.inputs[1:]}  # fmt: skip
+    return sum(graph.tensor(name).bytes for name in names if graph.tensor(name).dtype == kind)
 
 
 def need_of(graph: Graph, kernels: str, weight_bytes: int, able: Collection[str] = ()) -> Need:
