@@ -187,6 +187,9 @@ def test_qat_with_four_bits_and_learned_ranges(folder: Path, tmp_path: Path) -> 
     assert "weights of 4 and 8 bits" in graph.history[-1]
     bits = {node.source: graph.quant(node.inputs[1]).bits for node in graph.nodes if node.op in WEIGHT_AXIS}
     assert bits == {"first": 4, "expand": 8, "depthwise": 8, "project": 4, "last": 4, "head": 8}
+    run("static", model, "--data", toy, "--out", out, "--calibration", 10, "--weight-bits", "last=4", "--report")
+    assert "weights of 4 bits in 1 layers" in load_graph(out).history[-1]
+    assert "adjust+clip+round" in load_graph(out).history[-1]
     for wrong in ("5", "nothing=4"):
         with pytest.raises(OptionError, match=wrong):
             run("qat", model, "--data", toy, "--out", out, "--weight-bits", wrong)

@@ -8,14 +8,26 @@ from typing import Any
 import pytest
 
 from millijoule.errors import OptionError
-from millijoule.study import DataOptions, QatPlan, StudyOptions, demo_options
+from millijoule.study import (
+    Analysis,
+    DataOptions,
+    MixedPlan,
+    QatPlan,
+    StaticPlan,
+    StudyOptions,
+    demo_options,
+)
 
 
 def test_options_survive_toml(tmp_path: Path) -> None:
     options = StudyOptions(
         data=DataOptions(kind="folder", root="photos", split=(0.6, 0.2, 0.2)),
         alpha=0.35,
-        qat=QatPlan(mode="both", training={"epochs": 3}),
+        qat=QatPlan(mode="both", training={"epochs": 3}, weight_bits=4),
+        static=StaticPlan(refine="full", weight_bits=4),
+        mixed=MixedPlan(budget_share=60.0),
+        analysis=Analysis(sensitivity=False, calibration_curve=(5, 9)),
+        gallery=True,
         train={"epochs": 2, "resolutions": [[0.0, 64], [0.5, 96]]},
         boards=("stm32h7b3i",),
     )
@@ -40,6 +52,15 @@ def test_the_demo_is_within_the_rules_of_every_room(tmp_path: Path) -> None:
         ({"data": {"kinds": "folder"}}, "data.kinds"),
         ({"qat": {"mode": "sometimes"}}, "sometimes"),
         ({"kernels": "fast"}, "fast"),
+        ({"static": {"weight_bits": 5}}, r"static\.weight_bits = 5"),
+        ({"qat": {"weight_bits": 2}}, r"qat\.weight_bits = 2"),
+        ({"static": {"bits": 4}}, r"static\.bits"),
+        ({"mixed": {"budget_share": 101.0}}, "budget_share"),
+        ({"mixed": {"budget_bytes": -1}}, "budget_bytes"),
+        ({"mixed": {"held_back": 0}}, "held_back"),
+        ({"analysis": {"calibration_curve": [10, 0]}}, "calibration_curve"),
+        ({"analysis": {"calibration_curve": 10}}, "wrong form"),
+        ({"analysis": {"pictures": 0}}, "pictures"),
         ({"methods": ["float"]}, "float"),
         ({"calibration": 0}, "calibration"),
         ({"init": "nowhere.safetensors"}, "nowhere"),
@@ -49,6 +70,16 @@ def test_the_demo_is_within_the_rules_of_every_room(tmp_path: Path) -> None:
 def test_wrong_options_are_refused_by_name(values: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         StudyOptions.from_dict(values)
+
+
+def test_what_the_rooms_would_refuse_after_training_is_refused_before() -> None:
+    from millijoule.study.stages import check_options
+
+    check_options(StudyOptions(static=StaticPlan(refine="auto")))
+    with pytest.raises(OptionError, match="magic"):
+        check_options(StudyOptions(static=StaticPlan(refine="magic")))
+    with pytest.raises(OptionError, match="at least 8 pictures"):
+        check_options(StudyOptions(mixed=MixedPlan(budget_bytes=9), calibration=7))
 
 
 @pytest.mark.parametrize("text", ["alpha = ", "\x00"])

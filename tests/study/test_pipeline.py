@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -11,17 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
+from millijoule import execute
+from millijoule.compile import HOST, compile_graph
+from millijoule.data import calibration_set, open_prepared
 from millijoule.emulate import energy
 from millijoule.files import Progress
-from millijoule.graph import load_graph
+from millijoule.graph import WEIGHT_AXIS, load_graph
 from millijoule.nets import build, mobilenet_v2
 from millijoule.study import (
+    Analysis,
     DataOptions,
+    MixedPlan,
     QatPlan,
     QuietReporter,
+    StaticPlan,
     Study,
     StudyOptions,
     clear_run,
@@ -29,6 +37,7 @@ from millijoule.study import (
     run_study,
     summary,
 )
+from millijoule.study.analysis import _thumbnail, gallery
 from millijoule.train import TrainOptions
 
 OPTIONS = StudyOptions(
@@ -38,6 +47,7 @@ OPTIONS = StudyOptions(
     train={"epochs": 1, "batch_size": 16, "learning_rate": 1e-3},
     qat=QatPlan(mode="none"),
     calibration=20,
+    analysis=Analysis(calibration_curve=(20, 10, 900), pictures=16),
     methods=("static",),
     boards=("stm32l4r9i",),
     verify_pictures=2,
@@ -74,7 +84,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study, lis
 
 def test_an_interrupted_study_goes_on_where_it_was(finished: tuple[Path, Study, list[str]]) -> None:
     _, study, ran = finished
-    assert ran == ["quantise: static", "evaluate on the test split", "plan the memory", "Static on STM32L4R9I"]
+    assert ran == [
+        "quantise: static",
+        "evaluate on the test split",
+        "plan the memory",
+        "sensitivity of the layers",
+        "calibration curve",
+        "Static on STM32L4R9I",
+    ]
     assert [stage.name for stage in study.stages if stage.reused] == ["data", "train", "float", "dynamic"]
 
 
@@ -140,6 +157,14 @@ DIFFERENT = {
         ({"calibration": 21}, STATIC),
         ({"observer": "min_max"}, STATIC),
         ({"rounding": "double"}, STATIC),
+        ({"static": StaticPlan(refine="none")}, STATIC),
+        ({"static": StaticPlan(weight_bits=4)}, "quantise: static, 4 bits"),
+        ({"mixed": MixedPlan(budget_share=60.0)}, "quantise: 4 and 8 bits"),
+        ({"qat": QatPlan(mode="none", weight_bits=4)}, "train: QAT, 4 bits"),
+        ({"analysis": replace(OPTIONS.analysis, calibration_curve=(10,))}, "calibration curve"),
+        ({"analysis": replace(OPTIONS.analysis, pictures=8)}, "calibration curve"),
+        ({"analysis": Analysis(sensitivity=False, calibration_curve=())}, ""),
+        ({"gallery": True}, ""),
         ({"methods": ("dynamic",)}, "Dynamic on STM32L4R9I"),
         ({"kernels": "plain"}, DEPLOY),
         ({"compiler": "gcc"}, DEPLOY),
@@ -180,6 +205,10 @@ def test_an_option_that_an_older_version_did_not_know(finished: tuple[Path, Stud
     del stored["inputs"]["train"]["mixup"], stored["inputs"]["train"]["augmentation"]["zoom"]
     del stored["inputs"]["spec"]["bn_epsilon"]
     path.write_text(json.dumps(stored), encoding="utf-8")
+    static = folder / "stages" / "static.json"
+    quantised = json.loads(static.read_text(encoding="utf-8"))
+    del quantised["inputs"]["refine"]
+    static.write_text(json.dumps(quantised), encoding="utf-8")
     assert first_to_run(OPTIONS, folder) == ""
     assert first_to_run(replace(OPTIONS, train={**OPTIONS.train, "mixup": 0.1}), folder) == TRAIN
     del stored["inputs"]["train"]["epochs"]  # 1 here, which is not the default
@@ -237,6 +266,115 @@ def test_16_bit_floats_are_a_row_when_asked_for(finished: tuple[Path, Study, lis
     assert deployment.verify is not None and deployment.verify.equal
     clear_run(folder)
     assert not (folder / "half.mj").exists()
+
+
+def test_the_curve_ends_at_the_static_model_and_says_which_pictures_it_used(
+    finished: tuple[Path, Study, list[str]],
+) -> None:
+    folder, study, _ = finished
+    prepared = open_prepared(folder / "data")
+    assert [point.count for point in study.analysis.curve] == [10, 20]  # 900 are more than there are
+    assert list(study.analysis.calibration_hashes) == calibration_set(prepared, 20, OPTIONS.seed)[1]
+    split = prepared.split("validation")
+    chosen = np.linspace(0, len(split.labels) - 1, 16).round().astype(int)
+    exact, stored = (load_graph(folder / f"{name}.mj") for name in ("float", "static"))
+    real = execute.run(exact, split.pictures[chosen])[exact.outputs[0]]
+    values = execute.run(stored, split.pictures[chosen])[stored.outputs[0]]
+    quant = stored.tensor(stored.outputs[0]).quant
+    assert quant is not None
+    values = (values.astype(float) - quant.scalar_zero_point) * quant.scalar_scale
+    point = study.analysis.curve[1]
+    noise = 10 * np.log10(np.square(real.astype(float)).sum() / np.square(real - values).sum())
+    assert point.sqnr == pytest.approx(noise, abs=1e-4) and study.analysis.curve_pictures == 16
+    assert point.changed == (real.argmax(axis=-1) != values.argmax(axis=-1)).sum()
+
+
+def test_sensitivity_is_in_the_result_and_bits_and_bytes_are_the_compilers(
+    finished: tuple[Path, Study, list[str]],
+) -> None:
+    folder, study, _ = finished
+    assert study.analysis.sensitivity is not None and study.analysis.mixed is None
+    layers = study.analysis.sensitivity["layers"]
+    weights = [node for node in load_graph(folder / "float.mj").nodes if node.op in WEIGHT_AXIS]
+    assert [layer["layer"] for layer in layers] == [node.source for node in weights]
+    for method, bits in zip(study.methods, (32.0, 8.0, 8.0), strict=True):
+        program = compile_graph(load_graph(folder / f"{method.name}.mj"), HOST, self_test=False)
+        assert (method.compiled_bytes, method.activation_bytes) == (program.weight_bytes, program.arena_bytes)
+        assert method.weight_bits == bits and method.layers_by_bits == {int(bits): len(weights)}
+
+
+def test_the_gallery_is_there_when_asked_for_and_shows_what_changed(
+    finished: tuple[Path, Study, list[str]], tmp_path: Path
+) -> None:
+    assert finished[1].gallery == ()
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    # a model that answers otherwise: the float one with its classes turned
+    stored = json.loads((folder / "stages" / "evaluate.json").read_text(encoding="utf-8"))
+    prepared = open_prepared(folder / "data")
+    test = prepared.split("test")
+    changes = [
+        {
+            "row": row,
+            "label": int(test.labels[row]),
+            "reference": 1,
+            "models": {"static": 2} if row % 2 else {"dynamic": 3},
+        }
+        for row in range(len(test.labels))
+    ]
+    stored["result"]["changes"] = changes
+    (folder / "stages" / "evaluate.json").write_text(json.dumps(stored), encoding="utf-8")
+    study = run_study(replace(OPTIONS, gallery=True), folder, reporter=_Stop(""))
+    assert study.changed_pictures == len(study.gallery) == len(changes)
+    assert "<img" in (folder / "report.html").read_text(encoding="utf-8")
+    kept = json.loads((folder / "report.json").read_text(encoding="utf-8"))["gallery"]
+    for row, picture in enumerate(kept):
+        assert (picture["row"], picture["models"], picture["sha256"]) == (row, changes[row]["models"], test.hashes[row])
+        drawn = cv2.imdecode(np.frombuffer(base64.b64decode(picture["jpeg"]), np.uint8), cv2.IMREAD_COLOR)
+        assert drawn.shape == (32, 32, 3) and picture["side"] == 32
+        assert np.abs(drawn[:, :, ::-1].astype(int) - test.pictures[row]).mean() < 12  # lossy, but the same picture
+    few = gallery(changes, prepared, limit=4)
+    assert [picture.row for picture in few] == [0, 1, 2, 3]
+    one = [{**item, "models": {"static": 2}} for item in changes[:-1]] + [{**changes[-1], "models": {"dynamic": 3}}]
+    assert [picture.row for picture in gallery(one, prepared, limit=3)] == [0, 1, len(changes) - 1]
+
+
+def test_thumbnails_have_at_most_96_pixels() -> None:
+    side, jpeg = _thumbnail(np.full((224, 224, 3), (200, 30, 30), np.uint8))
+    drawn = cv2.imdecode(np.frombuffer(base64.b64decode(jpeg), np.uint8), cv2.IMREAD_COLOR)
+    assert side == 96 and drawn.shape == (96, 96, 3) and len(jpeg) < 8000
+    assert np.abs(drawn.reshape(-1, 3).mean(axis=0) - (30, 30, 200)).max() < 5  # OpenCV: blue first
+
+
+@pytest.mark.slow
+def test_models_with_4_bits_are_quantised_evaluated_and_deployed_like_the_others(
+    finished: tuple[Path, Study, list[str]], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    options = replace(
+        OPTIONS,
+        static=StaticPlan(weight_bits=4),
+        mixed=MixedPlan(budget_share=80.0),
+        qat=QatPlan(mode="none", weight_bits=4, training={"epochs": 1}),
+        methods=("static4", "mixed", "qat4"),
+    )
+    study = run_study(options, folder, reporter=QuietReporter())
+    methods = {method.name: method for method in study.methods}
+    assert list(methods) == ["float", "dynamic", "static", "static4", "mixed", "qat4"]
+    assert methods["static4"].weight_bits == methods["qat4"].weight_bits == 4.0
+    assert study.analysis.mixed is not None
+    size = methods["mixed"].compiled_bytes
+    assert size == study.analysis.mixed["bytes"] <= 0.8 * study.analysis.mixed["bytes_at_eight"]
+    assert 4.0 < (methods["mixed"].weight_bits or 0) < 8.0
+    assert [item.method for item in study.deployments] == ["static4", "mixed", "qat4"]
+    for item in study.deployments:
+        assert item.status == "ran" and item.verify is not None and item.verify.equal and item.verify.tolerance == 0
+    conversion = study.training["qat4"].conversion
+    assert conversion is not None and conversion.disagreements == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(title in page for title in ("Static, 4 bits", "Mixed 4/8 bits", "QAT, 4 bits", "chosen, reconstructed"))
+    again = _Stop("")
+    run_study(options, folder, reporter=again)
+    assert again.ran == []
 
 
 def test_files_hold_what_the_result_says(finished: tuple[Path, Study, list[str]]) -> None:

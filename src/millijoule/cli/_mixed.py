@@ -121,6 +121,7 @@ def mixed(
     Example: millijoule quantize mixed runs/train/best.safetensors --data runs/photos --out mixed.mj --budget-share 60
     """
     from millijoule.cli.quantize import _load, _save
+    from millijoule.compile.explain import refused_four_bits
     from millijoule.data import calibration_set, open_prepared
     from millijoule.quantize import mixed as search
 
@@ -135,7 +136,7 @@ def mixed(
             budget_cycles=budget_cycles,
             size=lambda graph: _compiled(graph, board).weight_bytes,
             cycles=_cycles(board, budget_cycles),
-            refusals=lambda graph: _refusals(graph, board),
+            refusals=lambda graph: refused_four_bits(graph, board),
             observer=observer,
             rounding=rounding,
             held_back=held_back,
@@ -161,18 +162,6 @@ def _compiled(graph: Graph, board: str) -> Program:
     from millijoule.compile import compile_graph
 
     return compile_graph(graph, board, self_test=False)
-
-
-def _refusals(graph: Graph, board: str) -> dict[str, str]:
-    """The layers whose weights would take whole bytes with 4 bits, and why."""
-    from millijoule.compile.explain import four_bits
-    from millijoule.errors import PlacementError
-
-    try:
-        program = _compiled(graph, board)
-    except PlacementError:  # with 4 bits everywhere it may not fit, the mixture can
-        program = _compiled(graph, "host")
-    return {item["layer"]: item["reason"] for item in four_bits(program) if item["stored_bits"] == 8}
 
 
 def _cycles(board: str, budget: int | None) -> Callable[[Graph], int] | None:

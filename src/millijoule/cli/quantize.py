@@ -49,8 +49,12 @@ StaticRefine = Annotated[
     typer.Option(
         help="none, bias (corrected biases), full (every layer reconstructed), auto (what helps on pictures "
         "held back), or steps joined with +: equalize, means, empirical, adjust, clip, round. "
-        "Default: bias; full with --per-layer or --data-free."
+        "Default: bias; full with --per-layer or --data-free; empirical+adjust+clip+round for weights of 4 bits."
     ),
+]
+WeightBits = Annotated[
+    list[str] | None,
+    typer.Option(help="4 or 8 for all layers, LAYER=4 for one (repeatable, * stands for anything) [8]."),
 ]
 Report = Annotated[bool, typer.Option("--report", help="Print every decision, layer by layer.")]
 ReportJson = Annotated[bool, typer.Option("--json", help="With --report: as JSON.")]
@@ -121,6 +125,7 @@ def static(
     calibration: Calibration = 200,
     seed: Seed = 0,
     data_free: Annotated[bool, typer.Option("--data-free", help="No pictures: drawn ones instead of --data.")] = False,
+    weight_bits: WeightBits = None,
     report: Report = False,
     as_json: ReportJson = False,
 ) -> None:
@@ -130,10 +135,12 @@ def static(
     """
     from millijoule.data import calibration_set, open_prepared
     from millijoule.quantize import static as quantize_static
+    from millijoule.quantize.refine import FOUR_BITS
 
     if (data is None) != data_free:
         raise OptionError("--data", "give either a prepared set or --data-free", "Name one of the two")
     graph = _load(model)
+    bits = _weight_bits(graph, weight_bits or [])
     pictures = None if data is None else calibration_set(open_prepared(data), calibration, seed)[0]
     with progress_bars() as progress:
         result = quantize_static(
@@ -142,7 +149,8 @@ def static(
             observer=observer,
             rounding=rounding,
             per_channel=per_channel,
-            refine=refine or ("bias" if per_channel and not data_free else "full"),
+            refine=refine or (FOUR_BITS if bits != 8 else "bias" if per_channel and not data_free else "full"),
+            weight_bits=bits,
             progress=progress,
         )
     _save(result, out)
@@ -165,10 +173,7 @@ def qat(
     ranges: Annotated[
         str, typer.Option(help="observed: averages of each batch's extremes. learned: trained beside the weights.")
     ] = "observed",
-    weight_bits: Annotated[
-        list[str] | None,
-        typer.Option(help="4 or 8 for all layers, LAYER=4 for one (repeatable, * stands for anything) [8]."),
-    ] = None,
+    weight_bits: WeightBits = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="No calibration; give an untrained model, as the paper does.")
     ] = False,

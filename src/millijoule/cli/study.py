@@ -74,6 +74,15 @@ def study(
         str | None, typer.Option(help="How they choose: mse, minmax, ...", rich_help_panel=_QUANTISE)
     ] = None,
     rounding: Annotated[str | None, typer.Option(help="single, double or mulhi.", rich_help_panel=_QUANTISE)] = None,
+    gallery: Annotated[
+        bool | None,
+        typer.Option(
+            "--gallery/--no-gallery",
+            help="Thumbnails of the test pictures that quantisation changes, in the report.",
+            rich_help_panel=_QUANTISE,
+            show_default="no",
+        ),
+    ] = None,
     board: Annotated[
         list[str] | None, typer.Option(help="A board; give it again for more.", rich_help_panel=_BOARDS)
     ] = None,
@@ -123,6 +132,7 @@ def study(
         calibration=calibration,
         observer=observer,
         rounding=rounding,
+        gallery=gallery,
         boards=tuple(board) if board else None,
         kernels=kernels,
         compiler=compiler,

@@ -11,21 +11,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from millijoule.boards import Board
 from millijoule.compile.finder import geometry_allows
 from millijoule.compile.fit import RESOLUTION_STEP, at_resolution, at_width
 from millijoule.compile.legal import refusal, row_layers
 from millijoule.compile.objective import options_for, planned
 from millijoule.compile.plan import Buffer
-from millijoule.compile.program import Layer, Program
+from millijoule.compile.program import HOST, Layer, Program, compile_graph
 from millijoule.compile.rows import RowMemory, chunk_pixels, filter_chunk, kept_rows
 from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Step, layer_name
-from millijoule.errors import UnsupportedError
+from millijoule.errors import PlacementError, UnsupportedError
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, mode
 from millijoule.graph.bounds import stored_bounds
 from millijoule.kernels import assembly_source, dims_of
 
-__all__ = ["explain_program", "four_bits", "timeline"]
+__all__ = ["explain_program", "four_bits", "refused_four_bits", "timeline"]
 
 NARROWER = 0.75
 
@@ -226,6 +227,20 @@ def four_bits(program: Program) -> Iterator[dict[str, Any]]:
             if node.op in WEIGHT_AXIS and graph.quant(node.inputs[1]).bits == 4:
                 reason = _stored_as_bytes(graph, step, node)
                 yield {"layer": layer_name(node), "stored_bits": 8 if reason else 4, "reason": reason}
+
+
+def refused_four_bits(graph: Graph, target: str | Board) -> dict[str, str]:
+    """The layers of an integer graph with 4-bit weights that take whole bytes in flash all the same, and why.
+
+    Args:
+        graph: a graph; layers with weights of 8 bits are left out.
+        target: a board or "host"; where the graph does not fit a board, "host" tells the same of all but its row plans.
+    """
+    try:
+        program = compile_graph(graph, target, self_test=False)
+    except PlacementError:  # with 4 bits everywhere it may not fit, a mixture can
+        program = compile_graph(graph, HOST, self_test=False)
+    return {item["layer"]: item["reason"] for item in four_bits(program) if item["stored_bits"] == 8}
 
 
 def _stored_as_bytes(graph: Graph, step: Step, node: Node) -> str | None:

@@ -25,6 +25,7 @@ from millijoule.quantize.reconstruct import PARTS, LayerChange, reconstruct
 from millijoule.quantize.statistics import TensorStatistics
 
 __all__ = [
+    "FOUR_BITS",
     "REFINEMENTS",
     "STEPS",
     "Refined",
@@ -42,6 +43,9 @@ what reconstruction can do besides (adjusted weights, searched scales, learned r
 
 REFINEMENTS = ("none", "bias", "full", "auto")
 """Sets of refinements by name; sets of one's own are written with plus signs, "equalize+round"."""
+
+FOUR_BITS = "empirical+adjust+clip+round"
+"""What weights of 4 bits want: every layer reconstructed."""
 
 _MAP_VALUES = 60_000_000
 """Most float values of one feature map, over all pictures, while layers are reconstructed (float32: 240 MB)."""

@@ -11,6 +11,7 @@ from millijoule.errors import OptionError, QuantizationError
 from millijoule.files import Progress
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, simplify
 from millijoule.graph.conversion import KEEPS_SCALE, integer_graph
+from millijoule.quantize.compare import bits_of_weights
 from millijoule.quantize.data_free import drawn_for, normal_ranges, widened
 from millijoule.quantize.decisions import Decision, QuantizationReport
 from millijoule.quantize.dynamic import require_float
@@ -33,6 +34,7 @@ def static(
     rounding: str = "single",
     per_channel: bool = True,
     refine: str = "bias",
+    weight_bits: int | Mapping[str, int] = 8,
     progress: Progress | None = None,
 ) -> Graph:
     """A float graph as an int8 graph.
@@ -51,6 +53,8 @@ def static(
         refine: "none": plain conversion; "bias": biases corrected with the means of the layers' inputs; "full": the
             layers reconstructed one after another after equalisation; "auto": the refinements
             that help on pictures held back; or a list of `refine.STEPS` joined with "+".
+        weight_bits: 8, or 4 for weights in [-8, 7], of all layers or by layer as `integer_graph` takes them; 4 bits
+            want `refine` with "adjust+clip+round".
         progress: called after each batch, and after each layer that is reconstructed.
 
     Returns:
@@ -87,7 +91,7 @@ def static(
             ranges = ranges_from(source, statistics, observer)
         if drawn:
             ranges = widened(ranges, expected, _logits(source))
-        return integer_graph(source, ranges, rounding=rounding, per_channel=per_channel)
+        return integer_graph(source, ranges, rounding=rounding, per_channel=per_channel, weight_bits=weight_bits)
 
     if refine == "auto":
         refined = refine_auto(
@@ -118,14 +122,18 @@ def static(
         f"{'drawn' if drawn else 'calibration'} pictures": len(pictures),
         "refine": refine,
     }
+    narrow = bits_of_weights(refined.graph)[1].get(4, 0)
+    if narrow:
+        settings["layers with 4-bit weights"] = narrow
     report = QuantizationReport(
         settings, refined.steps, (*observed, *refined.decisions), refined.trials, refined.held_back
     )
     result = refined.graph if not report.decisions and not report.trials else refined.graph.with_note(report.note())
     done = refine if refine in ("none", "bias") else "+".join(refined.steps) or "none"
     used = f"{len(pictures)} {'drawn ' if drawn else ''}pictures"
+    widths = f", weights of 4 bits in {narrow} layers" if narrow else ""
     return result.with_note(
-        f"static: int8, {observer} ranges of {used}, one weight scale per {scope}, "
+        f"static: int8{widths}, {observer} ranges of {used}, one weight scale per {scope}, "
         f"{rounding} rounding, refinement: {done}"
     )
 

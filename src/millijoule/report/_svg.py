@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 __all__ = ["Labels", "Plot", "Scale", "attribute", "compact", "text", "text_width", "ticks"]
 
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in user units."""
 CHARACTER = 6.6
 """Mean width in user units of one character at the charts' font size of 12."""
 
@@ -113,30 +115,61 @@ class Plot:
 
 
 class Labels:
-    """Places short labels beside points so that they cover neither each other nor the points nor the frame."""
+    """Places short labels so that they cover neither each other nor the points nor the frame, nor lines if possible."""
 
     def __init__(self, plot: Plot) -> None:
         self._plot = plot
-        self._taken: list[tuple[float, float, float, float]] = []
+        self._taken: list[Box] = []
+        self._lines: list[Box] = []
 
     def point(self, x: float, y: float, radius: float = 6.0) -> None:
         """Keeps labels off a marker at (x, y)."""
         self._taken.append((x - radius, y - radius, x + radius, y + radius))
 
+    def box(self, left: float, top: float, right: float, bottom: float) -> None:
+        """Keeps labels off a rectangle."""
+        self._taken.append((left, top, right, bottom))
+
+    def line(self, x: float, y: float, to_x: float, to_y: float) -> None:
+        """Keeps labels off a straight line as long as there is another place for them."""
+        steps = max(1, round(max(abs(to_x - x), abs(to_y - y)) / 6))
+        for step in range(steps):
+            a, b = step / steps, (step + 1) / steps
+            ends = sorted((x + a * (to_x - x), x + b * (to_x - x))), sorted((y + a * (to_y - y), y + b * (to_y - y)))
+            self._lines.append((ends[0][0] - 1, ends[1][0] - 1, ends[0][1] + 1, ends[1][1] + 1))
+
     def place(self, x: float, y: float, value: str) -> None:
         """Writes `value` at the nearest free place around (x, y); it is left out when there is none."""
+        width = text_width(value)
+        beside, below = [(10.0, 4.0), (-10 - width, 4.0)], [(-width / 2, -11.0), (-width / 2, 19.0)]
+        sides = [*beside, *below, (10.0, -10.0), (10.0, 18.0), (-10 - width, -10.0), (-10 - width, 18.0)]
+        self._write(
+            value,
+            [
+                (x + dx, y + dy + sign * distance)
+                for distance in (0, 14, 28, 42, 56, 70)
+                for dx, dy in sides
+                for sign in ((1, -1) if distance else (1,))
+            ],
+        )
+
+    def along(self, y: float, value: str) -> None:
+        """Writes `value` above or below the level `y`, as far to the right as there is room."""
+        start, width = self._plot.x.end - text_width(value), self._plot.x.end - self._plot.left
+        places = [(start - step, y + dy) for step in range(0, int(width), 8) for dy in (-5, 15)]
+        self._write(value, places)
+
+    def _write(self, value: str, places: Sequence[tuple[float, float]]) -> None:
         width, plot = text_width(value), self._plot
-        for distance in (0, 14, 28, 42):
-            for dx, dy in ((10, 4), (-10 - width, 4), (-width / 2, -11), (-width / 2, 19), (10, -10), (10, 18)):
-                for sign in (1, -1) if distance else (1,):
-                    left, base = x + dx, y + dy + sign * distance
-                    box = (left - 2, base - 11, left + width + 2, base + 4)
-                    inside = box[0] >= plot.left and box[2] <= plot.width and box[1] >= plot.top - 8
-                    if inside and box[3] <= plot.y.start and not any(_overlap(box, other) for other in self._taken):
-                        self._taken.append(box)
-                        plot.parts.append(text(left, base, value, extra=' class="halo"'))
-                        return
+        for taken in ((*self._taken, *self._lines), self._taken):
+            for left, base in places:
+                box = (left - 2, base - 11, left + width + 2, base + 4)
+                inside = box[0] >= plot.left and box[2] <= plot.width and box[1] >= plot.top - 8
+                if inside and box[3] <= plot.y.start and not any(_overlap(box, other) for other in taken):
+                    self._taken.append(box)
+                    plot.parts.append(text(left, base, value, extra=' class="halo"'))
+                    return
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -201,7 +201,6 @@ def charts_of(result: Result) -> dict[str, Any]:
     methods = {method["name"]: method for method in result["methods"]}
     ran = [item for item in result["deployments"] if item["status"] == "ran"]
     return {
-        "size": _size_chart(result),
         "latency": _latency_chart(result, methods, ran) if ran else "",
         "confusion": [
             {
@@ -271,23 +270,6 @@ def _timeline(result: Result, item: Mapping[str, Any]) -> str:
             blocks.append({"name": name, "cycles": layer["cycles"], "members": [layer["name"]]})
     clock = board_of(result, item["board"])["clock_hz"]
     return timeline_chart(layers, blocks, clock, item["arena_bytes"], f"time of the layers, {_key(item)}")
-
-
-def _size_chart(result: Result) -> str:
-    points = [
-        {
-            "x": method["flash_bytes"] / 1024,
-            "accuracy": method["accuracy"],
-            "interval": method["interval"],
-            "method": _base(method["name"]),
-            "label": method["title"],
-            "shape": "circle",
-            "tip": f"{method['title']}: {method['accuracy']:.2f} % ({method['interval'][0]:.2f} to "
-            f"{method['interval'][1]:.2f}), {method['flash_bytes'] / 1024:,.1f} KiB",
-        }
-        for method in result["methods"]
-    ]
-    return charts.accuracy_chart(points, "model size, KiB", "accuracy against model size")
 
 
 def _latency_chart(result: Result, methods: Mapping[str, Any], ran: Sequence[Mapping[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from millijoule.errors import FormatError
 from millijoule.files import atomic_write_text
 from millijoule.report import charts, paper
 from millijoule.report._page import environment, missing_field, page_part
+from millijoule.report.quantisation import quantisation_of
 from millijoule.report.ram import USES
 from millijoule.report.tables import (
     board_of,
@@ -71,7 +72,7 @@ def render_report(result: Mapping[str, Any]) -> str:
     _check(result, "report.json")
     engine = environment()
     result = json.loads(json.dumps(result))  # the same values whether they come from memory or from the file
-    template = engine.from_string(page_part("ram.html") + page_part("report.html"))
+    template = engine.from_string(page_part("ram.html") + page_part("quantisation.html") + page_part("report.html"))
     try:
         drawn = charts_of(result)
         seen = {kind for ram in drawn["ram"].values() for kind in ram["uses"]}
@@ -80,6 +81,7 @@ def render_report(result: Mapping[str, Any]) -> str:
             style=page_part("style.css"),
             script=page_part("script.js"),
             charts=drawn,
+            quantisation=quantisation_of(result),
             headline=headline(result),
             main=main_method(result),
             titles={method["name"]: method["title"] for method in result["methods"]},

@@ -107,6 +107,9 @@ def method_facts(row: Mapping[str, Any], titles: Mapping[str, str]) -> MethodFac
         difference_interval=None if interval is None else (interval["low"], interval["high"]),
         logits_sqnr=row["logits_sqnr"],
         confusion=tuple(tuple(line) for line in row["confusion"]),
+        weight_bits=row["weight_bits"],
+        layers_by_bits={int(bits): int(count) for bits, count in row["layers_by_bits"].items()},
+        compiled_bytes=row["compiled_bytes"],
     )
 
 

@@ -16,10 +16,20 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - depends on the interpreter
     import tomli as tomllib
 
-__all__ = ["METHODS", "QAT_MODES", "DataOptions", "QatPlan", "StudyOptions", "demo_options"]
+__all__ = [
+    "METHODS",
+    "QAT_MODES",
+    "Analysis",
+    "DataOptions",
+    "MixedPlan",
+    "QatPlan",
+    "StaticPlan",
+    "StudyOptions",
+    "demo_options",
+]
 
-METHODS = ("float", "half", "dynamic", "static", "qat", "qat_scratch")
-"""Every column a study can have, in the order of the paper's Table 2."""
+METHODS = ("float", "half", "dynamic", "static", "static4", "mixed", "qat", "qat_scratch", "qat4")
+"""Every column a study can have: those of the paper's Table 2, and beside them those with 16-bit and 4-bit weights."""
 QAT_MODES = ("fine-tune", "scratch", "both", "none")
 
 
@@ -49,6 +59,49 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class StaticPlan:
+    """Static quantisation.
+
+    Attributes:
+        refine: see `millijoule.quantize.static`.
+        weight_bits: 4 adds a second model whose weights all have 4 bits ("static4"), every layer of it reconstructed.
+    """
+
+    refine: str = "bias"
+    weight_bits: int = 8
+
+
+@dataclass(frozen=True)
+class MixedPlan:
+    """A model with weights of 4 and 8 bits ("mixed") within a budget of flash; without a budget there is none.
+
+    Attributes:
+        budget_share: most flash, per cent of the network with 8 bits everywhere; 0: no such budget.
+        budget_bytes: most flash in bytes; 0: no such budget.
+        held_back: calibration pictures that the choice is measured on.
+    """
+
+    budget_share: float = 0.0
+    budget_bytes: int = 0
+    held_back: int = 24
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the report says about quantisation besides the models themselves.
+
+    Attributes:
+        sensitivity: what each layer loses, see `millijoule.quantize.sensitivity`.
+        calibration_curve: static quantisation with so many calibration pictures each; empty for none.
+        pictures: validation pictures that the curve is measured on.
+    """
+
+    sensitivity: bool = True
+    calibration_curve: tuple[int, ...] = (10, 25, 50, 100, 200)
+    pictures: int = 64
+
+
+@dataclass(frozen=True)
 class QatPlan:
     """Quantisation-aware training.
 
@@ -58,9 +111,11 @@ class QatPlan:
         training: fine-tuning: what differs from the options of float training, for example epochs and learning_rate.
         scratch: the same for training from scratch.
         settings: other options of `millijoule.quantize.QatOptions`, for example averaging.
+        weight_bits: 4 adds a model that is fine-tuned with weights of 4 bits ("qat4").
     """
 
     mode: str = "fine-tune"
+    weight_bits: int = 8
     training: dict[str, Any] = field(default_factory=dict)
     scratch: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -86,6 +141,10 @@ class StudyOptions:
         calibration: how many pictures choose the ranges of static quantisation.
         observer: how they choose them.
         rounding: "single", "double" or "mulhi"; see `graph.arithmetic.requantize`.
+        static: more of static quantisation.
+        mixed: mixed precision.
+        analysis: sensitivity and calibration curve.
+        gallery: put the pictures that some model answers otherwise than the float one into the report, as thumbnails.
         methods: which of `METHODS` to deploy (all that exist are evaluated).
         boards: which boards.
         kernels: "dsp" or "plain".
@@ -108,7 +167,11 @@ class StudyOptions:
     calibration: int = 200
     observer: str = "mse"
     rounding: str = "single"
-    methods: tuple[str, ...] = ("half", "dynamic", "static", "qat", "qat_scratch")
+    static: StaticPlan = StaticPlan()
+    mixed: MixedPlan = MixedPlan()
+    analysis: Analysis = Analysis()
+    gallery: bool = False
+    methods: tuple[str, ...] = METHODS[1:]
     boards: tuple[str, ...] = ("stm32l4r9i", "stm32h7b3i")
     kernels: str = "dsp"
     compiler: str = "zig"
@@ -127,9 +190,23 @@ class StudyOptions:
         for method in self.methods:
             if method not in METHODS[1:]:
                 raise OptionError(f"methods: {method!r}", "it is not known", f"Use some of: {', '.join(METHODS[1:])}")
-        if self.calibration < 1 or self.verify_pictures < 1:
-            what = "calibration" if self.calibration < 1 else "verify_pictures"
-            raise OptionError(f"{what} = {getattr(self, what)}", "at least one picture is needed", "Use 1 or more")
+        counts = {"calibration": self.calibration, "verify_pictures": self.verify_pictures}
+        counts |= {"analysis.pictures": self.analysis.pictures, "mixed.held_back": self.mixed.held_back}
+        for name, count in (
+            *counts.items(),
+            *(("analysis.calibration_curve", n) for n in self.analysis.calibration_curve),
+        ):
+            if count < 1:
+                raise OptionError(f"{name} = {count}", "at least one picture is needed", "Use 1 or more")
+        for name, bits in (("static", self.static.weight_bits), ("qat", self.qat.weight_bits)):
+            if bits not in (4, 8):
+                raise OptionError(f"{name}.weight_bits = {bits!r}", "such weights are not stored", "Use 8 or 4")
+        if not 0.0 <= self.mixed.budget_share <= 100.0:
+            raise OptionError(
+                f"mixed.budget_share = {self.mixed.budget_share!r}", "it is a share in per cent", "Use 0 to 100"
+            )
+        if self.mixed.budget_bytes < 0:
+            raise OptionError(f"mixed.budget_bytes = {self.mixed.budget_bytes!r}", "it is negative", "Use 0 for none")
         if self.init and not Path(self.init).is_file():
             raise OptionError(f"init = {self.init!r}", "there is no such file", "Check the path")
 
@@ -146,10 +223,13 @@ class StudyOptions:
                     train, validation, test = (float(share) for share in data["split"])
                     data["split"] = (train, validation, test)
                 chosen["data"] = DataOptions(**data)
-            if "qat" in chosen:
-                qat = dict(chosen["qat"])
-                _known(QatPlan, qat, "qat.")
-                chosen["qat"] = QatPlan(**qat)
+            for name, kind in (("qat", QatPlan), ("static", StaticPlan), ("mixed", MixedPlan), ("analysis", Analysis)):
+                if name in chosen:
+                    part = dict(chosen[name])
+                    _known(kind, part, f"{name}.")
+                    if "calibration_curve" in part:
+                        part["calibration_curve"] = tuple(int(count) for count in part["calibration_curve"])
+                    chosen[name] = kind(**part)
             for name in ("methods", "boards"):
                 if name in chosen:
                     chosen[name] = tuple(str(item) for item in chosen[name])
@@ -170,6 +250,7 @@ class StudyOptions:
         values = asdict(self)
         values["data"]["split"] = list(self.data.split)
         values["methods"], values["boards"] = list(self.methods), list(self.boards)
+        values["analysis"]["calibration_curve"] = list(self.analysis.calibration_curve)
         return values
 
     def save(self, path: Path) -> None:

@@ -17,12 +17,13 @@ from millijoule.errors import OutputError
 from millijoule.files import Progress, atomic_write_json
 from millijoule.report import write_report
 from millijoule.study import stages
+from millijoule.study.analysis import analysis_facts, gallery, measure_curve, measure_sensitivity
 from millijoule.study.deployment import TIMING, deploy, deployment_from, deployment_json
 from millijoule.study.facts import board_facts, data_facts, host_facts, method_facts, network_facts, version_facts
 from millijoule.study.ledger import Inputs, Ledger, StageRecord
-from millijoule.study.options import METHODS, StudyOptions
+from millijoule.study.options import METHODS, StaticPlan, StudyOptions
 from millijoule.study.progress import QuietReporter, Reporter
-from millijoule.study.results import ConversionFacts, StageFacts, Study, TrainingFacts
+from millijoule.study.results import AnalysisFacts, ConversionFacts, StageFacts, Study, TrainingFacts
 
 if TYPE_CHECKING:
     from millijoule.data import PreparedSet
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["clear_run", "run_study"]
 
+EVALUATED = ["bits", "changes"]
+"""What the rows of the comparison have since it was first written; results without them are made again."""
+PLANNED = ["constants"]
+"""The same of the sizes."""
 OURS = ("data", "stages", "train", "firmware")
 """Folders that a study makes in its run folder."""
 
@@ -108,8 +113,7 @@ def run_study(
     began = time.monotonic()
     folder = Path(folder).resolve()
     boards = [load_board(name) for name in options.boards]
-    stages.train_options(options)
-    stages.qat_options(options)
+    stages.check_options(options)
     for board in boards:
         board.regulator()
     run = _Run(folder, options, Ledger(folder), reporter or QuietReporter())
@@ -121,18 +125,20 @@ def run_study(
     comparison = run.stage(
         "evaluate",
         "evaluate on the test split",
-        {},
+        {"rows": EVALUATED},
         lambda _mark, progress: stages.evaluate({name: run.model(name) for name in methods}, prepared, progress),
         after=methods,
     )
     arenas = run.stage(
         "arenas",
         "plan the memory",
-        {"code": _code_mark()},
+        {"code": _code_mark(), "rows": PLANNED},
         lambda _mark, progress: stages.plan_arenas({name: run.model(name) for name in methods}, progress),
         after=methods,
     )
+    analysis = _analyse(run, prepared)
     deployments = _deploy(run, prepared, methods)
+    changes = comparison.result["changes"]
     study = Study(
         title=title or f"{_network_title(spec)} on {data_facts(prepared).source}",
         created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -146,8 +152,7 @@ def run_study(
         network=network_facts(spec),
         training=_trainings(run.ledger),
         methods=tuple(
-            method_facts({**row, "activation_bytes": arenas.result[row["name"]]}, stages.TITLES)
-            for row in comparison.result["models"]
+            method_facts({**row, **arenas.result[row["name"]]}, stages.TITLES) for row in comparison.result["models"]
         ),
         boards=tuple(board_facts(board) for board in boards),
         deployments=tuple(deployments),
@@ -155,6 +160,9 @@ def run_study(
             StageFacts(item.name, item.title, round(item.seconds, 2), item.reused)
             for item in run.ledger.records.values()
         ),
+        analysis=analysis,
+        changed_pictures=len(changes),
+        gallery=gallery(changes, prepared) if options.gallery else (),
     )
     atomic_write_json(folder / "report.json", study.to_json())
     write_report(study.to_json(), folder / "report.html")
@@ -255,6 +263,8 @@ def _file_stamp(path: str) -> list[Any]:
 
 
 def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
+    from millijoule.quantize.refine import FOUR_BITS
+
     options, source = run.options, run.folder / "train" / "float" / "captured.mj"
 
     def dynamic(_mark: str, _progress: Progress) -> dict[str, Any]:
@@ -262,15 +272,11 @@ def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
         return {}
 
     run.stage("dynamic", "quantise: dynamic", {}, dynamic, after=["float"], files=[run.model("dynamic")])
+    values = _calibrated(options)
     run.stage(
         "static",
         "quantise: static",
-        {
-            "count": options.calibration,
-            "observer": options.observer,
-            "rounding": options.rounding,
-            "seed": options.seed,
-        },
+        Inputs({**values, "refine": options.static.refine}, {"refine": StaticPlan().refine}, values),
         lambda _mark, progress: stages.make_static(source, prepared, options, run.model("static"), progress),
         after=["float"],
         files=[run.model("static")],
@@ -287,18 +293,78 @@ def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
             files=[path],
         )
         methods.insert(1, "half")
+    if options.static.weight_bits == 4:
+        run.stage(
+            "static4",
+            "quantise: static, 4 bits",
+            {**values, "refine": FOUR_BITS},
+            lambda _mark, progress: stages.make_static(
+                source, prepared, options, run.model("static4"), progress, weight_bits=4
+            ),
+            after=["float"],
+            files=[run.model("static4")],
+        )
+        methods.append("static4")
+    if options.mixed.budget_share or options.mixed.budget_bytes:
+        run.stage(
+            "mixed",
+            "quantise: 4 and 8 bits",
+            {**values, "mixed": asdict(options.mixed)},
+            lambda _mark, progress: stages.make_mixed(source, prepared, options, run.model("mixed"), progress),
+            after=["float"],
+            files=[run.model("mixed")],
+        )
+        methods.append("mixed")
     wanted = {"fine-tune": ["qat"], "scratch": ["qat_scratch"], "both": ["qat", "qat_scratch"], "none": []}
-    for name in wanted[options.qat.mode]:
+    for name in [*wanted[options.qat.mode], *(["qat4"] if options.qat.weight_bits == 4 else [])]:
         _qat(run, prepared, spec, name, source)
         methods.append(name)
     return methods
 
 
+def _calibrated(options: StudyOptions) -> dict[str, Any]:
+    """What decides ranges measured on calibration pictures."""
+    return {
+        "count": options.calibration,
+        "observer": options.observer,
+        "rounding": options.rounding,
+        "seed": options.seed,
+    }
+
+
+def _analyse(run: _Run, prepared: PreparedSet) -> AnalysisFacts:
+    """Sensitivity and calibration curve, where the options ask for them, and what the search of bits found."""
+    options, source = run.options, run.folder / "train" / "float" / "captured.mj"
+    values, found = _calibrated(options), {}
+    if options.analysis.sensitivity:
+        found["sensitivity"] = run.stage(
+            "sensitivity",
+            "sensitivity of the layers",
+            {name: value for name, value in values.items() if name != "rounding"},
+            lambda _mark, progress: measure_sensitivity(source, prepared, options, progress),
+            after=["float"],
+        )
+    if options.analysis.calibration_curve:
+        found["curve"] = run.stage(
+            "curve",
+            "calibration curve",
+            {**values, "count": sorted(set(options.analysis.calibration_curve)), "refine": options.static.refine}
+            | {"pictures": options.analysis.pictures},
+            lambda _mark, progress: measure_curve(source, prepared, options, progress),
+            after=["float"],
+        )
+    results = {name: record.result for name, record in found.items()}
+    mixed = run.ledger.records.get("mixed")
+    return analysis_facts(
+        results.get("sensitivity"), results.get("curve"), None if mixed is None else mixed.result["found"]
+    )
+
+
 def _qat(run: _Run, prepared: PreparedSet, spec: NetworkSpec, name: str, source: Path) -> None:
     from millijoule.quantize import QatOptions
 
-    options, scratch = run.options, name == "qat_scratch"
-    values = {"qat": stages.qat_options(options, scratch=scratch).to_dict()}
+    options, scratch, bits = run.options, name == "qat_scratch", 4 if name == "qat4" else 8
+    values = {"qat": stages.qat_options(options, scratch=scratch, weight_bits=bits).to_dict()}
     defaults = {"qat": QatOptions().to_dict()}
     inputs = _training(options, spec, values, defaults) if scratch else Inputs(values, defaults)
     run.stage(
@@ -315,6 +381,7 @@ def _qat(run: _Run, prepared: PreparedSet, spec: NetworkSpec, name: str, source:
             run.model(name),
             progress,
             scratch=scratch,
+            weight_bits=bits,
         ),
         after=["data"] if scratch else ["float"],
         files=[run.model(name)],
@@ -358,6 +425,7 @@ def _code_mark() -> str:
 
 def _trainings(ledger: Ledger) -> dict[str, TrainingFacts]:
     titles = {"train": "Float training", "qat": "QAT fine-tuning", "qat_scratch": "QAT from scratch"}
+    titles["qat4"] = "QAT fine-tuning, 4 bits"
     names = {"train": "float"}
     trainings = {}
     for stage, title in titles.items():

@@ -11,12 +11,15 @@ from typing import Any
 
 __all__ = [
     "SCHEMA",
+    "AnalysisFacts",
     "BoardFacts",
     "BufferFacts",
     "ConversionFacts",
+    "CurvePointFacts",
     "DataFacts",
     "Deployment",
     "EnergyFacts",
+    "GalleryPicture",
     "LayerFacts",
     "MethodFacts",
     "NetworkFacts",
@@ -113,7 +116,11 @@ class TrainingFacts:
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """One quantisation method on the test split; the fields of `millijoule.quantize.ModelFigures` and the file."""
+    """One quantisation method on the test split; the fields of `millijoule.quantize.ModelFigures` and the file.
+
+    `compiled_bytes` is what the constants take in flash as the compiler lays them out, `flash_bytes` the sum over the
+    graph; fields with defaults are missing in results from before they existed.
+    """
 
     name: str
     title: str
@@ -134,6 +141,60 @@ class MethodFacts:
     difference_interval: tuple[float, float] | None
     logits_sqnr: float | None
     confusion: tuple[tuple[int, ...], ...]
+    weight_bits: float | None = None
+    layers_by_bits: dict[int, int] | None = None
+    compiled_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class CurvePointFacts:
+    """Static quantisation with `count` calibration pictures: signal to noise of the logits in dB (None: no error)."""
+
+    count: int
+    sqnr: float | None
+    changed: int
+
+
+@dataclass(frozen=True)
+class AnalysisFacts:
+    """Where the error of quantisation comes from.
+
+    Attributes:
+        sensitivity: `millijoule.quantize.Sensitivity` as plain values; None where it was not measured.
+        curve: static quantisation with more and more calibration pictures; empty where it was not measured.
+        curve_pictures: validation pictures of the curve.
+        calibration_hashes: SHA-256 of the largest calibration set of the curve; the others are its beginning.
+        mixed: what the search of mixed precision found, `millijoule.quantize.MixedResult` without graph and report.
+    """
+
+    sensitivity: dict[str, Any] | None = None
+    curve: tuple[CurvePointFacts, ...] = ()
+    curve_pictures: int = 0
+    calibration_hashes: tuple[str, ...] = ()
+    mixed: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class GalleryPicture:
+    """A test picture that some model answers otherwise than the float one.
+
+    Attributes:
+        row: which picture of the test split.
+        sha256: of its file.
+        label: its class, an index like all answers.
+        reference: the float model's answer.
+        models: the answers of the models that differ, by method.
+        side: pixels of the thumbnail's sides.
+        jpeg: the thumbnail, base64.
+    """
+
+    row: int
+    sha256: str
+    label: int
+    reference: int
+    models: dict[str, int]
+    side: int
+    jpeg: str
 
 
 @dataclass(frozen=True)
@@ -287,7 +348,11 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything the report shows."""
+    """Everything the report shows.
+
+    `changed_pictures` counts the test pictures that some model answers otherwise than the float one, `gallery` shows
+    some or all of them where the options ask for it.
+    """
 
     title: str
     created: str
@@ -305,6 +370,9 @@ class Study:
     deployments: tuple[Deployment, ...]
     stages: tuple[StageFacts, ...]
     notes: tuple[str, ...] = ()
+    analysis: AnalysisFacts = AnalysisFacts()
+    changed_pictures: int | None = None
+    gallery: tuple[GalleryPicture, ...] = ()
     schema: str = field(default=SCHEMA)
 
     def to_json(self) -> dict[str, Any]:

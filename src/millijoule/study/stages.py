@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 __all__ = [
     "TITLES",
     "capture_float",
+    "check_options",
     "data_source",
     "evaluate",
     "make_dynamic",
     "make_half",
+    "make_mixed",
     "make_static",
     "network_of",
     "plan_arenas",
@@ -43,6 +45,9 @@ TITLES = {
     "static": "Static",
     "qat": "QAT",
     "qat_scratch": "QAT from scratch",
+    "static4": "Static, 4 bits",
+    "mixed": "Mixed 4/8 bits",
+    "qat4": "QAT, 4 bits",
 }
 """The name of each method in tables."""
 
@@ -98,12 +103,26 @@ def train_options(options: StudyOptions, changes: Mapping[str, Any] | None = Non
     return TrainOptions.from_dict({"seed": options.seed, **options.train, **(changes or {})})
 
 
+def check_options(options: StudyOptions) -> None:
+    """Refuses what the rooms would refuse later, after hours of training perhaps. Raises OptionError."""
+    from millijoule.quantize.refine import parse_refinements
+
+    train_options(options)
+    qat_options(options)
+    if options.static.refine != "auto":
+        parse_refinements(options.static.refine, True)
+    if (options.mixed.budget_share or options.mixed.budget_bytes) and options.calibration < 8:
+        raise OptionError(
+            f"calibration = {options.calibration}", "mixed precision needs at least 8 pictures", "Use 8 or more"
+        )
+
+
 SCRATCH_SETTINGS = {"averaging": 0.1, "freeze_batch_norm": 0.8, "freeze_ranges": 0.9}
 """Training from scratch needs the batches' statistics while its rate is high, so it freezes them late; and its ranges
 have to keep up with weights that change fast (docs/results/demo.md has the measurement)."""
 
 
-def qat_options(options: StudyOptions, *, scratch: bool = False) -> QatOptions:
+def qat_options(options: StudyOptions, *, scratch: bool = False, weight_bits: int = 8) -> QatOptions:
     """The options of quantisation-aware training: the study's, with those of its plan on top. Raises OptionError."""
     from millijoule.quantize import QatOptions
 
@@ -115,6 +134,7 @@ def qat_options(options: StudyOptions, *, scratch: bool = False) -> QatOptions:
         "batch_norm_momentum": options.bn_momentum,
         **(SCRATCH_SETTINGS if scratch else {}),
         **options.qat.settings,
+        **({"weight_bits": weight_bits} if weight_bits != 8 else {}),
         "training": train_options(options, changes).to_dict(),
     }
     return QatOptions.from_dict(values)
@@ -188,18 +208,59 @@ def make_dynamic(source: Path, target: Path) -> None:
 
 
 def make_static(
-    source: Path, prepared: PreparedSet, options: StudyOptions, target: Path, progress: Progress
+    source: Path,
+    prepared: PreparedSet,
+    options: StudyOptions,
+    target: Path,
+    progress: Progress,
+    *,
+    weight_bits: int = 8,
 ) -> dict[str, Any]:
     """Quantises everything, with ranges from a calibration set whose hashes are recorded."""
     from millijoule.data import calibration_set
     from millijoule.quantize import static
+    from millijoule.quantize.refine import FOUR_BITS
 
     pictures, hashes = calibration_set(prepared, options.calibration, options.seed)
     graph = static(
-        load_graph(source), pictures, observer=options.observer, rounding=options.rounding, progress=progress
+        load_graph(source),
+        pictures,
+        observer=options.observer,
+        rounding=options.rounding,
+        refine=options.static.refine if weight_bits == 8 else FOUR_BITS,
+        weight_bits=weight_bits,
+        progress=progress,
     )
     save_graph(graph, target)
     return {"calibration": hashes}
+
+
+def make_mixed(
+    source: Path, prepared: PreparedSet, options: StudyOptions, target: Path, progress: Progress
+) -> dict[str, Any]:
+    """Weights of 4 and 8 bits within the budget, in the bytes of the compiler; gives what the search found, too."""
+    from millijoule.compile import HOST, compile_graph
+    from millijoule.compile.explain import refused_four_bits
+    from millijoule.data import calibration_set
+    from millijoule.quantize import mixed
+
+    pictures, hashes = calibration_set(prepared, options.calibration, options.seed)
+    found = mixed(
+        load_graph(source),
+        pictures,
+        budget_bytes=options.mixed.budget_bytes or None,
+        budget_share=options.mixed.budget_share or None,
+        size=lambda graph: compile_graph(graph, HOST, self_test=False).weight_bytes,
+        refusals=lambda graph: refused_four_bits(graph, HOST),
+        observer=options.observer,
+        rounding=options.rounding,
+        held_back=options.mixed.held_back,
+        progress=progress,
+    )
+    save_graph(found.graph, target)
+    values = found.to_json()
+    del values["report"]  # it is in the graph's history
+    return {"calibration": hashes, "found": values}
 
 
 def train_qat(
@@ -213,6 +274,7 @@ def train_qat(
     progress: Progress,
     *,
     scratch: bool,
+    weight_bits: int = 8,
 ) -> dict[str, Any]:
     """Quantisation-aware training from the trained float network, or from where that one began; resumes."""
     from millijoule.quantize import quantization_aware_training
@@ -220,7 +282,7 @@ def train_qat(
     result = quantization_aware_training(
         _first_network(spec, prepared, options) if scratch else load_graph(source),
         prepared,
-        qat_options(options, scratch=scratch),
+        qat_options(options, scratch=scratch, weight_bits=weight_bits),
         _training_folder(folder, mark),
         from_scratch=scratch,
         progress=progress,
@@ -252,13 +314,14 @@ def evaluate(models: Mapping[str, Path], prepared: PreparedSet, progress: Progre
 
 
 def plan_arenas(models: Mapping[str, Path], progress: Progress) -> dict[str, Any]:
-    """Bytes of the arena of each model, compiled for this computer."""
+    """Bytes of the arena and of the constants of each model, compiled for this computer."""
     from millijoule.compile import HOST, compile_graph
 
     arenas = {}
     for done, (name, path) in enumerate(models.items()):
         progress("plan", done, len(models))
-        arenas[name] = compile_graph(load_graph(path), HOST, self_test=False).arena_bytes
+        program = compile_graph(load_graph(path), HOST, self_test=False)
+        arenas[name] = {"activation_bytes": program.arena_bytes, "compiled_bytes": program.weight_bytes}
     progress("plan", len(models), len(models))
     return arenas
 
