@@ -5,7 +5,7 @@ convolution, `f.1` to `f.17` the blocks, `f.18` the last convolution, `fc` the c
 label sorted by sha256 of their file name, the first 70 % train, up to 90 % validation, the rest test. To train other
 networks on that split:
 
-    python benchmarks/baseline.py ../shared/data/cars_body10.parquet runs/baseline_split.json
+    python benchmarks/accuracy/baseline.py ../shared/data/cars_body10.parquet runs/baseline_split.json
     millijoule data prepare parquet --root ../shared/data/cars_body10.parquet --split-file runs/baseline_split.json ...
 """
 

@@ -115,11 +115,15 @@ def table(results: Sequence[tuple[Row, dict[str, Any], Figures | dict[str, str]]
 
 
 def chosen_rows(names: Sequence[str]) -> list[Row]:
-    """Rows by name or by what their names start with; all without names."""
-    unknown = [name for name in names if not any(row.name.startswith(name) for row in ROWS)]
-    if unknown:
-        raise SystemExit(f"unknown rows {unknown}; there are: {', '.join(row.name for row in ROWS)}")
-    return [row for row in ROWS if not names or any(row.name.startswith(name) for name in names)]
+    """Rows by name, or by what their names start with where no row has that name; all without names."""
+    known = {row.name for row in ROWS}
+    wanted: set[str] = set()
+    for name in names:
+        found = {name} if name in known else {row for row in known if row.startswith(name)}
+        if not found:
+            raise SystemExit(f"unknown row {name!r}; there are: {', '.join(row.name for row in ROWS)}")
+        wanted |= found
+    return [row for row in ROWS if not names or row.name in wanted]
 
 
 def main() -> None:

@@ -86,6 +86,15 @@ def test_rows_have_their_scripts_and_environments(bench: SimpleNamespace) -> Non
         assert row.group in bench.rows.GROUPS
 
 
+def test_rows_are_chosen_by_name_or_beginning(bench: SimpleNamespace) -> None:
+    chosen = bench.run.chosen_rows
+    assert [row.name for row in chosen(["ours-dynamic"])] == ["ours-dynamic"]
+    assert {row.name for row in chosen(["nncf"])} > {"nncf-mixed", "nncf-performance"}
+    assert chosen([]) == list(bench.rows.ROWS)
+    with pytest.raises(SystemExit, match="nobody"):
+        chosen(["nobody"])
+
+
 def test_requirements_are_pinned(bench: SimpleNamespace) -> None:
     for path in FOLDER.glob("requirements_*.txt"):
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
