@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from millijoule.quantize import QatOptions, quantization_aware_training
     from millijoule.quantize.compare import compare as compare_models
     from millijoule.quantize.dynamic import dynamic
+    from millijoule.quantize.half import half
     from millijoule.quantize.static import static
     from millijoule.report import write_report
     from millijoule.study import StudyOptions, run_study
@@ -66,6 +67,7 @@ _PLACES = {
     "evaluate": "train",
     "fit": "train",
     "format_graph": "graph",
+    "half": "quantize",
     "layer_table": "nets",
     "load_board": "boards",
     "load_graph": "graph",
@@ -111,6 +113,7 @@ __all__ = [
     "evaluate",
     "fit",
     "format_graph",
+    "half",
     "layer_table",
     "load_board",
     "load_graph",
