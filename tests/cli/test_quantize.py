@@ -58,7 +58,7 @@ def test_16_bit_floats(folder: Path, tmp_path: Path) -> None:
     assert halves["tflite_bytes"] < floats["tflite_bytes"]
     assert halves["weight_bits"] == 16 and halves["compiled"]["flash_bytes"] < 0.55 * floats["compiled"]["flash_bytes"]
     with pytest.raises(QuantizationError, match="16-bit floats already"):
-        run("dynamic", out, "--out", tmp_path / "never.mj")
+        run("half", out, "--out", tmp_path / "never.mj")
     assert not (tmp_path / "never.mj").exists()
 
 

@@ -12,9 +12,9 @@ from millijoule.compile import compile_graph
 from millijoule.deploy import compile_model
 from millijoule.errors import PlacementError, QuantizationError, UnsupportedError
 from millijoule.execute import Executor, run
-from millijoule.graph import WEIGHT_AXIS, Graph, simplify
+from millijoule.graph import WEIGHT_AXIS, Graph, simplify, widen_halves
 from millijoule.nets import build, vgg16
-from millijoule.quantize import compare, dynamic, flash_bytes, half, report_of, sensitivity, static
+from millijoule.quantize import compare, dynamic, flash_bytes, half, report_of, static
 
 from .networks import pictures, real_logits, small_network
 
@@ -97,14 +97,23 @@ def test_overflow_is_refused_with_the_name_of_the_layer() -> None:
         half(scaled(graph, 1e9))
 
 
-def test_what_is_rounded_already_is_refused() -> None:
-    result = half(small_network())
-    calls = (half, dynamic, lambda graph: static(graph, pictures(2)), lambda graph: sensitivity(graph, pictures(2)))
-    for call in calls:
-        with pytest.raises(QuantizationError, match="16-bit floats already"):
-            call(result)
+def test_what_is_rounded_or_quantised_already_is_refused() -> None:
+    with pytest.raises(QuantizationError, match="16-bit floats already"):
+        half(half(small_network()))
     with pytest.raises(QuantizationError, match="quantised already"):
         half(dynamic(small_network(), refine="none"))
+
+
+def test_quantising_further_takes_the_rounded_numbers() -> None:
+    result, batch = half(small_network()), pictures(4)
+    wide = widen_halves(result)
+    assert widen_halves(wide) is wide
+    for quantised in (lambda graph: dynamic(graph, refine="none"), lambda graph: static(graph, batch, refine="none")):
+        found, expected = quantised(result), quantised(widened(result))
+        assert set(found.constants) == set(expected.constants)
+        for name, value in expected.constants.items():
+            np.testing.assert_array_equal(found.constant(name), value)
+        assert any(note.startswith("half: ") for note in found.history)
 
 
 def test_comparison_knows_what_it_is() -> None:

@@ -15,7 +15,7 @@ from millijoule.graph.graph import ROUNDINGS, Graph, GraphBuilder, Node, Picture
 from millijoule.graph.operators import OPERATORS, macs
 from millijoule.graph.printer import describe_graph, format_graph
 from millijoule.graph.prune import Removed, prune
-from millijoule.graph.simplify import simplify
+from millijoule.graph.simplify import simplify, widen_halves
 from millijoule.graph.tensor import Quant, Tensor
 from millijoule.graph.transpose import transposed
 from millijoule.graph.verify import WEIGHT_AXIS, verify
@@ -47,4 +47,5 @@ __all__ = [
     "stored_bounds",
     "transposed",
     "verify",
+    "widen_halves",
 ]

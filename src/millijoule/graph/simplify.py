@@ -17,7 +17,7 @@ from millijoule.graph.graph import Graph, Node
 from millijoule.graph.tensor import Tensor
 from millijoule.graph.verify import WEIGHT_AXIS, verify
 
-__all__ = ["fold_batch_norm", "fuse_clamp", "merge_padding", "simplify"]
+__all__ = ["fold_batch_norm", "fuse_clamp", "merge_padding", "simplify", "widen_halves"]
 
 FUSABLE = ("conv2d", "depthwise_conv2d", "dense", "add")
 
@@ -92,6 +92,16 @@ def merge_padding(graph: Graph) -> Graph:
         replaced[index] = replace(layer, inputs=inputs, attrs={**layer.attrs, "padding": total})
         replaced[graph.nodes.index(pad)] = None
     return verify(_rebuild(graph, replaced, dict(graph.tensors), dict(graph.constants)))
+
+
+def widen_halves(graph: Graph) -> Graph:
+    """Constants that are 16-bit floats become the same numbers as float32; names stay."""
+    halves = {name for name, tensor in graph.tensors.items() if tensor.dtype == "float16"}
+    if not halves:
+        return graph
+    tensors = {name: replace(graph.tensor(name), dtype="float32") for name in halves}
+    constants = {name: graph.constant(name).astype(np.float32) for name in halves}
+    return verify(replace(graph, tensors={**graph.tensors, **tensors}, constants={**graph.constants, **constants}))
 
 
 def _fresh(tensors: Mapping[str, Tensor], stem: str) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from millijoule.errors import OptionError, QuantizationError
 from millijoule.files import Progress
-from millijoule.graph import WEIGHT_AXIS, Graph, Tensor, mode, simplify, verify
+from millijoule.graph import WEIGHT_AXIS, Graph, Tensor, mode, simplify, verify, widen_halves
 from millijoule.graph.conversion import quantize_weights, weight_quant
 from millijoule.quantize.bias_correction import assumed_means, correct_biases
 from millijoule.quantize.data_free import drawn_for
@@ -51,7 +51,7 @@ def dynamic(
     """
     if refine not in ("none", "bias", "full"):
         raise OptionError("refine", f"{refine!r} is unknown", "Use one of: none, bias, full")
-    require_float(graph)
+    graph = require_float(graph)
     means = assumed_means(graph) if refine == "bias" else {}
     graph = simplify(graph)
     tensors, constants = dict(graph.tensors), dict(graph.constants)
@@ -96,7 +96,11 @@ def _weights(
 
 
 def require_float(graph: Graph) -> Graph:
-    """The graph itself when all of it is float. Raises QuantizationError when some of it is quantised already."""
+    """The graph when all of it is float, 16-bit weights widened.
+
+    Raises:
+        QuantizationError: some of it is quantised already.
+    """
     for node in graph.nodes:
         if mode(graph, node) != "float":
             raise QuantizationError(
@@ -104,10 +108,4 @@ def require_float(graph: Graph) -> Graph:
                 f"layer {node.source or node.output!r} is quantised already",
                 "Start from the float model",
             )
-        if any(graph.tensor(name).dtype == "float16" for name in node.inputs):
-            raise QuantizationError(
-                f"graph {graph.name!r}",
-                f"the weights of layer {node.source or node.output!r} are rounded to 16-bit floats already",
-                "Start from the float model",
-            )
-    return graph
+    return widen_halves(graph)

@@ -34,6 +34,7 @@ def half(graph: Graph) -> Graph:
     Raises:
         QuantizationError: the graph is quantised already, or a number is beyond 65504 (names the layer).
     """
+    _require_32_bits(graph)
     graph = simplify(require_float(graph))
     tensors, constants = dict(graph.tensors), dict(graph.constants)
     nodes, decisions = [], []
@@ -58,6 +59,16 @@ def half(graph: Graph) -> Graph:
     settings = {"quantisation": "16-bit float weights", "numbers": total, "subnormal": small, "became 0": zero}
     converted = converted.with_note(QuantizationReport(settings, (), tuple(decisions)).note())
     return converted.with_note(f"half: 16-bit float weights and biases, {small:,} of {total:,} subnormal, {zero:,} 0")
+
+
+def _require_32_bits(graph: Graph) -> None:
+    for node in graph.nodes:
+        if any(graph.tensor(name).dtype == "float16" for name in node.inputs):
+            raise QuantizationError(
+                f"graph {graph.name!r}",
+                f"the weights of layer {node.source or node.output!r} are 16-bit floats already",
+                "Start from the float model",
+            )
 
 
 def _rounded(value: npt.NDArray[Any], node: Node, name: str) -> npt.NDArray[np.float16]:

@@ -71,7 +71,8 @@ def static(
         if refine != "full":
             raise OptionError("refine", "equalisation needs calibration pictures", "Give some, or leave it out")
         refine = "empirical+round" if per_channel else "empirical+adjust+clip+round"
-    simplified = simplify(require_float(graph))
+    graph = require_float(graph)
+    simplified = simplify(graph)
 
     drawn = calibration is None
     pictures = drawn_for(simplified) if calibration is None else calibration
