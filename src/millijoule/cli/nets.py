@@ -53,9 +53,9 @@ def show(
 ) -> None:
     """Print a network's published table, with parameters, MACs and activation sizes per layer.
 
-    Options default to MobileNetV2 0.5 at 224 with 10 classes, to the full VGG16, and to the configuration of MLPerf Tiny
-    for the others. Activations are bytes alive while a layer runs (inputs, output, and what a later addition needs),
-    before any tiling.
+    Options default to MobileNetV2 0.5 at 224 with 10 classes, to the full VGG16, and to the configuration of MLPerf
+    Tiny for the others. Activations are bytes alive while a layer runs (inputs, output, and what a later addition
+    needs), before any tiling.
 
     Example: millijoule nets show mobilenet_v2 --alpha 0.35 --resolution 96
 
