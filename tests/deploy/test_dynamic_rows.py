@@ -78,7 +78,7 @@ def mobilenet(alpha: float, resolution: int) -> Graph:
     spec = mobilenet_v2(alpha=alpha, resolution=resolution, classes=10)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return dynamic(capture(build(spec).eval(), spec))
+        return dynamic(capture(build(spec).eval(), spec), refine="bias")
 
 
 def test_mobilenet_small() -> None:

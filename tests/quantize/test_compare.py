@@ -49,7 +49,7 @@ def test_comparison_agrees_with_the_executors() -> None:
     network = small_network()
     batch = pictures(40, seed=3)
     labels = np.random.default_rng(0).integers(0, 5, 40)
-    models = {"float": network, "dynamic": dynamic(network), "static": static(network, pictures(32))}
+    models = {"float": network, "dynamic": dynamic(network, refine="bias"), "static": static(network, pictures(32))}
     table = compare(models, Labelled(batch, labels), batch=8)
     assert table.reference == "float"
     assert [row.kind for row in table.models] == ["float", "dynamic", "integer"]
@@ -77,7 +77,7 @@ def test_sizes_come_from_the_callables_and_the_graph() -> None:
     assert row.flash_bytes == 4 * (weights + channels)
     # int8 weights, int32 bias, int32 multiplier and int8 shift per channel, one table of 256 for the picture
     assert flash_bytes(static(network, pictures(8))) == weights + channels * (4 + 5) + 256
-    assert flash_bytes(dynamic(network)) == weights + channels * (4 + 4)
+    assert flash_bytes(dynamic(network, refine="bias")) == weights + channels * (4 + 4)
 
 
 def test_bits_of_weights_are_weighted_by_their_number() -> None:

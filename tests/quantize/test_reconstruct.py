@@ -50,7 +50,7 @@ def test_samples_are_what_the_layers_read(network: Graph) -> None:
 
 def test_quantised_samples_are_what_the_executors_read(network: Graph) -> None:
     graph, batch = simplify(network), pictures(3)
-    for converted in (static(network, batch), dynamic(network)):
+    for converted in (static(network, batch), dynamic(network, refine="bias")):
         node = next(node for node in converted.nodes if node.source == "expand")
         data = execute.run(converted, batch, keep=[node.inputs[0]])[node.inputs[0]]
         where = _positions(converted, node, 3, 10**6, np.random.default_rng(0))
@@ -149,9 +149,9 @@ def test_names_of_refinements() -> None:
 def test_wrong_use_is_refused(network: Graph) -> None:
     graph = simplify(network)
     with pytest.raises(QuantizationError, match="no pictures"):
-        reconstruct(graph, dynamic(network), pictures(0))
+        reconstruct(graph, dynamic(network, refine="bias"), pictures(0))
     with pytest.raises(OptionError, match="unknown"):
-        reconstruct(graph, dynamic(network), pictures(1), parts=("magic",))
+        reconstruct(graph, dynamic(network, refine="bias"), pictures(1), parts=("magic",))
     with pytest.raises(QuantizationError, match="too few"):
         static(network, pictures(4), refine="auto")
 

@@ -32,7 +32,7 @@ def test_static_is_int8_throughout_and_close_to_float(network: Graph, observer: 
 
 
 def test_dynamic_keeps_float_activations_and_is_close_to_float(network: Graph) -> None:
-    converted = dynamic(network)
+    converted = dynamic(network, refine="bias")
     weighted = [node for node in converted.nodes if node.op in ("conv2d", "depthwise_conv2d", "dense")]
     assert {mode(converted, node) for node in weighted} == {"dynamic"}
     assert all(tensor.dtype in ("uint8", "float32") for tensor in converted.activations())

@@ -25,21 +25,20 @@ def dynamic(
     calibration: npt.NDArray[np.uint8] | None = None,
     *,
     per_channel: bool = True,
-    refine: str = "bias",
+    refine: str = "full",
     progress: Progress | None = None,
 ) -> Graph:
     """A float graph with its weights as int8; biases and activations stay float32.
 
-    Needs no pictures: the biases are corrected with the means that batch normalisation tells, so give the graph as
-    captured; a simplified graph has no batch_norm nodes left and keeps its biases. The weights follow TFLite's rules
-    (symmetric, [-127, 127], one scale per output channel).
+    Needs no photographs. The weights follow TFLite's rules (symmetric, [-127, 127], one scale per output channel).
 
     Args:
         graph: a float graph, simplified or as captured.
         calibration: uint8 (N, height, width, channels) for refine="full"; None: drawn pictures, see `data_free`.
         per_channel: one weight scale per output channel; otherwise one per layer.
-        refine: "none": plain conversion; "bias": biases corrected with the means that batch normalisation tells;
-            "full": the layers reconstructed one after another on pictures, with learned rounding (see `reconstruct`).
+        refine: "none": plain conversion; "bias": biases corrected with the means that batch normalisation tells (give
+            the graph as captured: a simplified one has no batch_norm nodes left and keeps its biases); "full": the
+            layers reconstructed one after another on pictures, with learned rounding (see `reconstruct`).
         progress: called after each layer that is reconstructed.
 
     Returns:

@@ -267,11 +267,13 @@ def _quantise(run: _Run, prepared: PreparedSet, spec: NetworkSpec) -> list[str]:
 
     options, source = run.options, run.folder / "train" / "float" / "captured.mj"
 
-    def dynamic(_mark: str, _progress: Progress) -> dict[str, Any]:
-        stages.make_dynamic(source, run.model("dynamic"))
+    def dynamic(_mark: str, progress: Progress) -> dict[str, Any]:
+        stages.make_dynamic(source, run.model("dynamic"), progress)
         return {}
 
-    run.stage("dynamic", "quantise: dynamic", {}, dynamic, after=["float"], files=[run.model("dynamic")])
+    run.stage(
+        "dynamic", "quantise: dynamic", {"refine": "full"}, dynamic, after=["float"], files=[run.model("dynamic")]
+    )
     values = _calibrated(options)
     run.stage(
         "static",

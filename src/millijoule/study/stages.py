@@ -200,11 +200,11 @@ def make_half(source: Path, target: Path) -> dict[str, Any]:
     return {}
 
 
-def make_dynamic(source: Path, target: Path) -> None:
-    """Quantises the weights."""
+def make_dynamic(source: Path, target: Path, progress: Progress) -> None:
+    """Quantises the weights, refined on drawn pictures."""
     from millijoule.quantize import dynamic
 
-    save_graph(dynamic(load_graph(source)), target)
+    save_graph(dynamic(load_graph(source), progress=progress), target)
 
 
 def make_static(
