@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from millijoule.quantize.calibration_curve import CurvePoint, calibration_curve
 from millijoule.quantize.compare import (
     ChangedPicture,
     Comparison,
@@ -31,6 +32,7 @@ __all__ = [
     "ChangedPicture",
     "Comparison",
     "Compiled",
+    "CurvePoint",
     "Decision",
     "Interval",
     "LayerError",
@@ -43,6 +45,7 @@ __all__ = [
     "Sensitivity",
     "Trial",
     "bits_of_weights",
+    "calibration_curve",
     "chosen_rows",
     "compare",
     "dynamic",

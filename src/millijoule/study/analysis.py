@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,37 +46,26 @@ def measure_curve(source: Path, prepared: PreparedSet, options: StudyOptions, pr
     The sets are nested: each is the beginning of the next one.
 
     Returns:
-        "pictures": how many validation pictures; "hashes": of the largest calibration set, in order; "points": for each
-        size its "count", "sqnr" of the logits against the float network in dB (None: no error) and "changed"
-        predictions. Sizes beyond the training split are left out.
+        "pictures": how many validation pictures; "hashes": of the largest calibration set, in order; "points": those of
+        `millijoule.quantize.calibration_curve`. Sizes beyond the training split are left out.
     """
-    from millijoule import execute
     from millijoule.data import calibration_set
-    from millijoule.quantize import chosen_rows, static
-    from millijoule.quantize.compare import real_values, sqnr
+    from millijoule.quantize import calibration_curve, chosen_rows
 
-    graph, wanted = load_graph(source), sorted(set(options.analysis.calibration_curve))
-    largest, hashes = calibration_set(prepared, wanted[-1], options.seed)
-    counts = [count for count in wanted if count <= len(largest)] or [len(largest)]
+    largest, hashes = calibration_set(prepared, max(options.analysis.calibration_curve), options.seed)
     split = prepared.split("validation")
     shown = np.ascontiguousarray(split.pictures[chosen_rows(len(split.labels), options.analysis.pictures)])
-    logits = graph.outputs[0]
-    reference = execute.run(graph, shown)[logits].reshape(len(shown), -1)
-    points = []
-    for done, count in enumerate(counts):
-        progress(f"{count} calibration pictures", done, len(counts))
-        converted = static(
-            graph,
-            largest[:count],
-            observer=options.observer,
-            rounding=options.rounding,
-            refine=options.static.refine,
-        )
-        values = real_values(converted, logits, execute.run(converted, shown)[logits]).reshape(len(shown), -1)
-        changed = int((values.argmax(axis=1) != reference.argmax(axis=1)).sum())
-        points.append({"count": count, "sqnr": sqnr(reference, values), "changed": changed})
-    progress("calibration curve", len(counts), len(counts))
-    return {"pictures": len(shown), "hashes": hashes[: counts[-1]], "points": points}
+    points = calibration_curve(
+        load_graph(source),
+        largest,
+        shown,
+        options.analysis.calibration_curve,
+        observer=options.observer,
+        rounding=options.rounding,
+        refine=options.static.refine,
+        progress=progress,
+    )
+    return {"pictures": len(shown), "hashes": hashes[: points[-1].count], "points": [asdict(point) for point in points]}
 
 
 def analysis_facts(

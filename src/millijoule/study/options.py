@@ -225,10 +225,12 @@ class StudyOptions:
                 chosen["data"] = DataOptions(**data)
             for name, kind in (("qat", QatPlan), ("static", StaticPlan), ("mixed", MixedPlan), ("analysis", Analysis)):
                 if name in chosen:
+                    if not isinstance(chosen[name], Mapping):
+                        raise OptionError(f"option {name} = {chosen[name]!r}", "it is a table", f"Write [{name}]")
                     part = dict(chosen[name])
                     _known(kind, part, f"{name}.")
                     if "calibration_curve" in part:
-                        part["calibration_curve"] = tuple(int(count) for count in part["calibration_curve"])
+                        part["calibration_curve"] = _counts(part["calibration_curve"])
                     chosen[name] = kind(**part)
             for name in ("methods", "boards"):
                 if name in chosen:
@@ -265,10 +267,27 @@ class StudyOptions:
 
 
 def _known(kind: type[Any], values: Mapping[str, Any], prefix: str) -> None:
-    names = [item.name for item in fields(kind)]
-    for name in values:
-        if name not in names:
-            raise OptionError(f"option {prefix}{name}", "it is not known", f"Use some of: {', '.join(names)}")
+    """Refuses names that `kind` does not have, and values of another type than their defaults. Raises OptionError."""
+    items = {item.name: item.default for item in fields(kind)}
+    for name, value in values.items():
+        if name not in items:
+            raise OptionError(f"option {prefix}{name}", "it is not known", f"Use some of: {', '.join(items)}")
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(type(items[name]))
+        if words is not None and not _same_type(value, items[name]):
+            raise OptionError(f"option {prefix}{name} = {value!r}", f"it must be {words}", "Change the value")
+
+
+def _counts(values: Any) -> tuple[int, ...]:
+    """A list of whole numbers. Raises TypeError."""
+    if not isinstance(values, list | tuple) or any(type(value) is not int for value in values):
+        raise TypeError(f"calibration_curve: {values!r} is no list of whole numbers")
+    return tuple(values)
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, int | float if isinstance(default, float) else type(default))
 
 
 def demo_options(seed: int = 0) -> StudyOptions:
