@@ -113,6 +113,33 @@ def test_learned_ranges_and_weights_of_four_bits_convert_exactly(
     assert "weights of 4 and 8 bits" in result.graph.history[-1] and "learned" in result.graph.history[-1]
 
 
+@pytest.mark.parametrize("bits", [8, FOUR_BITS])
+def test_training_starts_from_the_integers_of_a_static_network(
+    toy: PreparedSet, network: Graph, tmp_path: Path, bits: int | dict[str, int]
+) -> None:
+    start = static(network, toy.split("train").pictures[:32], refine="adjust+round", weight_bits=bits)
+    still = replace(OPTIONS, training=replace(TRAINING, epochs=1, learning_rate=1e-9))
+    begun = quantization_aware_training(network, toy, still, tmp_path / "still", start=start).graph
+    for node in start.nodes:
+        if node.op in WEIGHT_AXIS:
+            mine = next(other for other in begun.nodes if other.output == node.output)
+            np.testing.assert_array_equal(begun.constant(mine.inputs[1]), start.constant(node.inputs[1]))
+            assert begun.quant(mine.inputs[1]).bits == start.quant(node.inputs[1]).bits
+            close = begun.constant(mine.inputs[2]) - start.constant(node.inputs[2]).astype(np.int64)
+            assert np.abs(close).max() <= 1 + 1e-5 * np.abs(start.constant(node.inputs[2]).astype(np.int64)).max()
+    result = quantization_aware_training(network, toy, OPTIONS, tmp_path / "run", start=start)
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 0.1
+    assert result.disagreements == 0
+    with pytest.raises(OptionError, match="from scratch"):
+        quantization_aware_training(network, toy, OPTIONS, tmp_path / "no", start=start, from_scratch=True)
+
+
+def test_the_integers_of_another_network_are_refused(toy: PreparedSet, network: Graph, tmp_path: Path) -> None:
+    other = static(small_network(size=SIZE, classes=7), toy.split("train").pictures[:8])
+    with pytest.raises(QuantizationError, match="'head'"):
+        quantization_aware_training(network, toy, OPTIONS, tmp_path, start=other)
+
+
 class InterruptionError(Exception):
     """The interruption."""
 

@@ -110,6 +110,9 @@ def mixed(
     rounding: Annotated[str, typer.Option(help="single, double or mulhi, as for `quantize static`.")] = "single",
     calibration: Calibration = 200,
     held_back: Annotated[int, typer.Option(help="Calibration pictures that the choice is measured on.")] = 24,
+    tune: Annotated[
+        int, typer.Option(help="Steps of fine-tuning of the result as a whole, without labels; 0 for none.")
+    ] = 0,
     seed: Seed = 0,
     report: Annotated[bool, typer.Option("--report", help="Print every decision, layer by layer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -124,6 +127,7 @@ def mixed(
     from millijoule.compile.explain import refused_four_bits
     from millijoule.data import calibration_set, open_prepared
     from millijoule.quantize import mixed as search
+    from millijoule.quantize.tune import TuneOptions
 
     graph = _load(model)
     pictures, _ = calibration_set(open_prepared(data), calibration, seed)
@@ -140,6 +144,7 @@ def mixed(
             observer=observer,
             rounding=rounding,
             held_back=held_back,
+            tune=TuneOptions(steps=tune, seed=seed) if tune else None,
             progress=progress,
         )
     _save(found.graph, out)

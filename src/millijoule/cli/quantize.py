@@ -48,7 +48,8 @@ StaticRefine = Annotated[
     str | None,
     typer.Option(
         help="none, bias (corrected biases), full (every layer reconstructed), auto (what helps on pictures "
-        "held back), or steps joined with +: equalize, means, empirical, adjust, clip, round. "
+        "held back), or steps joined with +: equalize, means, empirical, adjust, clip, round, tune (the whole network "
+        "fine-tuned on the calibration pictures, minutes). "
         "Default: bias; full with --per-layer or --data-free; empirical+adjust+clip+round for weights of 4 bits."
     ),
 ]

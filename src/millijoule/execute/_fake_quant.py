@@ -232,7 +232,13 @@ class FakeQuantModule(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             if self.computes_integers:
                 return IntegerForward(self)(x.float())[0]
-            return self._forward(x.float())
+            return self._forward(x.float(), ())[self.logits]
+
+    def values(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """The named results, fake-quantised, of normalised pictures; feature maps as (N, C, H, W)."""
+        with torch.autocast(x.device.type, enabled=False):
+            found = self._forward(x.float(), tuple(names))
+        return {name: found[name] for name in names}
 
     def stored(self, x: Tensor, keep: Iterable[str]) -> dict[str, Tensor]:
         """The named results as int8 values (N, H, W, C) of normalised pictures, in evaluation mode."""
@@ -243,7 +249,8 @@ class FakeQuantModule(nn.Module):
         """Whether `forward` computes on integers: evaluation mode, quantising, every range known."""
         return self.exact and self.quantize and not self.training and bool(cast(Tensor, self.seen).all())
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, keep: tuple[str, ...]) -> dict[str, Tensor]:
+        """The logits and the results named."""
         observing = self.observe and self.training
         if self.learned and self.training:
             self._bound_ends()
@@ -282,10 +289,11 @@ class FakeQuantModule(nn.Module):
                     result = self._on_grid(result, step, grid, seen)
             values[step.output] = result
             for name in self.finished[position]:
-                values.pop(name, None)
+                if name not in keep:
+                    values.pop(name, None)
         if observing:
             self._update(extremes)
-        return values[self.logits]
+        return values
 
     def _rounded(
         self,

@@ -27,9 +27,10 @@ from millijoule.quantize.dynamic import require_float
 from millijoule.quantize.layerwise import Simulation, noise
 from millijoule.quantize.mixed_search import Layers, MixedSearch, Point, SimulatedErrors
 from millijoule.quantize.reconstruct import reconstruct
-from millijoule.quantize.refine import few, reconstruction_decisions
+from millijoule.quantize.refine import few, reconstruction_decisions, tuned
 from millijoule.quantize.sensitivity import decibels
 from millijoule.quantize.static import calibrate, ranges_from
+from millijoule.quantize.tune import TuneOptions
 
 __all__ = ["MixedResult", "mixed"]
 
@@ -87,6 +88,7 @@ def mixed(
     observer: str = "mse",
     rounding: str = "single",
     held_back: int = 24,
+    tune: TuneOptions | None = None,
     progress: Progress | None = None,
 ) -> MixedResult:
     """A float graph as an int8 graph whose layers have weights of 4 or 8 bits, within a budget.
@@ -105,6 +107,8 @@ def mixed(
         observer: a key of `OBSERVERS`.
         rounding: see `arithmetic.requantize`.
         held_back: pictures of the search.
+        tune: how the mixture is fine-tuned as a whole at the end, on the pictures that are not held back; None
+            leaves it out.
         progress: called at each step.
 
     Raises:
@@ -151,6 +155,10 @@ def mixed(
             limit_cycles = point.cycles - slow
     else:
         raise _impossible(search, layers, budget_bytes, budget_cycles, refused)
+    if tune is not None:
+        result, decision = tuned(network.graph, result, network.fitted, tune, progress)
+        decisions += (decision,)
+        measured = size(result)
     chosen = _decisions(search, point, every, layers, refused)
     exact = _noise(simulation, result)
     names = {name: bits[node] for node, name in every.items()}
@@ -165,7 +173,7 @@ def mixed(
             "rounding": rounding,
             "calibration pictures": len(calibration),
         },
-        ("empirical", *PARTS),
+        ("empirical", *PARTS) if tune is None else ("empirical", *PARTS, "tune"),
         (*chosen, *decisions),
         held_back=len(held),
     )

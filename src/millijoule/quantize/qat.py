@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from millijoule.errors import OptionError, QuantizationError
 from millijoule.files import Progress
-from millijoule.graph import ROUNDINGS, Graph, simplify
+from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, simplify
 from millijoule.quantize.dynamic import require_float
 from millijoule.quantize.observers import OBSERVERS
 from millijoule.quantize.static import calibrate, ranges_from
@@ -144,6 +144,7 @@ def quantization_aware_training(
     *,
     from_scratch: bool = False,
     teacher: Graph | nn.Module | None = None,
+    start: Graph | None = None,
     fresh: bool = False,
     test: bool = False,
     progress: Progress | None = None,
@@ -163,6 +164,10 @@ def quantization_aware_training(
         from_scratch: whether to leave out calibration.
         teacher: whose logits are imitated when `options.training.distillation` is above 0; when fine-tuning, the float
             network itself unless given.
+        start: the network's static version, refined as well as can be: training begins with its integers, ranges and
+            biases instead of those of rounding to nearest. Its bits, rounding and scales take the place of
+            `options.weight_bits`, `rounding` and `per_channel`; ranges are learned, and batch normalisation keeps its
+            statistics from the first step on, since the biases were corrected for them.
         fresh: start anew even if there is a checkpoint.
         test: whether the loop evaluates the fake-quantised module on the test split.
         progress: told about calibration, training and comparison.
@@ -173,10 +178,56 @@ def quantization_aware_training(
         OptionError, CheckpointError, OutputError: as `train.fit`.
     """
     from millijoule import execute
-    from millijoule.data import calibration_set
     from millijoule.train import fit
 
+    if start is not None and from_scratch:
+        raise OptionError("start", "a training from scratch has none", "Leave out one of the two")
     graph = require_float(source) if isinstance(source, Graph) else _captured(source, prepared)
+    module, bits = _module(graph, prepared, options, from_scratch, start, progress)
+    if teacher is None and not from_scratch and options.training.distillation > 0.0:
+        teacher = graph
+    if isinstance(teacher, Graph):
+        teacher = execute.float_module(teacher).eval().requires_grad_(False)
+    training = fit(
+        module,
+        prepared,
+        options.training,
+        run_dir,
+        teacher=teacher,
+        normalization=normalization_of(graph),
+        on_epoch_start=_phases(options, from_scratch, start is not None),
+        fresh=fresh,
+        test=test,
+        progress=progress,
+    )
+    pictures = evenly(prepared.split("validation").pictures, options.agreement_pictures)
+    converted, different, float_sums = convert(module, pictures, progress=progress)
+    how = "from scratch" if from_scratch else "fine-tuned"
+    named = f"{bits}-bit weights" if isinstance(bits, int) else "weights of 4 and 8 bits"
+    what = "int8" if bits == 8 else f"int8, {named}"
+    note = f"qat: {what}, {how} in {options.training.epochs} epochs, {converted.rounding} rounding"
+    if module.learned:
+        note += ", learned ranges"
+    return QatResult(converted.with_note(note), module.to_float(), training, len(pictures), different, float_sums)
+
+
+def _module(
+    graph: Graph,
+    prepared: PreparedSet,
+    options: QatOptions,
+    from_scratch: bool,
+    start: Graph | None,
+    progress: Progress | None,
+) -> tuple[FakeQuantModule, int | Mapping[str, int]]:
+    """The module that is trained, and the bits of its weights."""
+    from millijoule import execute
+    from millijoule.data import calibration_set
+    from millijoule.quantize.warm_start import warm_module
+
+    if start is not None:
+        module = warm_module(graph, start, batch_norm_momentum=options.batch_norm_momentum)
+        widths = {start.quant(node.inputs[1]).bits for node in start.nodes if node.op in WEIGHT_AXIS}
+        return module, widths.pop() if len(widths) == 1 else {}
     ranges: dict[str, tuple[float, float]] = {}
     if not from_scratch:
         pictures, _ = calibration_set(prepared, options.calibration, options.training.seed)
@@ -193,31 +244,7 @@ def quantization_aware_training(
         ranges=options.ranges,
         weight_bits=options.weight_bits,
     )
-    if teacher is None and not from_scratch and options.training.distillation > 0.0:
-        teacher = graph
-    if isinstance(teacher, Graph):
-        teacher = execute.float_module(teacher).eval().requires_grad_(False)
-    training = fit(
-        module,
-        prepared,
-        options.training,
-        run_dir,
-        teacher=teacher,
-        normalization=normalization_of(graph),
-        on_epoch_start=_phases(options, from_scratch),
-        fresh=fresh,
-        test=test,
-        progress=progress,
-    )
-    pictures = evenly(prepared.split("validation").pictures, options.agreement_pictures)
-    converted, different, float_sums = convert(module, pictures, progress=progress)
-    how = "from scratch" if from_scratch else "fine-tuned"
-    bits = f"{options.weight_bits}-bit weights" if isinstance(options.weight_bits, int) else "weights of 4 and 8 bits"
-    what = "int8" if options.weight_bits == 8 else f"int8, {bits}"
-    note = f"qat: {what}, {how} in {options.training.epochs} epochs, {options.rounding} rounding"
-    if options.ranges == "learned":
-        note += ", learned ranges"
-    return QatResult(converted.with_note(note), module.to_float(), training, len(pictures), different, float_sums)
+    return module, options.weight_bits
 
 
 def _captured(module: nn.Module, prepared: PreparedSet) -> Graph:
@@ -248,21 +275,23 @@ def normalization_of(graph: Graph) -> Normalization:
     return Normalization(scale=scales.pop(), offset=offsets.pop())
 
 
-def _phases(options: QatOptions, from_scratch: bool) -> Any:
+def _phases(options: QatOptions, from_scratch: bool, started: bool = False) -> Any:
     """The hook that freezes statistics and ranges in the last part of the training.
 
     Learned ranges are observed only where there are none to start from: in the first tenth of a training from scratch.
+    With integers to start from, statistics are frozen throughout.
     """
     epochs = options.training.epochs
     last_observed = max(1.0, options.freeze_ranges * epochs)
-    if options.ranges == "learned":
+    frozen_from = 0.0 if started else max(1.0, options.freeze_batch_norm * epochs)
+    if options.ranges == "learned" or started:
         last_observed = max(1.0, WARM_UP * epochs) if from_scratch else 0.0
 
     def on_epoch_start(module: FakeQuantModule, epoch: int) -> None:
         module.set_phase(
             observe=epoch < last_observed,
             quantize=True,
-            freeze_batch_norm=epoch >= max(1.0, options.freeze_batch_norm * epochs),
+            freeze_batch_norm=epoch >= frozen_from,
         )
 
     return on_epoch_start

@@ -1,8 +1,8 @@
 """The refinements in their order, and `refine="auto"`: those are kept that help on pictures that were held back.
 
 Order: the float graph is equalised, then converted, then its biases are corrected, or all its layers reconstructed
-(which corrects biases too). Each is a pure function of graphs; this module only calls them and writes down what became
-of each layer.
+(which corrects biases too), and then it is fine-tuned as a whole. Each is a pure function of graphs; this module only
+calls them and writes down what became of each layer.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from millijoule.quantize.decisions import Decision, Trial
 from millijoule.quantize.equalize import ChannelStatistics, equalize
 from millijoule.quantize.reconstruct import PARTS, LayerChange, reconstruct
 from millijoule.quantize.statistics import TensorStatistics
+from millijoule.quantize.tune import TuneOptions, tune
 
 __all__ = [
     "FOUR_BITS",
@@ -35,11 +36,12 @@ __all__ = [
     "reconstruction_decisions",
     "refine",
     "refine_auto",
+    "tuned",
 ]
 
-STEPS = ("equalize", "means", "empirical", *PARTS)
-"""The single refinements: equalisation; biases from mean inputs; biases from the quantised network's own results; and
-what reconstruction can do besides (adjusted weights, searched scales, learned rounding)."""
+STEPS = ("equalize", "means", "empirical", *PARTS, "tune")
+"""The single refinements: equalisation; biases from mean inputs; biases from the quantised network's own results; what
+reconstruction can do besides (adjusted weights, searched scales, learned rounding); and fine-tuning of the whole."""
 
 REFINEMENTS = ("none", "bias", "full", "auto")
 """Sets of refinements by name; sets of one's own are written with plus signs, "equalize+round"."""
@@ -141,7 +143,24 @@ def refine(
         parts = tuple(part for part in PARTS if part in steps)
         converted, changes = reconstruct(source, converted, some, parts=parts, progress=progress)
         decisions += reconstruction_decisions(changes, parts)
+    if "tune" in steps:
+        converted, decision = tuned(source, converted, pictures, None, progress)
+        decisions += (decision,)
     return Refined(converted, steps, decisions)
+
+
+def tuned(
+    graph: Graph, converted: Graph, pictures: Pictures, options: TuneOptions | None, progress: Progress | None
+) -> tuple[Graph, Decision]:
+    """`tune`, and what is to be said about it."""
+    options = options or TuneOptions()
+    result, told = tune(graph, converted, pictures, options, progress=progress)
+    moved, weights = (sum(counts) for counts in zip(*told.moved.values(), strict=True))
+    why = (
+        f"fine-tuned as a whole, {options.steps} steps of {options.batch_size} pictures, to imitate the float network; "
+        f"loss {told.before:.4f} before, {told.after:.4f} after; {moved:,} of {weights:,} weights are other integers"
+    )
+    return result, Decision("all", "tune", why, kept=told.kept)
 
 
 def few(graph: Graph, pictures: Pictures) -> Pictures:
@@ -198,7 +217,8 @@ def refine_auto(
     """Tries refinements one after another and keeps those that lower the error of the logits on held-back pictures.
 
     Every fourth picture is held back; the others calibrate and fit. Biases, equalisation, adjusted and rounded
-    weights, searched scales are added in this order, each on top of what was kept so far.
+    weights, searched scales are added in this order, each on top of what was kept so far. Fine-tuning, which takes
+    minutes, is not tried.
 
     Args:
         graph: a simplified float graph.

@@ -52,7 +52,7 @@ def static(
         per_channel: one weight scale per output channel; otherwise one per layer.
         refine: "none": plain conversion; "bias": biases corrected with the means of the layers' inputs; "full": the
             layers reconstructed one after another after equalisation; "auto": the refinements
-            that help on pictures held back; or a list of `refine.STEPS` joined with "+".
+            that help on pictures held back; or a list of `refine.STEPS` joined with "+" ("tune" takes minutes).
         weight_bits: 8, or 4 for weights in [-8, 7], of all layers or by layer as `integer_graph` takes them; 4 bits
             want `refine` with "adjust+clip+round".
         progress: called after each batch, and after each layer that is reconstructed.

@@ -1,0 +1,350 @@
+"""Networks of 4 bits, and quantisation-aware training, on the reference network and its 1,392 evaluation photographs.
+
+    python benchmarks/accuracy/qat.py --data ../shared/data --cache ../prepared --prepared base --runs runs ptq-4 ...
+
+`base` is the prepared set of the reference's own split (`baseline.py` says how it is made); rows ptq-... need none.
+One row per name, in the columns of docs/results/static_baseline.md, printed as soon as it is measured. A row that was
+interrupted goes on from its last checkpoint; a finished one is read from `--runs`.
+
+    ptq-4, ptq-4-depthwise-8, ptq-mixed-60     200 photographs, no labels; `-untuned` leaves fine-tuning out
+    qat-8, qat-4, qat-4-depthwise-8, qat-mixed-60     fine-tuned from the reference network
+    float-longer, float-longer-frozen     the reference network trained as qat-8, without any quantisation; statistics
+                                          of batch normalisation moving, or frozen as in qat-8
+    scratch-float, scratch-qat-8    from the ImageNet weights, the same recipe
+
+Training never sees the evaluation photographs: some of the training photographs are held back (one in 25, scratch one
+in ten), which tell the best epoch where there are several.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import baseline
+import numpy as np
+import numpy.typing as npt
+import torch
+from baseline import baseline_graph, photographs
+
+from millijoule import execute
+from millijoule.data import PreparedSet, open_prepared
+from millijoule.files import atomic_path
+from millijoule.graph import WEIGHT_AXIS, Graph, load_graph, save_graph, simplify
+from millijoule.quantize import flash_bytes, static
+from millijoule.quantize.compare import paired_interval, real_values, sqnr
+from millijoule.quantize.qat import normalization_of
+from millijoule.quantize.warm_start import warm_module
+from millijoule.train import TrainOptions, fit, network_input
+from millijoule.train._checkpoint import read_weights
+
+MIXED_60 = ("f.2.c.0.0", "f.1.c.1.0", "f.2.c.2.0", "f.3.c.2.0", "f.4.c.0.0", "f.7.c.0.0")
+"""Layers with 8 bits beside the depthwise ones, as `accuracy_mixed.py --share 60` found them."""
+
+FINE_TUNING = TrainOptions(
+    epochs=1, batch_size=16, learning_rate=1e-4, schedule="cosine", warmup_epochs=0.1, device="cpu", checkpoint_steps=40
+)
+"""One epoch of 81 steps: 1,296 photographs, 2.5 % of the 16 epochs of 3,249 that the reference network was trained."""
+
+SCRATCH = replace(
+    FINE_TUNING,
+    epochs=16,
+    batch_size=32,
+    learning_rate=1e-3,
+    warmup_epochs=0.5,
+    resolutions=((0.0, 160), (0.75, 224)),
+)
+"""The recipe of the reference network: 12 epochs at 160 pixels, 4 at 224."""
+
+
+class Rows:
+    """Some of a split's photographs."""
+
+    def __init__(self, split: Any, rows: npt.NDArray[np.int64]) -> None:
+        self.split, self.rows = split, rows
+        self.labels, self.pictures = split.labels[rows], self
+        self.shape = (len(rows), *split.pictures.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> npt.NDArray[np.uint8]:
+        return np.asarray(self.split.pictures[self.rows[index]])
+
+
+class HeldBack:
+    """The training photographs as a data set of their own: one in `every` validates, the others train."""
+
+    def __init__(self, prepared: PreparedSet, every: int, keep: int | None = None) -> None:
+        split = prepared.split("train")
+        digest = [hashlib.sha256(name.encode()).hexdigest() for name in split.names]
+        order = np.array(sorted(range(len(split)), key=digest.__getitem__))
+        check = hashlib.sha256("\n".join(split.names[row] for row in order).encode()).hexdigest()[:16]
+        if check != baseline.SPLIT_CHECKS["train"]:
+            raise SystemExit(f"{prepared.folder}: its training photographs are not the reference's ({check})")
+        held = np.arange(len(order)) % every == every - 1
+        self.splits = {"train": Rows(split, order[~held][:keep]), "validation": Rows(split, order[held])}
+        self.classes, self.resolution = prepared.classes, prepared.resolution
+
+    def split(self, name: str) -> Rows:
+        return self.splits[name]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a row is trained.
+
+    Attributes:
+        training: the loop's options.
+        quantised: False trains in float.
+        freeze: share of the epochs after which batch normalisation keeps its statistics; 0 from the first on, above 1
+            never.
+    """
+
+    training: TrainOptions
+    quantised: bool = True
+    freeze: float = 0.5
+
+
+@dataclass
+class Bench:
+    """What every row needs."""
+
+    options: argparse.Namespace
+    graph: Graph
+    calibration: npt.NDArray[np.uint8]
+    pictures: npt.NDArray[np.uint8]
+    chosen: npt.NDArray[np.int64]
+
+    def progress(self, what: str) -> Callable[[str, int, int], None]:
+        """A line of news every half a minute."""
+        last = [time.monotonic()]
+
+        def tell(news: str, done: int, total: int) -> None:
+            if time.monotonic() - last[0] > 30.0:
+                last[0] = time.monotonic()
+                print(f"# {what}: {news}, {done} of {total}", flush=True)
+
+        return tell
+
+    def bits(self, kind: str) -> int | dict[str, int]:
+        """Bits by layer of a row's name."""
+        if kind in ("4", "8"):
+            return int(kind)
+        nodes = [node for node in self.graph.nodes if node.op in WEIGHT_AXIS]
+        wide = {node.source for node in nodes if node.op == "depthwise_conv2d"}
+        wide |= set(MIXED_60) if kind == "mixed-60" else set()
+        return {node.source: 8 if node.source in wide else 4 for node in nodes}
+
+    def kept(self, name: str, make: Callable[[Path], Graph]) -> Graph:
+        """A row's model, made once."""
+        folder = self.options.runs / name
+        path = folder / "model.mj"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            began, used = time.perf_counter(), time.process_time()
+            save_graph(make(folder), path)
+            print(
+                f"# {name}: {time.perf_counter() - began:.0f} s, {time.process_time() - used:.0f} s of one core",
+                flush=True,
+            )
+        return load_graph(path)
+
+    def ptq(self, name: str) -> Graph:
+        """Calibration photographs only."""
+        plain = name.endswith("-untuned")
+        bits = self.bits(name.removesuffix("-untuned").removeprefix("ptq-"))
+        steps = "adjust+clip+round" if plain else "adjust+clip+round+tune"
+
+        def make(_folder: Path) -> Graph:
+            return static(self.graph, self.calibration, refine=steps, weight_bits=bits, progress=self.progress(name))
+
+        return self.kept(name, make)
+
+    def trained(self, name: str, float_graph: Graph, recipe: Recipe, data: HeldBack, warm: Graph | None) -> Graph:
+        """A network trained with fake quantisation, or in exactly the same way without it."""
+
+        def begin() -> execute.FakeQuantModule:
+            return warm_module(float_graph, warm) if warm is not None else execute.FakeQuantModule(float_graph)
+
+        def make(folder: Path) -> Graph:
+            module = begin()
+            if recipe.training.resolutions:
+                from millijoule.nets import mobilenet_v2
+
+                # says that smaller pictures may be used at first
+                module.spec = mobilenet_v2(alpha=0.35, resolution=224, classes=10)
+            teacher = None
+            if recipe.training.distillation:
+                teacher = execute.float_module(float_graph).eval().requires_grad_(False)
+
+            def on_epoch_start(module: Any, epoch: int) -> None:
+                passed = epoch / recipe.training.epochs
+                module.set_phase(
+                    observe=recipe.quantised and warm is None and passed < 0.75,
+                    quantize=recipe.quantised,
+                    freeze_batch_norm=passed >= recipe.freeze,
+                )
+
+            result = fit(
+                module,
+                data,
+                recipe.training,
+                folder,
+                teacher=teacher,
+                normalization=normalization_of(float_graph),
+                on_epoch_start=on_epoch_start,
+                test=False,
+                progress=self.progress(name),
+            )
+            steps = len(result.history) * (len(data.split("train")) // recipe.training.batch_size)
+            print(
+                f"# {name}: best epoch {result.best_epoch}, {100 * result.validation_accuracy:.2f} % of the held-back "
+                f"training photographs, {steps} steps of {recipe.training.batch_size}",
+                flush=True,
+            )
+            return module.to_integer() if recipe.quantised else module.to_float()
+
+        made = self.kept(name, make)
+        if self.options.check and recipe.quantised:
+            module = begin().eval()
+            read_weights(self.options.runs / name / "best.safetensors", module)
+            print(f"# {name}: {self.differing(name, module, made)}", flush=True)
+        return made
+
+    def differing(self, name: str, module: execute.FakeQuantModule, made: Graph) -> str:
+        """The trained module against its integer model on the evaluation photographs."""
+        logits = predictions = 0
+        normalization, found = normalization_of(self.graph), self.logits(name, made)
+        for start in range(0, len(self.chosen), 32):
+            batch = np.ascontiguousarray(self.pictures[self.chosen[start : start + 32]])
+            with torch.inference_mode():
+                trained = module(network_input(batch, normalization, torch.device("cpu"))).numpy()
+            real = found[start : start + 32].astype(np.float32)
+            logits += int((trained != real).any(axis=1).sum())
+            predictions += int((trained.argmax(axis=1) != real.argmax(axis=1)).sum())
+        count = len(self.chosen)
+        return f"integer against fake-quantised model: {predictions} of {count} predictions differ, {logits} logits"
+
+    def logits(self, name: str, model: Graph) -> npt.NDArray[np.float64]:
+        """Logits of all evaluation photographs, or of `--limit` of them; the former are kept in the row's folder."""
+        path = self.options.runs / name / "logits.npy"
+        whole = len(self.chosen) == len(self.pictures)
+        if whole and name and path.exists():
+            return np.asarray(np.load(path))
+        if model.tensor(model.outputs[0]).quant is None:
+            model = simplify(model)
+        pictures = np.ascontiguousarray(self.pictures[self.chosen])
+        found = real_values(model, model.outputs[0], execute.run(model, pictures)[model.outputs[0]])
+        if whole and name:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, found)
+        return found
+
+
+def imagenet_graph(weights: Path, prepared: Any, seed: int = 0) -> Graph:
+    """The reference architecture with ImageNet weights and a random classifier."""
+    from millijoule.interchange import capture
+    from millijoule.nets import mobilenet_v2
+    from millijoule.train import initial_network
+
+    spec = mobilenet_v2(alpha=0.35, resolution=224, classes=10)
+    network, _ = initial_network(spec, prepared, seed=seed, init=weights)
+    return capture(network, spec, classes=baseline.CLASSES)
+
+
+def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
+    """What each row's name stands for."""
+    options = bench.options
+    rows: dict[str, Callable[[], Graph]] = {}
+    for kind in ("4", "4-depthwise-8", "mixed-60"):
+        for name in (f"ptq-{kind}", f"ptq-{kind}-untuned"):
+            rows[name] = lambda n=name: bench.ptq(n)
+
+    def eight() -> Graph:
+        return bench.kept("static-8", lambda _: static(bench.graph, bench.calibration, refine="empirical+round"))
+
+    def fine(name: str, warm: Callable[[], Graph] | None, recipe: Recipe) -> Graph:
+        data = HeldBack(open_prepared(options.prepared), 25, 1296)
+        return bench.trained(name, bench.graph, recipe, data, warm() if warm is not None else None)
+
+    def scratch(name: str, quantised: bool) -> Graph:
+        data = HeldBack(open_prepared(options.prepared), 10)
+        weights = options.data / "weights" / "mobilenet_v2_0.35_224_imagenet_notop_keras.safetensors"
+        return bench.trained(name, imagenet_graph(weights, data), Recipe(SCRATCH, quantised), data, None)
+
+    taught = replace(FINE_TUNING, distillation=0.5, temperature=2.0)
+    four = replace(taught, epochs=options.epochs, learning_rate=5e-5, ema_decay=0.99)
+    rows["static-8"] = eight
+    rows["qat-8"] = lambda: fine("qat-8", eight, Recipe(FINE_TUNING, freeze=0.0))
+    rows["qat-8-taught"] = lambda: fine("qat-8-taught", eight, Recipe(taught, freeze=0.0))
+    rows["float-longer"] = lambda: fine("float-longer", None, Recipe(FINE_TUNING, quantised=False, freeze=2.0))
+    rows["float-longer-frozen"] = lambda: fine(
+        "float-longer-frozen", None, Recipe(FINE_TUNING, quantised=False, freeze=0.0)
+    )
+    for kind in ("4", "4-depthwise-8", "mixed-60"):
+        rows[f"qat-{kind}"] = lambda k=kind: fine(
+            f"qat-{k}", lambda: bench.ptq(f"ptq-{k}-untuned"), Recipe(four, freeze=0.0)
+        )
+    rows["scratch-float"] = lambda: scratch("scratch-float", False)
+    rows["scratch-qat-8"] = lambda: scratch("scratch-qat-8", True)
+    return rows
+
+
+def main() -> None:
+    """Measures the rows that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with cars_body10.parquet and weights/")
+    parser.add_argument(
+        "--cache", type=Path, required=True, help="where decoded evaluation photographs are kept (240 MB)"
+    )
+    parser.add_argument("--prepared", type=Path, help="prepared set of the reference's split, for training")
+    parser.add_argument("--runs", type=Path, required=True, help="where checkpoints and models are kept")
+    parser.add_argument("--against", default="", help="a row whose model is the reference instead of the float network")
+    parser.add_argument("--limit", type=int, help="only so many photographs, evenly chosen")
+    parser.add_argument("--epochs", type=int, default=1, help="of the rows with 4 bits")
+    parser.add_argument("--check", action="store_true", help="compare integer and fake-quantised models, too")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("rows", nargs="*", help="row names")
+    options = parser.parse_args()
+    parquet = options.data / "cars_body10.parquet"
+    torch.set_num_threads(options.threads)
+    photos = photographs(parquet, options.cache)
+    graph = baseline_graph(options.data / "weights" / "baseline_mbv2_0.35_cars.safetensors")
+    count = min(options.limit or len(photos.labels), len(photos.labels))
+    chosen = np.unique(np.linspace(0, len(photos.labels) - 1, count).round().astype(np.int64))
+    labels = photos.labels[chosen]
+    bench = Bench(options, graph, np.asarray(photos.calibration), photos.pictures, chosen)
+    rows = rows_of(bench)
+    unknown = [name for name in (*options.rows, options.against) if name and name not in rows]
+    if unknown or not options.rows:
+        parser.error(f"unknown rows {unknown}; there are: {', '.join(rows)}")
+    reference = bench.logits(options.against or "float", rows[options.against]() if options.against else graph)
+    right = reference.argmax(axis=1) == labels
+    what = options.against or "float"
+    print(f"# {len(labels)} photographs; {what}: {right.sum()} right, {100 * right.mean():.2f} %", flush=True)
+    print("| row | accuracy | drop | changed | lost/won | SQNR dB | flash bytes |\n|---|---|---|---|---|---|---|")
+    for name in options.rows:
+        model = rows[name]()
+        logits = bench.logits(name, model)
+        now = logits.argmax(axis=1) == labels
+        lost, won = int((right & ~now).sum()), int((~right & now).sum())
+        interval = paired_interval(lost, won, len(labels))
+        changed = int((logits.argmax(axis=1) != reference.argmax(axis=1)).sum())
+        ratio = sqnr(reference, logits)
+        print(
+            f"| {name} | {100 * now.mean():.2f} | {100 * (won - lost) / len(labels):+.2f} "
+            f"+-{(interval.high - interval.low) / 2:.2f} | {changed} ({100 * changed / len(labels):.1f} %) | "
+            f"{lost}/{won} | {'equal' if ratio is None else f'{ratio:.2f}'} | {flash_bytes(model):,} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
