@@ -128,7 +128,7 @@ def test_static_and_mixed_apply_it_by_name(monkeypatch: pytest.MonkeyPatch) -> N
     assert report is not None and report.refinements == ("adjust", "clip", "round", "tune")
     assert report.decisions[-1].what == "tune" and "weights are other integers" in report.decisions[-1].why
     assert told[-1] == ("fine-tune", 12, 12)
-    assert "weights of 4 and 8 bits" in chosen.history[-1]
+    assert "weights of 4 bits in 3 layers" in chosen.history[-1]
     found = mixed(graph, seen, budget_share=80, tune=TuneOptions(steps=3, batch_size=4))
     assert found.report.refinements[-1] == "tune"
     assert found.bytes <= 0.8 * found.bytes_at_eight
