@@ -11,6 +11,8 @@ __all__ = ["Labels", "Plot", "Scale", "attribute", "compact", "text", "text_widt
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in user units."""
+WIDEST = 1.15
+"""How much wider labels may be drawn than `text_width` says: fonts differ, and small screens have larger letters."""
 CHARACTER = 6.6
 """Mean width in user units of one character at the charts' font size of 12."""
 
@@ -140,27 +142,28 @@ class Labels:
 
     def place(self, x: float, y: float, value: str) -> None:
         """Writes `value` at the nearest free place around (x, y); it is left out when there is none."""
-        width = text_width(value)
+        width = WIDEST * text_width(value)
         beside, below = [(10.0, 4.0), (-10 - width, 4.0)], [(-width / 2, -11.0), (-width / 2, 19.0)]
         sides = [*beside, *below, (10.0, -10.0), (10.0, 18.0), (-10 - width, -10.0), (-10 - width, 18.0)]
-        self._write(
-            value,
-            [
+        for distances in ((0, 14), (28, 42, 56, 70)):
+            places = [
                 (x + dx, y + dy + sign * distance)
-                for distance in (0, 14, 28, 42, 56, 70)
+                for distance in distances
                 for dx, dy in sides
                 for sign in ((1, -1) if distance else (1,))
-            ],
-        )
+            ]
+            if self._write(value, places):
+                return
 
     def along(self, y: float, value: str) -> None:
         """Writes `value` above or below the level `y`, as far to the right as there is room."""
-        start, width = self._plot.x.end - text_width(value), self._plot.x.end - self._plot.left
+        start, width = self._plot.x.end - WIDEST * text_width(value), self._plot.x.end - self._plot.left
         places = [(start - step, y + dy) for step in range(0, int(width), 8) for dy in (-5, 15)]
         self._write(value, places)
 
-    def _write(self, value: str, places: Sequence[tuple[float, float]]) -> None:
-        width, plot = text_width(value), self._plot
+    def _write(self, value: str, places: Sequence[tuple[float, float]]) -> bool:
+        """At the first of the places that is free; whether there was one."""
+        width, plot = WIDEST * text_width(value), self._plot
         for taken in ((*self._taken, *self._lines), self._taken):
             for left, base in places:
                 box = (left - 2, base - 11, left + width + 2, base + 4)
@@ -168,7 +171,8 @@ class Labels:
                 if inside and box[3] <= plot.y.start and not any(_overlap(box, other) for other in taken):
                     self._taken.append(box)
                     plot.parts.append(text(left, base, value, extra=' class="halo"'))
-                    return
+                    return True
+        return False
 
 
 def _overlap(a: Box, b: Box) -> bool:
