@@ -253,17 +253,19 @@ def test_both_ways_of_qat_start_where_they_say(finished: tuple[Path, Study, list
             assert np.corrcoef(row, first)[0, 1] > 0.999  # each row has its own scale
 
 
-def test_16_bit_floats_are_a_row_when_asked_for(finished: tuple[Path, Study, list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("methods", [(), pytest.param(("half",), marks=pytest.mark.slow)], ids=["row", "deployed"])
+def test_16_bit_floats_are_a_row_when_asked_for(
+    finished: tuple[Path, Study, list[str]], tmp_path: Path, methods: tuple[str, ...]
+) -> None:
     folder = shutil.copytree(finished[0], tmp_path / "copy")
-    study = run_study(replace(OPTIONS, half=True, methods=("half",)), folder, reporter=QuietReporter())
+    study = run_study(replace(OPTIONS, half=True, methods=methods), folder, reporter=QuietReporter())
     assert [method.name for method in study.methods] == ["float", "half", "dynamic", "static"]
     floats, halves = study.methods[:2]
     assert (halves.title, halves.kind, halves.file) == ("16-bit float", "half", "half.mj")
     assert halves.flash_bytes * 2 == floats.flash_bytes and halves.activation_bytes == floats.activation_bytes
     assert halves.changed is not None and halves.logits_sqnr is not None and halves.logits_sqnr > 40
-    (deployment,) = study.deployments
-    assert (deployment.method, deployment.status) == ("half", "ran")
-    assert deployment.verify is not None and deployment.verify.equal
+    assert [(item.method, item.status) for item in study.deployments] == [(method, "ran") for method in methods]
+    assert all(item.verify is not None and item.verify.equal for item in study.deployments)
     clear_run(folder)
     assert not (folder / "half.mj").exists()
 
