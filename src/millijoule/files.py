@@ -34,17 +34,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary name beside `path`; on success it is flushed to disk and renamed to `path`.
 
     The folder is created when it is missing. On any error the temporary file is removed and `path` is untouched.
+    Devices and pipes are refused: a renamed file would take their place (root may do that to /dev/null).
 
     Args:
         path: the final name.
 
     Raises:
-        OutputError: the place cannot be written, or the disk is full.
+        OutputError: the place cannot be written, it is no ordinary file, or the disk is full.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
         try:
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                why = "it is a device or a pipe, not an ordinary file"
+                raise OutputError(str(path), why, "Choose another place for the output")
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
             os.close(handle)
