@@ -34,9 +34,10 @@ def test_labels_overlap_neither_each_other_nor_the_points(places: list[tuple[flo
         labels.place(x, y, "Dynamic H7")
     boxes = []
     for part in plot.parts[before:]:
-        found = re.search(r'x="([\d.-]+)" y="([\d.-]+)"', part)
+        found = re.search(r'x="([\d.-]+)" y="([\d.-]+)" text-anchor="(\w+)"', part)
         assert found is not None
         x, y = float(found[1]), float(found[2])
+        x -= {"start": 0.0, "middle": 0.5, "end": 1.0}[found[3]] * text_width("Dynamic H7")
         boxes.append((x, y - 11, x + text_width("Dynamic H7"), y + 4))
         assert x >= plot.left and boxes[-1][2] <= plot.width
     for index, a in enumerate(boxes):

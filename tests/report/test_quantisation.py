@@ -87,7 +87,7 @@ def boxes(svg: str) -> list[tuple[float, float, float, float, str]]:
     for x, y, anchor, value in re.findall(
         r'<text x="([\d.-]+)" y="([\d.-]+)" text-anchor="(\w+)"[^>]*class="halo"[^>]*>([^<]*)', svg
     ):
-        left = float(x) - (text_width(value) if anchor == "end" else 0.0)
+        left = float(x) - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * text_width(value)
         found.append((left, float(y) - 11, left + text_width(value), float(y) + 4, value))
     return found
 
@@ -117,6 +117,15 @@ def test_every_quantised_model_is_in_both_charts_with_its_figures(result: dict[s
             assert any(method["title"] in tip and f"{method['compiled_bytes']:,} bytes" in tip for tip in tips)
         level = f"float {full['methods'][0]['accuracy']:.2f} %"
         assert {box[4] for box in boxes(drawn[name])} == {"Dynamic", "Static", "QAT", "Mixed 4/8 bits", level}
+
+
+def test_floats_of_16_bits_are_in_the_table_and_not_in_the_charts(result: dict[str, Any]) -> None:
+    full = detailed(result)
+    half = {**full["methods"][1], "name": "half", "title": "16-bit float", "kind": "half", "weight_bits": 16.0}
+    full["methods"].insert(1, half)
+    drawn = quantisation_of(full)
+    assert "16-bit float" not in drawn["bytes"] + drawn["bits"]
+    assert [row["title"] for row in drawn["models"]][:3] == ["No quantisation", "16-bit float", "Dynamic"]
 
 
 def test_a_mark_lies_where_its_numbers_say(result: dict[str, Any]) -> None:

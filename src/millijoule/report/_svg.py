@@ -142,14 +142,13 @@ class Labels:
 
     def place(self, x: float, y: float, value: str) -> None:
         """Writes `value` at the nearest free place around (x, y); it is left out when there is none."""
-        width = WIDEST * text_width(value)
-        beside, below = [(10.0, 4.0), (-10 - width, 4.0)], [(-width / 2, -11.0), (-width / 2, 19.0)]
-        sides = [*beside, *below, (10.0, -10.0), (10.0, 18.0), (-10 - width, -10.0), (-10 - width, 18.0)]
+        sides = [(10, 4, "start"), (-10, 4, "end"), (0, -11, "middle"), (0, 19, "middle")]
+        sides += [(10, -10, "start"), (10, 18, "start"), (-10, -10, "end"), (-10, 18, "end")]
         for distances in ((0, 14), (28, 42, 56, 70)):
             places = [
-                (x + dx, y + dy + sign * distance)
+                (x + dx, y + dy + sign * distance, anchor)
                 for distance in distances
-                for dx, dy in sides
+                for dx, dy, anchor in sides
                 for sign in ((1, -1) if distance else (1,))
             ]
             if self._write(value, places):
@@ -157,20 +156,20 @@ class Labels:
 
     def along(self, y: float, value: str) -> None:
         """Writes `value` above or below the level `y`, as far to the right as there is room."""
-        start, width = self._plot.x.end - WIDEST * text_width(value), self._plot.x.end - self._plot.left
-        places = [(start - step, y + dy) for step in range(0, int(width), 8) for dy in (-5, 15)]
-        self._write(value, places)
+        end, width = self._plot.x.end, self._plot.x.end - self._plot.left
+        self._write(value, [(end - step, y + dy, "end") for step in range(0, int(width), 8) for dy in (-5, 15)])
 
-    def _write(self, value: str, places: Sequence[tuple[float, float]]) -> bool:
-        """At the first of the places that is free; whether there was one."""
+    def _write(self, value: str, places: Sequence[tuple[float, float, str]]) -> bool:
+        """At the first of the places (x, base line, anchor) that is free; whether there was one."""
         width, plot = WIDEST * text_width(value), self._plot
         for taken in ((*self._taken, *self._lines), self._taken):
-            for left, base in places:
+            for x, base, anchor in places:
+                left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
                 box = (left - 2, base - 11, left + width + 2, base + 4)
                 inside = box[0] >= plot.left and box[2] <= plot.width and box[1] >= plot.top - 8
                 if inside and box[3] <= plot.y.start and not any(_overlap(box, other) for other in taken):
                     self._taken.append(box)
-                    plot.parts.append(text(left, base, value, extra=' class="halo"'))
+                    plot.parts.append(text(x, base, value, anchor, ' class="halo"'))
                     return True
         return False
 

@@ -37,7 +37,8 @@ def quantisation_of(result: Result) -> dict[str, Any]:
         "bytes", "bits" (accuracy against them), "models" (rows), "layers", "losses" and "sensitivity" (charts and rows
         of the layers), "curve", "frontier", "gallery" (rows).
     """
-    quantised = [method for method in result["methods"] if method["kind"] != "float"]
+    # 16-bit floats are in the table; in the charts their size would press all others together
+    quantised = [method for method in result["methods"] if method["kind"] not in ("float", "half")]
     reference = next((method for method in result["methods"] if method["kind"] == "float"), None)
     analysis = result.get("analysis") or {}
     found, mixed = analysis.get("sensitivity"), analysis.get("mixed")
