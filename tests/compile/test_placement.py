@@ -106,7 +106,7 @@ def two(seed: int, size: tuple[int, int, int] = (64, 64, 3)) -> tuple[Program, P
     return compile_graph(graph, small()), compile_graph(graph, "stm32h7b3i")
 
 
-@pytest.mark.parametrize("seed", (1, 3))
+@pytest.mark.parametrize("seed", (1, pytest.param(3, marks=pytest.mark.slow)))
 def test_results_and_ram_are_those_of_one_memory(seed: int) -> None:
     from millijoule.deploy import build_program
 

@@ -44,7 +44,7 @@ def board(staging: bool):
     return replace(plain, flash=replace(plain.flash, staging=staging))
 
 
-@pytest.mark.parametrize("seed", (1, 2, 3))
+@pytest.mark.parametrize("seed", (pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3))
 def test_copies_change_neither_results_nor_the_arena(seed: int) -> None:
     from millijoule.deploy import build_program
 

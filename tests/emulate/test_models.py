@@ -22,7 +22,10 @@ BOARDS = ("stm32l4r9i", "stm32h7b3i")
 
 
 @pytest.mark.parametrize("board", BOARDS)
-@pytest.mark.parametrize(("kernels", "rounding"), [("plain", "single"), ("dsp", "single"), ("dsp", "mulhi")])
+@pytest.mark.parametrize(
+    ("kernels", "rounding"),
+    [("plain", "single"), ("dsp", "single"), pytest.param("dsp", "mulhi", marks=pytest.mark.slow)],
+)
 def test_int8_models_are_bit_exact_on_the_boards(board: str, kernels: str, rounding: str) -> None:
     graph = random_network(list(LAYERS), 11, "integer", size=(11, 9, 3), rounding=rounding, probabilities=True)
     program = compile_graph(graph, board, kernels=kernels)

@@ -261,7 +261,7 @@ def test_cores_give_what_numpy_gives(core: str, rounding: str) -> None:
 
 @emulated
 @needs_gcc
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("core", [pytest.param("cortex-m4", marks=pytest.mark.slow), "cortex-m7"])
 def test_gcc_takes_the_same_text(core: str) -> None:
     rng = np.random.default_rng(4)
     Emulated(core, "single", "gcc").run_all([random_case(rng, name, "single") for name in [*NAMES] * 5])
