@@ -81,7 +81,7 @@ def _torchao(name: str, what: str, group: str, **settings: Any) -> Row:
 PER_TENSOR = {"per_channel": False, "refine": "full"}
 ROWS = (
     _onnxruntime("onnxruntime-float", "float", "float", mode="float"),
-    _ai_edge("litert-float", "(none): LiteRT float", "float", recipe=None, delegate=True),
+    Row("litert-float", "LiteRT float", "float", "ai_edge", "peer_ai_edge.py", {"recipe": None, "delegate": True}),
     _ours("ours-static", "static, corrected biases (default)", "static", "static", True),
     _ours("ours-static-full", "static, full", "static", "static", True, refine="full"),
     _onnxruntime("onnxruntime-minmax", "QDQ MinMax", "static", mode="static", calibrate="MinMax", per_channel=True),

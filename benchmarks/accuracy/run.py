@@ -15,7 +15,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,42 @@ def row_key(row: Row, inputs: Inputs) -> str:
     return digest.hexdigest()
 
 
+def stored_result(row: Row, inputs: Inputs, cache: Path) -> dict[str, Any] | None:
+    """What the worker said when the row was measured with the same inputs, settings and scripts."""
+    folder = cache / "rows" / inputs.digest / row.name
+    done, key = folder / "result.json", folder / "key.txt"
+    if done.exists() and key.exists() and key.read_text() == row_key(row, inputs):
+        return dict(json.loads(done.read_text()))
+    return None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes of this benchmark away from a row, or waits for them, where the system has such locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        with suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)  # gone when the file is closed, however this process ends
+        yield
+
+
 def measure(row: Row, inputs: Inputs, cache: Path, threads: int) -> dict[str, Any]:
     """Runs a row unless its logits are there. Gives what the worker said, or {"error": why}."""
+    with alone(cache / "rows" / inputs.digest / row.name):
+        return stored_result(row, inputs, cache) or _measured(row, inputs, cache, threads)
+
+
+def _measured(row: Row, inputs: Inputs, cache: Path, threads: int) -> dict[str, Any]:
     folder = cache / "rows" / inputs.digest / row.name
     key, done = row_key(row, inputs), folder / "result.json"
-    if done.exists() and (folder / "key.txt").exists() and (folder / "key.txt").read_text() == key:
-        return dict(json.loads(done.read_text()))
-    folder.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
     try:
-        python = (
-            sys.executable if row.environment == OURS else environment_python(row.environment, cache / "environments")
-        )
+        python = Path(sys.executable)
+        if row.environment != OURS:
+            with alone(cache / "environments" / row.environment):
+                python = environment_python(row.environment, cache / "environments")
     except PeerError as error:
         return {"error": str(error)}
     rule = {"scale": inputs.scale, "offset": inputs.offset}
@@ -136,6 +161,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=200, help="training photographs for calibration [200]")
     parser.add_argument("--threads", type=int, default=1, help="for each row [1]")
     parser.add_argument("--out", type=Path, help="the JSON file [in the cache, beside the rows]")
+    parser.add_argument("--stored", action="store_true", help="run nothing: only rows that are there")
     parser.add_argument("--list", action="store_true", help="print the rows and stop")
     parser.add_argument("rows", nargs="*", help="row names or what they start with; all when none is given")
     options = parser.parse_args()
@@ -152,7 +178,10 @@ def main() -> None:
     count, right = len(inputs.labels), int((inputs.reference.argmax(axis=1) == inputs.labels).sum())
     results = []
     for row in rows:
-        said = measure(row, inputs, cache, options.threads)
+        said = stored_result(row, inputs, cache)
+        if said is None and options.stored:
+            continue
+        said = said or measure(row, inputs, cache, options.threads)
         found = row_figures(row, inputs, cache, said)
         results.append((row, said, found))
         if not isinstance(found, Figures):
