@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from millijoule.quantize.refine import FOUR_BITS
+
 OURS = "project"
 """The environment that the benchmark itself runs in."""
 
@@ -78,6 +80,7 @@ def _torchao(name: str, what: str, group: str, **settings: Any) -> Row:
     return Row(name, f"torchao {what}", group, "torchao", "peer_torchao.py", settings)
 
 
+FOUR = {"weight_bits": 4, "refine": FOUR_BITS}
 PER_TENSOR = {"per_channel": False, "refine": "full"}
 ROWS = (
     _onnxruntime("onnxruntime-float", "float", "float", mode="float"),
@@ -149,6 +152,7 @@ ROWS = (
         per_channel=True,
         weight_type="QUInt8",
     ),
+    _ours("ours-static-4", "static, 4-bit weights in all layers (default)", "four", "static", True, **FOUR),
     _ours(
         "ours-mixed-60",
         "mixed, 4 and 8 bits, 60 % of the int8 flash",
