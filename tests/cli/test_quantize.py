@@ -190,6 +190,13 @@ def test_qat_with_four_bits_and_learned_ranges(folder: Path, tmp_path: Path) -> 
     run("static", model, "--data", toy, "--out", out, "--calibration", 10, "--weight-bits", "last=4", "--report")
     assert "weights of 4 bits in 1 layers" in load_graph(out).history[-1]
     assert "adjust+clip+round" in load_graph(out).history[-1]
+    again = tmp_path / "again.mj"
+    begin = ("--epochs", 1, "--batch-size", 10, "--no-augmentation", "--start", out)
+    run("qat", model, "--data", toy, "--out", again, "--device", "cpu", *begin)
+    last = next(node for node in load_graph(again).nodes if node.source == "last")
+    assert load_graph(again).quant(last.inputs[1]).bits == 4
+    with pytest.raises(OptionError, match="has its own"):
+        run("qat", model, "--data", toy, "--out", again, "--start", out, "--weight-bits", "4")
     for wrong in ("5", "nothing=4"):
         with pytest.raises(OptionError, match=wrong):
             run("qat", model, "--data", toy, "--out", out, "--weight-bits", wrong)

@@ -14,7 +14,7 @@ from millijoule import execute
 from millijoule.data import PreparedSet, open_source, prepare
 from millijoule.errors import OptionError, QuantizationError
 from millijoule.graph import WEIGHT_AXIS, Graph, mode, verify
-from millijoule.quantize import QatOptions, quantization_aware_training, static
+from millijoule.quantize import QatOptions, dynamic, quantization_aware_training, static
 from millijoule.quantize.qat import convert, first_difference
 from millijoule.train import TrainOptions
 
@@ -138,6 +138,8 @@ def test_the_integers_of_another_network_are_refused(toy: PreparedSet, network: 
     other = static(small_network(size=SIZE, classes=7), toy.split("train").pictures[:8])
     with pytest.raises(QuantizationError, match="'head'"):
         quantization_aware_training(network, toy, OPTIONS, tmp_path, start=other)
+    with pytest.raises(QuantizationError, match="not integer"):
+        quantization_aware_training(network, toy, OPTIONS, tmp_path, start=dynamic(network, refine="none"))
 
 
 class InterruptionError(Exception):

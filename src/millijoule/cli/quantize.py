@@ -175,6 +175,10 @@ def qat(
         str, typer.Option(help="observed: averages of each batch's extremes. learned: trained beside the weights.")
     ] = "observed",
     weight_bits: WeightBits = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="A static .mj model of this network whose integers, bits and ranges training begins with."),
+    ] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="No calibration; give an untrained model, as the paper does.")
     ] = False,
@@ -211,6 +215,8 @@ def qat(
             **changes,
         }
     )
+    if start is not None and weight_bits:
+        raise OptionError("--weight-bits", "the model of --start has its own", "Leave out one of the two")
     graph = _load(model)
     options = QatOptions(
         training=training,
@@ -228,6 +234,7 @@ def qat(
             options,
             folder,
             from_scratch=from_scratch,
+            start=None if start is None else _load(start),
             fresh=fresh,
             progress=progress,
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from millijoule.errors import QuantizationError
-from millijoule.graph import WEIGHT_AXIS, Graph, Node
+from millijoule.graph import WEIGHT_AXIS, Graph, Node, mode
 
 if TYPE_CHECKING:
     from millijoule.execute import FakeQuantModule
@@ -31,11 +31,16 @@ def warm_module(graph: Graph, converted: Graph, **options: Any) -> FakeQuantModu
         options: further options of `FakeQuantModule`.
 
     Raises:
-        QuantizationError: the integer graph is of another network.
+        QuantizationError: the integer graph is of another network, or a layer is not integer.
     """
     from millijoule import execute
 
     layers = {node.output: node for node in converted.nodes if node.op in WEIGHT_AXIS}
+    for node in layers.values():
+        if mode(converted, node) != "integer":
+            raise QuantizationError(
+                f"layer {node.source or node.output!r} ({node.op})", "it is not integer", "Give a static version"
+            )
     ranges = {}
     for node in converted.nodes:
         quant = converted.tensor(node.output).quant
