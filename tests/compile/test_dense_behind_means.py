@@ -222,7 +222,10 @@ def test_it_runs_with_the_kernel_that_it_would_have_by_itself(
 
 @pytest.mark.parametrize("board", BOARDS)
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(("channels", "classes", "nibbles"), [(9, 1, False), (19, 3, False), (67, 10, True)])
+@pytest.mark.parametrize(
+    ("channels", "classes", "nibbles"),
+    [pytest.param(9, 1, False, marks=pytest.mark.slow), (19, 3, False), (67, 10, True)],
+)
 def test_on_the_boards(board: str, stream: bool, channels: int, classes: int, nibbles: bool) -> None:
     pytest.importorskip("unicorn")
     from millijoule.build import build_board

@@ -396,7 +396,7 @@ def test_wide_rows_that_are_made_in_parts_are_exact(width: int) -> None:
     assert writes_outside(firmware) == []
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 12))])
 def test_a_layer_writes_nothing_but_its_result_and_its_scratch(seed: int) -> None:
     """Every byte of the arena is compared before and after each layer, on this computer."""
     graph = any_network(seed + 500, largest=13, layers=4)

@@ -31,8 +31,8 @@ pytest.importorskip("ziglang")
 BOARDS = ("stm32l4r9i", "stm32h7b3i")
 FEW = 30
 CAMPAIGN = range(1000, 1300)
-FEW_NIBBLES = (9, 13, 20, 24)
-FEW_DYNAMIC, MANY_DYNAMIC = (2, 4, 8, 10), 60
+FEW_NIBBLES = (9, 13, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (20, 24)))
+FEW_DYNAMIC, MANY_DYNAMIC = (4, 10, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 8))), 60
 RESUME = "MILLIJOULE_RESUME"
 """With this variable a campaign goes on: networks that passed with the same files are skipped."""
 

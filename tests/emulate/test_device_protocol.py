@@ -40,7 +40,9 @@ def make(board: str, **defines: str) -> EmulatedFirmware:
     return EmulatedFirmware(build_board(files, board, defines=defines, strict=True), board, files)
 
 
-@pytest.fixture(scope="module", params=BOARDS)
+@pytest.fixture(
+    scope="module", params=[*BOARDS[:2], *(pytest.param(board, marks=pytest.mark.slow) for board in BOARDS[2:])]
+)
 def on_every_board(request: pytest.FixtureRequest) -> EmulatedFirmware:
     return make(request.param)
 

@@ -250,7 +250,7 @@ class Emulated:
 
 
 @emulated
-@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("rounding", ["single", pytest.param("double", marks=pytest.mark.slow), "mulhi"])
 @pytest.mark.parametrize("core", CORES)
 def test_cores_give_what_numpy_gives(core: str, rounding: str) -> None:
     rng = np.random.default_rng(2)

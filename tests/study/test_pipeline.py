@@ -237,7 +237,8 @@ def test_the_bytes_of_the_first_weights_count(finished: tuple[Path, Study, list[
 def test_both_ways_of_qat_start_where_they_say(finished: tuple[Path, Study, list[str]], tmp_path: Path) -> None:
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     plan = QatPlan(mode="both", training={"epochs": 1, "learning_rate": 1e-9}, scratch={"learning_rate": 1e-9})
-    study = run_study(replace(OPTIONS, qat=plan, methods=()), folder, reporter=QuietReporter())
+    options = replace(OPTIONS, qat=plan, methods=(), analysis=Analysis(sensitivity=False, calibration_curve=()))
+    study = run_study(options, folder, reporter=QuietReporter())
     assert [method.name for method in study.methods] == ["float", "dynamic", "static", "qat", "qat_scratch"]
     for name in ("qat", "qat_scratch"):
         conversion = study.training[name].conversion
