@@ -20,6 +20,11 @@ settings.load_profile("repeatable" if os.environ.get("CI") else "anywhere")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: many tests wait for a compiler or a process of their own."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with photographs and weights; tests that use it are skipped where it is absent."""

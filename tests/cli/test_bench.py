@@ -85,6 +85,7 @@ def check(values: dict[str, Any], text: str) -> None:
         assert all(text.count(condition) for condition in row["conditions"].values())
 
 
+@pytest.mark.slow
 @needs_boards
 def test_the_table_of_a_model_says_what_the_json_says(tmp_path: Path) -> None:
     model = saved(tmp_path)

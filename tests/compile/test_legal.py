@@ -242,7 +242,7 @@ def test_a_mean_over_more_than_32_bits_is_refused_with_the_layer() -> None:
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "padding"),
     [

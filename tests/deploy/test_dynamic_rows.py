@@ -81,6 +81,7 @@ def mobilenet(alpha: float, resolution: int) -> Graph:
         return dynamic(capture(build(spec).eval(), spec), refine="bias")
 
 
+@pytest.mark.slow
 def test_mobilenet_small() -> None:
     program = check(mobilenet(0.35, 96), "dsp")
     assert chains(program) == 18 and program.arena_bytes < 90_000

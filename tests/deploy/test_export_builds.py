@@ -52,6 +52,7 @@ def test_make_builds_the_firmware_and_both_golden_tests(compiler: str, tmp_path:
     assert not (folder / "build").exists()
 
 
+@pytest.mark.slow
 @needs("cmake")
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_cmake_builds_the_firmware_and_both_golden_tests(compiler: str, tmp_path: Path) -> None:
@@ -278,6 +279,7 @@ ARDUINO_MAIN = (
 )
 
 
+@pytest.mark.slow
 def test_the_sketch_is_c_plus_plus_and_classifies_against_a_stand_in(tmp_path: Path) -> None:
     program = program_for()
     folder = export_project(program, tmp_path / "project", format="arduino")

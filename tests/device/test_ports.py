@@ -204,6 +204,7 @@ def test_accuracy_and_latency_through_a_pseudo_terminal(project: Path) -> None:
         assert told["model"] == "shed" and told["input-bytes"] == "3072"
 
 
+@pytest.mark.slow
 @needs_boards
 def test_latency_through_tcp_of_another_model(project: Path) -> None:
     other = random_network(["conv", "depthwise"], 3, size=(32, 32, 3))

@@ -21,15 +21,15 @@ bench = benchmark("kernels")
 # the forms of the code: as released, and with the inline assembly that GCC gets
 BUILDS = [
     ("stm32l4r9i", "single", {}),
-    ("stm32l4r9i", "double", {"MJ_DSP_ASSEMBLY": "1"}),
+    pytest.param(("stm32l4r9i", "double", {"MJ_DSP_ASSEMBLY": "1"}), marks=pytest.mark.slow),
     ("stm32h7b3i", "single", {"MJ_DSP_ASSEMBLY": "1"}),
-    ("stm32h7b3i", "double", {}),
+    pytest.param(("stm32h7b3i", "double", {}), marks=pytest.mark.slow),
     ("stm32l4r9i", "mulhi", {"MJ_DSP_ASSEMBLY": "1"}),
     ("stm32h7b3i", "mulhi", {}),
 ]
 
 
-@pytest.fixture(scope="module", params=BUILDS, ids=lambda build: "-".join(map(str, (*build[:2], *build[2]))))
+@pytest.fixture(scope="module", params=BUILDS, ids=lambda build: "-".join((*build[:2], *build[2])))
 def machine(request: pytest.FixtureRequest) -> Any:
     board, rounding, defines = request.param
     made = bench.KernelMachine(board, rounding, defines)
