@@ -102,6 +102,7 @@ def test_requirements_are_pinned(bench: SimpleNamespace) -> None:
         assert all("==" in line for line in lines), path.name
 
 
+@pytest.mark.slow
 def test_torch_network_gives_the_float_logits(bench: SimpleNamespace, made: tuple[SimpleNamespace, Path]) -> None:
     import torch
 

@@ -178,6 +178,7 @@ def test_doctor_as_json_names_every_package(findings: list[dict[str, Any]]) -> N
     assert all(finding["fix"] for finding in findings if finding["needed"] and not finding["present"])
 
 
+@pytest.mark.slow
 def test_doctor_as_text_fits_a_terminal(findings: list[dict[str, Any]]) -> None:
     done = _run("doctor")
     assert done.returncode == 0, done.stderr

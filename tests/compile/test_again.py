@@ -180,7 +180,9 @@ def test_the_mean_of_few_pixels_stays_a_layer() -> None:
 
 
 @pytest.mark.parametrize("board", ["stm32l4r9i", "stm32h7b3i"])
-@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize(
+    "rounding", ["single", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ROUNDINGS[1:])]
+)
 def test_on_the_boards(board: str, rounding: str) -> None:
     pytest.importorskip("unicorn")
     from millijoule.build import build_board

@@ -196,7 +196,7 @@ def test_any_sizes(
     same_bits(graph, compile_graph(graph, kernels=kernels, options=options))
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("how", "kernel"),
     [

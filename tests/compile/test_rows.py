@@ -373,7 +373,7 @@ def everything_joined(parts: Schedules) -> tuple[int, frozenset[str]]:
     return len(parts.steps), frozenset(item.name for item in parts.lifetimes)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))])
 def test_blocks_joined_wherever_they_can_be_are_exact(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millijoule.compile.schedule.peak", everything_joined)
     names = ["inverted", "separable", "shortcut", "inverted", "downsample", "inverted", "pointwise"]

@@ -74,7 +74,7 @@ def test_the_picture_has_a_file_of_its_own() -> None:
     assert "mj_frame.c" not in plain and "mj_push_row" not in plain["mj_model.h"]
 
 
-@pytest.mark.parametrize("board", ["stm32l4r9i", "stm32h7b3i"])
+@pytest.mark.parametrize("board", ["stm32l4r9i", pytest.param("stm32h7b3i", marks=pytest.mark.slow)])
 def test_on_the_boards(board: str) -> None:
     pytest.importorskip("unicorn")
     from millijoule.deploy import build_program

@@ -279,7 +279,7 @@ def damaged(board: str, section: str, offset: int) -> EmulatedFirmware:
 
 
 @pytest.mark.parametrize("board", BOARDS[:2])
-@pytest.mark.parametrize("offset", [0, 41, 200])
+@pytest.mark.parametrize("offset", [0, pytest.param(41, marks=pytest.mark.slow), 200])
 def test_a_turned_bit_in_the_weights_is_found(board: str, offset: int) -> None:
     firmware = damaged(board, ".mj_weights", offset)
     with pytest.raises(EmulationError, match="checksum of its weights"):

@@ -55,7 +55,7 @@ def test_dynamic_models_run_on_the_boards(board: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", ["stm32l4r9i", pytest.param("stm32h7b3i", marks=pytest.mark.slow)])
 def test_gcc_s_firmware_gives_the_same_results(board: str) -> None:
     graph = random_network(["conv", "depthwise", "pointwise", "residual"], 2, "integer", size=(9, 9, 3))
     program = compile_graph(graph, board)

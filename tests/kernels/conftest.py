@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,8 +139,22 @@ def tools() -> type[Tools]:
 
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Library]]:
-    """One library for each rounding rule; undefined behaviour in C stops the program."""
-    folder = tmp_path_factory.mktemp("kernels")
+    """One library for each rounding rule; undefined behaviour in C stops the program.
+
+    All test processes of a run share them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kernels"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            _make_libraries(folder)
+            (folder / "made").touch()
+    yield {rounding: Library(folder / f"{rounding}.so") for rounding in ROUNDINGS}
+
+
+def _make_libraries(folder: Path) -> None:
     files = write_sources(folder)
     files.append(folder / "requantize_many.c")
     files[-1].write_text(
@@ -150,9 +166,5 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Li
         "{\n    for (int32_t i = 0; i < count; ++i) {\n"
         "        y[i] = mj_requantize(acc[i], multiplier[i], shift[i]);\n    }\n}\n"
     )
-    made = {}
     for rounding in ROUNDINGS:
-        path = folder / f"{rounding}.so"
-        shared_library(path, files, rounding)
-        made[rounding] = Library(path)
-    yield made
+        shared_library(folder / f"{rounding}.so", files, rounding)

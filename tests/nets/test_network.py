@@ -64,6 +64,7 @@ def test_residual_is_added_and_finished_tensors_are_let_go() -> None:
     assert kept == {"classifier"}
 
 
+@pytest.mark.slow
 def test_strict_export_gives_the_same_logits() -> None:
     network = build(mobilenet_v2(0.35, 64)).eval()
     example = pictures(64)
