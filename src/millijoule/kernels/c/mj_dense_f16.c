@@ -1,16 +1,11 @@
-#include "mj_float.h"
+#define MJ_NUMBER uint16_t
+#define MJ_VALUE mj_half
 #include "mj_half.h"
-#include "mj_kernels.h"
+#include "mj_float_layers.h"
 
-/* x (in_features), weights (out_features, in_features) -> y (out_features); bias may be NULL; both are 16-bit floats */
+/* Weights and biases are 16-bit floats. */
 void mj_dense_f16(const float *x, const uint16_t *weights, const uint16_t *bias, float *y, int32_t in_features,
                   int32_t out_features, float low, float high)
 {
-    for (int32_t o = 0; o < out_features; ++o, weights += in_features) {
-        float acc = bias ? mj_half(bias[o]) : 0.0f;
-        for (int32_t i = 0; i < in_features; ++i) {
-            acc += x[i] * mj_half(weights[i]);
-        }
-        y[o] = mj_clamp_float(acc, low, high);
-    }
+    mj_float_dense(x, weights, bias, y, in_features, out_features, low, high);
 }
