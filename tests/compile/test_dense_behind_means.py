@@ -130,7 +130,7 @@ def test_more_classes_than_channels_stay_a_layer() -> None:
 
 def unfused(graph: Graph, monkeypatch: pytest.MonkeyPatch, **how: object) -> Program:
     with monkeypatch.context() as patch:
-        patch.setattr(finder_module, "dense_fits", lambda dims: False)
+        patch.setattr(finder_module, "dense_fits", lambda dims, arithmetic: False)
         program = compile_graph(graph, self_test=False, **how)  # type: ignore[arg-type]
     assert program.layers[-1].operator == "dense"
     return program

@@ -25,6 +25,7 @@ from millijoule.kernels import (
     ROWS_AGAIN,
     ROWS_DYNAMIC,
     ROWS_MEAN,
+    ROWS_MEAN_FLOATS,
     UNPACK,
     Dims,
     choose,
@@ -42,7 +43,7 @@ DECLARED = {
     for name in re.findall(r"^void (mj_\w+)\(", headers()[header], flags=re.MULTILINE)
 }
 ENGINE = {"mj_rows_s8", "mj_rows_begin", "mj_rows_push", "mj_rows_end"}  # one file
-MEANS = {"mj_rows_mean_take", "mj_rows_mean_finish", "mj_rows_mean_slices"}  # another one
+MEANS = {f"{name}_{step}" for name in (ROWS_MEAN, ROWS_MEAN_FLOATS) for step in ("take", "finish", "slices")}  # others
 
 
 def test_files_registry_and_header_agree() -> None:
@@ -50,9 +51,9 @@ def test_files_registry_and_header_agree() -> None:
     assert len(names) == len(KERNELS)
     files = {path.stem for path in (FOLDER / "c").iterdir()}
     names |= {DENSE_LANES.name, DENSE_INNER, DENSE_NIBBLES.name, UNPACK}
-    names |= {ROWS.name, ROWS_DYNAMIC.name, ROWS_AGAIN, ROWS_MEAN}
+    names |= {ROWS.name, ROWS_DYNAMIC.name, ROWS_AGAIN, ROWS_MEAN, ROWS_MEAN_FLOATS}
     assert files == names | {*ROW_KERNELS, *ROW_KERNELS_DYNAMIC}
-    assert files - {ROWS_MEAN} | ENGINE | MEANS == DECLARED
+    assert files - {ROWS_MEAN, ROWS_MEAN_FLOATS} | ENGINE | MEANS == DECLARED
 
 
 def test_every_operator_at_run_time_has_a_plain_kernel() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from millijoule.compile.lower import Layer, Structure, window_structure
+from millijoule.compile._text import C_TYPES
+from millijoule.compile.lower import LOWERINGS, Call, Layer, Structure, window_structure
 from millijoule.compile.rows import (
     FILTER_BYTES,
     RowMemory,
@@ -16,7 +17,7 @@ from millijoule.compile.rows import (
     widened_row,
 )
 from millijoule.graph import Node
-from millijoule.kernels import Dims
+from millijoule.kernels import Dims, Kernel
 
 __all__ = ["RowLowering", "filter_fields"]
 
@@ -55,6 +56,32 @@ class RowLowering:
         if kernel not in self.sources:
             self.sources.append(kernel)
         return kernel
+
+    def dense(self, node: Node, kernel: Kernel, prefix: str = "") -> Call:
+        """The dense layer behind the mean: the means lie over the sums that they were made of, its scratch memory over
+        what nobody needs once the last row is made.
+
+        Args:
+            node: the dense layer.
+            kernel: its kernel.
+            prefix: what names of its constants begin with, beside "dense_".
+        """
+
+        def address(name: str) -> str:
+            return self.means(node) if name == node.inputs[0] else self.layer.address(name)
+
+        scratch = self.part(self.memory.prepared, "uint8_t")
+        names = f"{prefix}dense_"
+        call = LOWERINGS[node.op, self.layer.step.mode](
+            replace(self.layer, address=address, scratch=scratch, node=node, kernel=kernel, prefix=names)
+        )
+        for name in call.sources:
+            self.uses(name)
+        return replace(call, constants=(), staged={})
+
+    def means(self, dense: Node) -> str:
+        """The address of the means that a dense layer reads, with their type."""
+        return self.part("sums", C_TYPES[self.layer.graph.tensor(dense.inputs[0]).dtype])
 
     def first(self) -> dict[str, str]:
         """The state and the sizes of the map that is read: fields of an `mj_rows`."""

@@ -158,6 +158,22 @@ class Finder(ABC, Generic[AnyBlock]):
             return None
         return reader if self.complete(others[0], last) else None
 
+    def mean(self, last: Node, added: Node | None) -> Node | None:
+        """The mean over all pixels of a result."""
+        reader = self.only_reader(added or last)
+        if reader is None or reader.op != "mean" or mode(self.graph, reader) != self.others:
+            return None
+        return reader
+
+    def dense(self, mean: Node | None) -> Node | None:
+        """The dense layer that alone reads the means, right behind them, where it needs no more memory than they do."""
+        reader = None if mean is None else self.only_reader(mean)
+        if mean is None or reader is None or reader.op != "dense" or mode(self.graph, reader) != self.convolutions:
+            return None
+        if reader.inputs[0] != mean.output or self.place[reader.output] != self.place[mean.output] + 1:
+            return None
+        return reader if dense_fits(dims_of(self.graph, reader), self.convolutions) else None
+
     def complete(self, name: str, last: Node) -> bool:
         """Whether a map is written before the result of `last`."""
         return name in self.place and self.place[name] < self.place[last.output]
@@ -190,24 +206,10 @@ class _IntegerFinder(Finder[Block]):
             project = None
         last = project or last
         added = self.addition(last)
-        mean = self.mean(first, last, added)
+        # sums need less memory than the map
+        saves = mean_saves(dims_of(self.graph, first), dims_of(self.graph, last))
+        mean = self.mean(last, added) if saves else None
         return Block(self.normalization(conv), conv, depthwise, project, added, mean, self.dense(mean))
-
-    def mean(self, first: Node, last: Node, added: Node | None) -> Node | None:
-        """The mean over all pixels of a result, where sums need less memory than the map."""
-        reader = self.only_reader(added or last)
-        if reader is None or reader.op != "mean" or mode(self.graph, reader) != "integer":
-            return None
-        return reader if mean_saves(dims_of(self.graph, first), dims_of(self.graph, last)) else None
-
-    def dense(self, mean: Node | None) -> Node | None:
-        """The dense layer that alone reads the means, right behind them, where it needs no more memory than they do."""
-        reader = None if mean is None else self.only_reader(mean)
-        if mean is None or reader is None or reader.op != "dense" or mode(self.graph, reader) != "integer":
-            return None
-        if reader.inputs[0] != mean.output or self.place[reader.output] != self.place[mean.output] + 1:
-            return None
-        return reader if dense_fits(dims_of(self.graph, reader)) else None
 
     def complete(self, name: str, last: Node) -> bool:
         """See `Finder.complete`; the graph's input is complete from the start."""
@@ -223,13 +225,18 @@ def mean_saves(first: Dims, last: Dims) -> bool:
     return row + 4 * last.out_channels < size - first.in_elements
 
 
-def dense_fits(dims: Dims) -> bool:
+def dense_fits(dims: Dims, arithmetic: str = "integer") -> bool:
     """Whether a dense layer behind means finds room in memory that their block is done with, so that the arena cannot
     grow by it: its result takes no more than the means would, its scratch no more than the prepared requantisation.
+
+    Args:
+        dims: its sizes.
+        arithmetic: "integer", or "dynamic" for means and results in float.
     """
-    kernels = kernels_for("dense", "integer", dims)
-    scratch = max(kernel.scratch_bytes(dims) for kernel in kernels)
-    return aligned(dims.out_channels) <= aligned(dims.in_channels) and scratch <= CHANNEL_BYTES * dims.in_channels
+    scratch = max(kernel.scratch_bytes(dims) for kernel in kernels_for("dense", arithmetic, dims))
+    size = 1 if arithmetic == "integer" else 4
+    fits = aligned(size * dims.out_channels) <= aligned(size * dims.in_channels)
+    return fits and scratch <= CHANNEL_BYTES * dims.in_channels
 
 
 def pointwise(graph: Graph, node: Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from millijoule.compile._row_fields import RowLowering, filter_fields
 from millijoule.compile.legal import row_numbers
-from millijoule.compile.lower import LOWERINGS, Call, Layer, Structure, add_structure
+from millijoule.compile.lower import Call, Layer, Structure, add_structure
 from millijoule.compile.rows import RowMemory, kept_rows, lead, prefix, row_distance, tile_pairs
 from millijoule.compile.staging import Copy
 from millijoule.graph import Node, arithmetic
@@ -145,23 +145,6 @@ class _Lowering(RowLowering):
         }
         return self.structure("mj_rows_mean", "mean", fields)
 
-    def dense(self, node: Node, kernel: Kernel) -> Call:
-        """The dense layer behind the mean: the means lie over the sums that they were made of, its scratch memory over
-        what nobody needs once the last row is made.
-        """
-
-        def address(name: str) -> str:
-            return self.part("sums", "int8_t") if name == node.inputs[0] else self.layer.address(name)
-
-        scratch = self.part(self.memory.prepared, "uint8_t")
-        names = f"{self.prefix}dense_"
-        call = LOWERINGS[node.op, self.layer.step.mode](
-            replace(self.layer, address=address, scratch=scratch, node=node, kernel=kernel, prefix=names)
-        )
-        for name in call.sources:
-            self.uses(name)
-        return replace(call, constants=(), staged={})
-
     def flash(self, name: str, value: npt.NDArray[Any]) -> str:
         """Puts an array into the layer's constants and returns the C expression of its first element."""
         return self.layer.flash(self.prefix + name, value)
@@ -194,8 +177,9 @@ def lower_rows(
     for index, memory in reversed(list(enumerate(memories))):
         parts = _Lowering(layer, memory, scratch, structures, sources, copies or {}, prefix(index))
         fields = _fields(parts, kernel_of)
-        if memory.block.dense is not None:
-            result, then = parts.part("sums", "int8_t"), parts.dense(memory.block.dense, kernel_of(memory.block.dense))
+        dense = memory.block.dense
+        if dense is not None:
+            result, then = parts.means(dense), parts.dense(dense, kernel_of(dense), parts.prefix)
         if memory.feeds:
             fields["next"] = f"&{prefix(index + 1)}rows"
         parts.structure("mj_rows", "rows", fields)

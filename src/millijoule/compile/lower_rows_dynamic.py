@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,7 +13,7 @@ from millijoule.compile.lower import Call, Layer, Structure
 from millijoule.compile.lower_rows import lane_order, pack_lanes
 from millijoule.compile.rows_dynamic import FRONT_BYTES, RESULT_BYTES, DynamicMemory, float_distance
 from millijoule.graph import WEIGHT_AXIS, Node
-from millijoule.kernels import Dims, dims_of
+from millijoule.kernels import ROWS_MEAN_FLOATS, Dims, Kernel, dims_of
 
 __all__ = ["lower_rows_dynamic"]
 
@@ -27,6 +29,12 @@ def lower_bound_is_zero(node: Node) -> bool:
 
 class _Lowering(RowLowering):
     """What the parts of a chain share."""
+
+    @property
+    def clamp_after(self) -> bool:
+        """Whether the bounds of the convolution that gives the result are kept in the end."""
+        block = self.memory.block
+        return block.nodes[-1] is block.conv and block.conv.attrs.get("clamp") is not None
 
     def meaning(self, node: Node, prefix: str) -> str:
         """The `mj_dynamic_layer` of a convolution."""
@@ -48,9 +56,13 @@ class _Lowering(RowLowering):
         }
         return self.structure("mj_dynamic_layer", f"{prefix}_meaning", fields)
 
-    def floats(self, clamp_after: bool) -> str:
-        """The kernel of the products that give the result."""
-        bounded = self.memory.block.last_product.attrs.get("clamp") is not None and not clamp_after
+    def floats(self) -> str:
+        """The kernel of the products that give the result. It is quicker without bounds, which are kept afterwards
+        where nothing else happens to the result, or before a number is added to its sum.
+        """
+        block = self.memory.block
+        bounded = block.last_product.attrs.get("clamp") is not None and not self.clamp_after
+        bounded = bounded and (block.mean is None or block.add is not None)
         return "mj_product_floats_clamped" if bounded else "mj_product_floats"
 
     def product(self, node: Node, name: str, order: npt.NDArray[np.int64], kernel: str) -> str:
@@ -67,6 +79,21 @@ class _Lowering(RowLowering):
         }
         return self.structure("mj_products", name, fields)
 
+    def mean(self) -> str:
+        """The mean over all pixels, as an `mj_rows_mean`. Bounds of a convolution hold before it is added."""
+        self.uses(ROWS_MEAN_FLOATS)
+        block = self.memory.block
+        bounds = block.last_product.attrs.get("clamp") if block.add is None else None
+        low, high = bounds or (-FLOAT_MAX, FLOAT_MAX)
+        steps = ", ".join(f".{step} = {ROWS_MEAN_FLOATS}_{step}" for step in ("take", "finish"))
+        fields = {
+            "mean": f"{{{steps}, .sums = {self.part('sums', 'int32_t')}}}",
+            "bounded": str(int(bounds is not None)),
+            "low": float_literal(low),
+            "high": float_literal(high),
+        }
+        return f"{self.structure('mj_rows_mean_floats', 'mean', fields)}.mean"
+
     def filter(self, node: Node, dims: Dims) -> str:
         """A depthwise convolution on planes."""
         taps = np.moveaxis(self.layer.graph.constant(node.inputs[1])[0], -1, 0)
@@ -81,7 +108,13 @@ class _Lowering(RowLowering):
 
 
 def lower_rows_dynamic(
-    layer: Layer, memory: DynamicMemory, scratch: int, quantized: int | None, *, plain: bool = False
+    layer: Layer,
+    memory: DynamicMemory,
+    scratch: int,
+    quantized: int | None,
+    kernel_of: Callable[[Node], Kernel],
+    *,
+    plain: bool = False,
 ) -> Call:
     """The call of the row engine for a chain.
 
@@ -90,6 +123,7 @@ def lower_rows_dynamic(
         memory: what the scratch memory holds.
         scratch: where in the arena it begins.
         quantized: where in the arena the input as int8 begins, None for the picture.
+        kernel_of: the kernel of a dense layer.
         plain: without the quicker kernels for layers whose lower bound is zero.
     """
     graph, block = layer.graph, memory.block
@@ -108,11 +142,9 @@ def lower_rows_dynamic(
             "table": parts.part("table", "int8_t"),
         }
         fields |= {"table": parts.part("table", "const int8_t"), "table_step": "256" if len(scale) > 1 else "0"}
-    # bounds are kept afterwards where nothing else happens to the result: the quicker kernel has none
-    after = block.nodes[-1] is block.conv and block.conv.attrs.get("clamp") is not None
-    extra["clamp_after"] = str(int(after))
+    extra["clamp_after"] = str(int(parts.clamp_after))
     if memory.conv is not None and block.conv is not None:
-        kernel = "mj_product_planes_exact" if block.filter else parts.floats(after)
+        kernel = "mj_product_planes_exact" if block.filter else parts.floats()
         product = parts.product(block.conv, "conv", lane_order(memory.conv, memory.window), kernel)
         extra["conv"] = parts.meaning(block.conv, "conv")
         if not plain and block.filter is not None and lower_bound_is_zero(block.conv):
@@ -122,8 +154,8 @@ def lower_rows_dynamic(
         filtered = memory.filter
         fields |= parts.filtered(filtered, parts.filter(block.filter, filtered))
         extra["filter"] = parts.meaning(block.filter, "filter")
-        if "sums" in memory.parts:
-            extra["sums"] = parts.part("sums", "int32_t")
+        if "stored" in memory.parts:
+            extra["sums"] = parts.part("stored", "int32_t")
         if not plain and lower_bound_is_zero(block.filter) and filtered.kernel == (3, 3):
             extra["filter_relu"] = parts.uses("mj_filter_row_relu_3x3")
         extra["filter_range"] = parts.uses(
@@ -132,7 +164,7 @@ def lower_rows_dynamic(
     if block.project is not None:
         numbers = dims_of(graph, block.project).in_channels
         order = np.concatenate([np.arange(numbers), np.full(numbers % 2, -1)])
-        fields["project"] = parts.product(block.project, "project", order, parts.floats(False))
+        fields["project"] = parts.product(block.project, "project", order, parts.floats())
         extra["project"] = parts.meaning(block.project, "project")
     fields |= {
         "out_height": str(last.out_height),
@@ -146,13 +178,20 @@ def lower_rows_dynamic(
         fields["residual"] = f"(const int8_t *){layer.address(block.residual)}"
         fields["result_left"] = str(int(block.add.inputs[0] == block.last_product.output))
         extra |= {"low": float_literal(low), "high": float_literal(high)}
+    if memory.slice:
+        fields |= {"slices": f"{ROWS_MEAN_FLOATS}_slices", "slice": str(4 * memory.slice)}
+    if block.mean is not None:
+        fields["mean"] = parts.mean()
+    result = layer.address(block.output) if block.dense is None else parts.means(block.dense)
+    then = None if block.dense is None else parts.dense(block.dense, kernel_of(block.dense))
     parts.structures.append(Structure("mj_rows", "rows", fields))
-    parts.structures.append(Structure("mj_rows_dynamic", "dynamic", extra))
+    parts.structures.append(Structure("mj_rows_dynamic", "passes", extra))
     return Call(
         "mj_rows_dyn",
         tuple(parts.sources),
-        (layer.address(block.input), layer.address(block.output), "&rows", "&dynamic"),
+        (layer.address(block.input), result, "&rows", "&passes"),
         tuple(layer.constants),
         tuple(parts.structures),
         layer.staged,
+        then,
     )

@@ -28,8 +28,7 @@ from millijoule.compile.fit import RESOLUTION_STEP, WIDTHS, at_resolution, at_wi
 from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
 from millijoule.compile.plan import MemoryPlan, aligned, live_bytes, plan_memory
 from millijoule.compile.rows import RowMemory, chains, chunk_pixels, filter_chunk, memory_of
-from millijoule.compile.rows_dynamic import find_dynamic_blocks
-from millijoule.compile.schedule import Schedule, joints, schedule, schedule_with
+from millijoule.compile.schedule import Schedule, blocks_of, joints, schedule, schedule_with
 from millijoule.errors import OptionError, PlacementError, UnsupportedError
 from millijoule.graph import Graph, macs
 
@@ -176,8 +175,8 @@ class _Search:
 
     def __init__(self, graph: Graph, kernels: str, able: Collection[str], base: PlanOptions) -> None:
         self.graph, self.kernels, self.able, self.base = graph, kernels, able, base
+        self.blocks = blocks_of(graph, kernels, able, base)
         integer = find_blocks(graph, able)
-        self.blocks = (*integer, *find_dynamic_blocks(graph, able))
         self.chains = chains(graph, integer, joints(graph, integer, base))
         self.known: dict[tuple[str, int, bool], int] = {}
         self.tables: dict[tuple[str, bool, bool], Sequence[_Level]] = {}

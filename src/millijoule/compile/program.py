@@ -29,8 +29,8 @@ from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Schedule, Step
 from millijoule.compile.staging import Copies, stage, with_staging
 from millijoule.errors import OptionError, PlacementError
-from millijoule.graph import Graph, Removed, prune, simplify, verify
-from millijoule.kernels import assembly_source, choose, headers, source
+from millijoule.graph import Graph, Node, Removed, prune, simplify, verify
+from millijoule.kernels import Kernel, assembly_source, choose, headers, source
 
 __all__ = ["HOST", "KERNELS", "Layer", "Program", "compile_graph"]
 
@@ -269,6 +269,9 @@ def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, 
             return "NULL"
         return f"MJ_AT({C_TYPES[graph.tensor(tensor).dtype]}, {plan.buffer(parts.home[tensor]).offset})"
 
+    def kernel_of(node: Node) -> Kernel:
+        return choose(graph, node, kernels)
+
     def call(step: Step) -> Call:
         offset = plan.buffer(parts.scratch[step.index]).offset if step.index in parts.scratch else None
         scratch = "NULL" if offset is None else f"MJ_AT(uint8_t, {offset})"
@@ -280,8 +283,8 @@ def _lower_all(graph: Graph, parts: Schedule, plan: MemoryPlan, staged: Copies, 
         if isinstance(step.rows[0], DynamicMemory):
             place = parts.quantized.get(step.index)
             start = None if place is None else plan.buffer(place).offset
-            return lower_rows_dynamic(layer, step.rows[0], offset, start, plain=kernels == "plain")
-        return lower_rows(layer, step.rows, offset, lambda node: choose(graph, node, kernels), copies)
+            return lower_rows_dynamic(layer, step.rows[0], offset, start, kernel_of, plain=kernels == "plain")
+        return lower_rows(layer, step.rows, offset, kernel_of, copies)
 
     return tuple(call(step) for step in parts.steps)
 

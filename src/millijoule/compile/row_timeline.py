@@ -171,29 +171,30 @@ def _rows(program: Program, step: Step, flow: _Flow) -> Iterator[Moment]:
     for count in range(flow.rows + 1):
         parts = [part for buffer in moving for part in _moving(program, step, flow, buffer, count)]
         yield _moment("", count, flow.written[count], [*fixed, *parts])
-    if step.rows[-1].block.dense is not None:
-        yield _dense(program, step, flow)
+    yield from _dense(program, step, flow)
 
 
-def _dense(program: Program, step: Step, flow: _Flow) -> Moment:
-    """A dense layer behind a mean: the means over their sums, its scratch memory over a part of the block's, its
-    result, and buffers of other layers.
+def _dense(program: Program, step: Step, flow: _Flow) -> Iterator[Moment]:
+    """A dense layer behind a mean, if there is one: the means over their sums, its scratch memory over a part of the
+    block's, its result, and buffers of other layers.
     """
     memory, start = step.rows[-1], program.plan.buffer(program.schedule.scratch[step.index]).offset
-    block = memory.block
-    assert block.mean is not None and block.dense is not None
-    dims = dims_of(program.graph, block.dense)
-    kernel = choose(program.graph, block.dense, program.kernels)
+    block, graph = memory.block, program.graph
+    if block.mean is None or block.dense is None:
+        return
+    dims, kernel = dims_of(graph, block.dense), choose(graph, block.dense, program.kernels)
     fixed, moving = _buffers(program, step)
     result = program.plan.buffer(program.schedule.home[step.node.output])
-    parts = [part for part in fixed if part.kind != "staged"]
+    done = program.schedule.quantized.get(step.index)
+    parts = [part for part in fixed if part.kind != "staged" and part.name != done]
     for buffer in moving:
         if buffer is result:
-            parts.append(Part(step.node.output, "result", buffer.offset, program.graph.tensor(step.node.output).bytes))
-    parts.append(Part(block.mean.output, "scratch", start + memory.parts["sums"][0], dims.in_channels))
+            parts.append(Part(step.node.output, "result", buffer.offset, graph.tensor(step.node.output).bytes))
+    means = graph.tensor(block.mean.output)
+    parts.append(Part(means.name, "scratch", start + memory.parts["sums"][0], means.bytes))
     scratch = start + memory.parts[memory.prepared][0]
     parts.append(Part(f"scratch of {layer_name(block.dense)}", "scratch", scratch, kernel.scratch_bytes(dims)))
-    return _moment("dense", flow.rows, 1, parts)
+    yield _moment("dense", flow.rows, 1, parts)
 
 
 def _buffers(program: Program, step: Step) -> tuple[list[Part], list[Buffer]]:
@@ -320,12 +321,13 @@ def _passes(program: Program, step: Step, flow: _Flow) -> Iterator[Moment]:
         for buffer in inputs:
             # floats that are added, or the picture
             name = block.input if block.normalize is not None else block.residual or block.input
-            rows, needed = (flow.rows, count) if block.normalize else (flow.result_rows, flow.written[count])
+            rows, needed = (flow.rows, count) if block.normalize else (max(flow.added), flow.added[count])
             parts.append(_waiting(program.graph.tensor(name).bytes, name, buffer, rows, needed))
         parts += [
             _waiting(memory.input_bytes, f"{block.input} as int8", item, flow.rows, count) for item in _only(place)
         ]
         yield _moment("result", count, flow.written[count], [*fixed, *scratch, *parts])
+    yield from _dense(program, step, flow)
 
 
 def _only(place: Buffer | None) -> list[Buffer]:

@@ -3,7 +3,7 @@
 Dynamic quantisation needs the range of a whole map before the next layer can begin, so that layer by layer every map
 exists in float, the widest one included. A chain's wide maps are computed again in each pass instead
 (`mj_rows_dynamic.h`), a few rows at a time; what is stored are the float result and the input, as int8 over its own
-floats where nobody needs them any more.
+floats where nobody needs them any more. Of a result whose mean alone is wanted, only a sum per channel is kept.
 
 As in `finder`, shapes alone decide here; `dynamic_layers` looks at the weights.
 """
@@ -33,6 +33,7 @@ from millijoule.compile.rows import (
     plane_bytes,
     rows_read,
     sizes_of,
+    slice_channels,
     widened_row,
 )
 from millijoule.graph import Graph, Node, mode
@@ -107,7 +108,8 @@ def _suits(graph: Graph, node: Node) -> bool:
 
 
 def find_dynamic_blocks(graph: Graph, able: Collection[str]) -> tuple[DynamicBlock, ...]:
-    """The chains of a graph: [convolution] depthwise convolution, pointwise convolution [addition], or a convolution.
+    """The chains of a graph: [convolution] depthwise convolution, pointwise convolution, or a convolution; then
+    [addition] [mean] [dense]. Whether a mean needs less memory than the map is for the schedule to say.
 
     Args:
         graph: a verified graph.
@@ -126,8 +128,14 @@ class _DynamicFinder(Finder[DynamicBlock]):
         if depthwise is not None and self.serves(depthwise, "depthwise_conv2d"):
             project = self.inner(depthwise)
             if project is not None and self.serves(project, "conv2d") and pointwise(self.graph, project):
-                return DynamicBlock(self.normalization(conv), conv, depthwise, project, self.addition(project))
-        return None if conv is None else DynamicBlock(self.normalization(conv), conv, add=self.addition(conv))
+                return self.ended(conv, depthwise, project, project)
+        return None if conv is None else self.ended(conv, None, None, conv)
+
+    def ended(self, conv: Node | None, depthwise: Node | None, project: Node | None, last: Node) -> DynamicBlock:
+        """The chain of these convolutions, `last` the last one of them, with what is in front of it and behind it."""
+        added = self.addition(last)
+        mean = self.mean(last, added)
+        return DynamicBlock(self.normalization(conv), conv, depthwise, project, added, mean, self.dense(mean))
 
     def inner(self, node: Node) -> Node | None:
         """The one layer that reads a result which stays inside the chain; its bounds must hold zero."""
@@ -154,8 +162,10 @@ def can_store(graph: Graph, block: Block) -> bool:
 def dynamic_memory_of(graph: Graph, block: Block) -> DynamicMemory:
     """Lays out the scratch memory of a chain."""
     dims = {node.output: dims_of(graph, node) for node in block.nodes if node.op.endswith("conv2d")}
-    flat = block.nodes == (block.conv,) and fits_one_row(dims[block.output], FLAT_BYTES)
-    if flat:
+    last = dims[block.last_product.output]
+    # a row of which all channels are made at a time would be the map, which a mean does without
+    sliced = block.mean is None or slice_channels(block, dims, OPTIONS) > 0
+    if block.alone and sliced and fits_one_row(last, FLAT_BYTES):
         dims = {name: one_row(sizes) for name, sizes in dims.items()}
     parts: dict[str, tuple[int, int]] = {}
     offset = 0
@@ -188,14 +198,17 @@ def _sizes(graph: Graph, block: Block, dims: Mapping[str, Dims]) -> Iterator[tup
         yield "filters", FRONT_BYTES + (FILTER_BYTES + 4 * filter_words(filtered)) * filtered.out_channels
         yield "planes", plane_bytes(filtered) * aligned(filtered.in_channels, 2)
         if isinstance(block, DynamicBlock) and block.stores:
-            yield "sums", 4 * filtered.out_height * filtered.out_channels * aligned(filtered.out_width, 4)
+            yield "stored", 4 * filtered.out_height * filtered.out_channels * aligned(filtered.out_width, 4)
     if block.project is not None:
         yield "project_pairs", _pairs(dims[block.project.output])
     # A row's groups for the first convolution are used up before those for the last one are made.
     yield "groups", groups
     last = dims[block.last_product.output]
-    if block.add is not None or last.out_channels % 2:
-        yield "row", float_distance(last) * last.out_width
+    own = 4 * slice_channels(block, dims, OPTIONS)
+    if block.add is not None or block.mean is not None or last.out_channels % 2:
+        yield "row", (own or float_distance(last)) * last.out_width
+    if block.mean is not None:
+        yield "sums", 4 * last.out_channels
 
 
 def float_distance(last: Dims) -> int:
@@ -209,6 +222,8 @@ def dynamic_distance(memory: RowMemory) -> int:
     layers = sizes_of(block, memory.dims)
     first, last = layers[0], memory.last
     in_row, out_row = first.in_width * first.in_channels, 4 * last.out_width * last.out_channels
+    if block.mean is not None:  # written when everything has been read
+        return (4 if block.residual == block.input else 1) * in_row * first.in_height
     if block.residual == block.input:
         return 0  # the input as int8 lies elsewhere, and a number is read just before the result takes its place
     # where everything has been read, anything may be overwritten

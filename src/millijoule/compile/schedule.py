@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from millijoule.compile.finder import Block, find_blocks
 from millijoule.compile.options import DEFAULTS, PlanOptions
-from millijoule.compile.plan import Lifetime, Overlap, live_bytes
+from millijoule.compile.plan import Lifetime, Overlap, live_bytes, plan_memory
 from millijoule.compile.rows import (
     RowMemory,
     can_feed,
@@ -32,7 +32,7 @@ from millijoule.errors import GraphError, UnsupportedError
 from millijoule.graph import Graph, Node, macs, mode
 from millijoule.kernels import ROWS, ROWS_DYNAMIC, Kernel, choose, dims_of
 
-__all__ = ["IN_PLACE", "Schedule", "Step", "joints", "layer_name", "peak", "schedule", "schedule_with"]
+__all__ = ["IN_PLACE", "Schedule", "Step", "blocks_of", "joints", "layer_name", "peak", "schedule", "schedule_with"]
 
 IN_PLACE = {("normalize", "integer"), ("add", "integer"), ("add", "float"), ("clamp", "integer"), ("clamp", "float")}
 """Operators (with their arithmetic) whose kernel reads an element before it writes the one at the same place."""
@@ -143,7 +143,7 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = (), options: Pl
         GraphError: an output that no layer writes.
     """
     _check_ends(graph)
-    blocks = _with_stored_sums(graph, kernels, (*find_blocks(graph, able), *find_dynamic_blocks(graph, able)), options)
+    blocks = _with_stored_sums(graph, kernels, blocks_of(graph, kernels, able, options), options)
     allowed = joints(graph, blocks, options)
     if options.unstored is not None:
         return schedule_with(graph, kernels, blocks, allowed & options.unstored, options)
@@ -163,17 +163,43 @@ def schedule(graph: Graph, kernels: str, able: Collection[str] = (), options: Pl
         (bound, alive), unstored, best = found
 
 
+def blocks_of(graph: Graph, kernels: str, able: Collection[str], options: PlanOptions) -> tuple[Block, ...]:
+    """The chains of a graph. Those with dynamic layers end with a mean, and a dense layer behind it, where the arena
+    does not grow by it: a map may lie over its input, sums may not.
+    """
+    integer, wanted = find_blocks(graph, able), find_dynamic_blocks(graph, able)
+    blocks: tuple[Block, ...] = (*integer, *(replace(block, mean=None, dense=None) for block in wanted))
+    ending = [index for index, block in enumerate(wanted, len(integer)) if block.mean is not None]
+    if not ending:
+        return blocks
+    bound = _arena_bytes(schedule_with(graph, kernels, blocks, frozenset(), options))
+    for index in ending:
+        longest = wanted[index - len(integer)]
+        for block in (longest, replace(longest, dense=None)):
+            trial = (*blocks[:index], block, *blocks[index + 1 :])
+            size = _arena_bytes(schedule_with(graph, kernels, trial, frozenset(), options))
+            if size <= bound:
+                blocks, bound = trial, size
+                break
+    return blocks
+
+
 def _with_stored_sums(graph: Graph, kernels: str, blocks: tuple[Block, ...], options: PlanOptions) -> tuple[Block, ...]:
     """Dynamic chains store the sums of their depthwise convolution where the arena does not grow by it."""
     able = [index for index, block in enumerate(blocks) if kernels != "plain" and can_store(graph, block)]
     if not able:
         return blocks
-    bound, _ = peak(schedule_with(graph, kernels, blocks, frozenset(), options))
+    bound = _arena_bytes(schedule_with(graph, kernels, blocks, frozenset(), options))
     for index in able:
         trial = (*blocks[:index], replace(blocks[index], stores=True), *blocks[index + 1 :])  # type: ignore[call-arg]
-        if peak(schedule_with(graph, kernels, trial, frozenset(), options))[0] <= bound:
+        if _arena_bytes(schedule_with(graph, kernels, trial, frozenset(), options)) <= bound:
             blocks = trial
     return blocks
+
+
+def _arena_bytes(parts: Schedule) -> int:
+    """What a plan takes: where buffers cannot be placed side by side, more than the peak."""
+    return plan_memory(parts.lifetimes, [step.name for step in parts.steps], overlaps=parts.overlaps).arena_bytes
 
 
 def joints(graph: Graph, blocks: Sequence[Block], options: PlanOptions = DEFAULTS) -> frozenset[str]:

@@ -33,6 +33,7 @@ __all__ = [
     "ROWS_AGAIN",
     "ROWS_DYNAMIC",
     "ROWS_MEAN",
+    "ROWS_MEAN_FLOATS",
     "ROW_KERNELS",
     "ROW_KERNELS_DYNAMIC",
     "UNPACK",
@@ -343,9 +344,8 @@ KERNELS: tuple[Kernel, ...] = (
 ROWS = Kernel("mj_rows_s8", "rows", "integer", "dsp", _any_size, _no_scratch)
 """The row engine, which computes chains of convolutions; the compiler decides which (`compile.rows`)."""
 
-
-ROWS_AGAIN, ROWS_MEAN = "mj_rows_again", "mj_rows_mean"
-"""Parts of the row engine that few blocks need: recomputation by slices of channels, and means."""
+ROWS_AGAIN, ROWS_MEAN, ROWS_MEAN_FLOATS = "mj_rows_again", "mj_rows_mean", "mj_rows_mean_floats"
+"""Parts of the row engine that few blocks need: recomputation by slices of channels, means, and means of floats."""
 
 ROWS_DYNAMIC = Kernel("mj_rows_dyn", "rows", "dynamic", "dsp", _any_size, _no_scratch)
 """The row engine in passes, for chains with float data and int8 weights (`compile.rows_dynamic`)."""

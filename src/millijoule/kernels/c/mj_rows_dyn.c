@@ -188,6 +188,12 @@ MJ_SMALL pass(const void *x, void *y, const mj_rows *r)
     if (r->window != NULL) {
         fill((uint32_t *)(void *)r->widened, r->window->kernel_height * r->widened_row / 2, r->in_zero);
     }
+    if (r->mean != NULL) {
+        float *sums = (float *)(void *)r->mean->sums;
+        for (int32_t c = 0; c < r->out_channels / 4; ++c) {
+            sums[c] = 0.0f;
+        }
+    }
     const uint8_t *row = x;
     for (int32_t i = 0; i < r->in_height; ++i, row += r->in_width * r->in_channels) {
         mj_rows_push(row, r);
@@ -203,6 +209,7 @@ static mj_rows silent(const mj_rows *r)
     part.residual = NULL;
     part.add = NULL;
     part.row = NULL;
+    part.mean = NULL;
     part.out_channels = part.row_distance = 0;
     return part;
 }

@@ -1,8 +1,8 @@
 /* Chains of layers with float data and int8 weights, row by row, without their wide maps: the row engine in passes.
  *
  * A convolution with dynamic quantisation needs the range of its whole input before it can begin. A chain
- * [convolution] [depthwise convolution] [pointwise convolution] [addition] therefore runs again and again over its
- * input, which is kept as int8: the first pass finds the range of the convolution's result, the second one computes it
+ * [convolution] [depthwise convolution] [pointwise convolution] [addition] [mean] therefore runs again and again over
+ * its input, which is kept as int8: the first pass finds the range of the convolution's result, the second one computes it
  * again, quantised, and finds the range of the depthwise convolution's result; the last one computes everything. Where
  * there is room for the sums of the depthwise convolution, the second pass stores them, and the last one begins there.
  *
@@ -39,6 +39,14 @@ typedef struct {
     float low, high; /* of the addition */
     int32_t clamp_after; /* 1: the bounds of conv, which gives the result, are kept in the end */
 } mj_rows_dynamic;
+
+/* The mean over all pixels of the result: what rows->mean points to. Each channel is added pixel by pixel, as
+ * mj_mean_f32 does. */
+typedef struct {
+    mj_rows_mean mean; /* take, finish and sums; these are floats, and y may lie over them */
+    int32_t bounded;   /* 1: a number is brought within low and high before it is added */
+    float low, high;
+} mj_rows_mean_floats;
 
 /* What the kernels below find in front of the first pair. */
 typedef struct {
@@ -101,8 +109,13 @@ void mj_filter_row_exact(const mj_filter_row *f);
 void mj_filter_row_relu_3x3(const mj_filter_row *f);
 void mj_filter_row_stored(const mj_filter_row *f);
 
-/* x (in_height, in_width, in_channels) -> y (out_height, out_width, out_channels). `rows` as for mj_rows_s8, but
- * out_channels and row_distance count bytes of floats, and what depends on ranges is left open. */
+/* What `take`, `finish` and `slices` point to; first, count and distance are bytes of floats. */
+void mj_rows_mean_floats_take(const mj_rows *rows, const int8_t *x, int32_t first, int32_t count, int32_t distance);
+void mj_rows_mean_floats_finish(const mj_rows *rows);
+void mj_rows_mean_floats_slices(const mj_rows *rows);
+
+/* x (in_height, in_width, in_channels) -> y (out_height, out_width, out_channels), or the means. `rows` as for
+ * mj_rows_s8, but out_channels, row_distance and slice count bytes of floats, and what depends on ranges is left open. */
 void mj_rows_dyn(const void *x, float *y, const mj_rows *rows, const mj_rows_dynamic *dynamic);
 
 /* The row of sums gets its last one again until it is a multiple of four long, which is returned. */
