@@ -25,6 +25,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "chunk_bytes": (0, 512, 8192),
     "filter_pixels": (4, 8, 12, 28, 112),
     "slice_channels": (0, 2, 4, 8, 16),
+    "patch_pixels": (0, 4, 8, 16),
     "flat_bytes": (0, 1024, 1 << 20),
     "join": (False, True),
     "stage": (False, True),

@@ -1,6 +1,9 @@
-"""Maps that are made again a slice of their channels at a time, and means whose map is never stored."""
+"""Maps that are made again, by slices of channels or patches of columns, and means whose map is never stored."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from millijoule.compile import Program, compile_graph
 from millijoule.compile.finder import find_blocks
 from millijoule.compile.legal import row_layers
 from millijoule.compile.options import PlanOptions, RowOptions
-from millijoule.compile.rows import MEAN_CHANNELS, RowMemory
+from millijoule.compile.rows import MEAN_CHANNELS, PATCHES, RowMemory, patch_columns
 from millijoule.execute import run
 from millijoule.graph import ROUNDINGS, Graph
 from networks import random_network, random_pictures
@@ -37,6 +40,10 @@ def memories(program: Program) -> list[RowMemory]:
 
 def sliced(size: int) -> PlanOptions:
     return PlanOptions(RowOptions(slice_channels=size))
+
+
+def patched(size: int, chunk: int = 28) -> PlanOptions:
+    return PlanOptions(RowOptions(patch_pixels=size, chunk_pixels=chunk))
 
 
 def same_bits(graph: Graph, program: Program, count: int = 3) -> None:
@@ -82,12 +89,81 @@ def test_a_block_without_a_pointwise_convolution_in_front_is_not_sliced() -> Non
     assert not any(memory.again for memory in memories(compile_graph(graph, self_test=False, options=sliced(2))))
 
 
+@pytest.mark.parametrize("way", [sliced, patched])
 @pytest.mark.parametrize("seed", (0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)))
-def test_sanitizers_find_nothing(seed: int) -> None:
-    graph = mobilenet((11 + seed, 13), rounding=ROUNDINGS[seed])
+def test_sanitizers_find_nothing(seed: int, way: Callable[[int], PlanOptions]) -> None:
+    graph = mobilenet((11 + seed, 13 + 8 * seed), rounding=ROUNDINGS[seed])
     pictures = random_pictures(graph, 2, seed)
-    found = run_sanitized(compile_graph(graph, options=sliced(2 + 2 * seed)), pictures)
+    program = compile_graph(graph, options=way(4 + 4 * (seed == 2)))
+    assert any(memory.again for memory in memories(program))
+    found = run_sanitized(program, pictures)
     np.testing.assert_array_equal(found["logits"], run(graph, pictures)[graph.outputs[0]])
+
+
+# *** patches *****
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from([1, 2])),
+    st.tuples(st.sampled_from([1, 3, 5, 7]), st.sampled_from([1, 2])),
+    st.tuples(st.integers(7, 24), st.integers(7, 48)),
+    st.sampled_from([4, 8, 16]),
+    st.sampled_from([4, 8, 28]),
+    st.booleans(),
+    st.sampled_from(ROUNDINGS),
+)
+def test_no_size_of_a_patch_changes_a_bit(
+    first: tuple[int, int],
+    second: tuple[int, int],
+    sides: tuple[int, int],
+    size: int,
+    chunk: int,
+    stream: bool,
+    rounding: str,
+) -> None:
+    net = Net((*sides, 3))
+    x = net.conv(net.same(net.same(net.x, 7, first[0], stride=first[1]), None, second[0], stride=second[1]), 6)
+    x = net.add(x, net.inverted(x, 9, 6, size=3))
+    graph = net.build(net.inverted(x, 8, 5, stride=2), pooled=False, rounding=rounding)
+    options = replace(patched(size, chunk), stream=stream)
+    program = compile_graph(graph, self_test=False, options=options)
+    wide = [memory for memory in memories(program) if memory.conv and memory.filter and memory.filter.out_width > size]
+    assert all(memory.again == PATCHES and memory.patch == size for memory in wide)
+    pictures = random_pictures(graph, 2)
+    firmware = build_host(program)
+    np.testing.assert_array_equal(firmware.run(pictures)["logits"], run(graph, pictures)[graph.outputs[0]])
+    assert writes_outside(firmware) == []
+
+
+def test_patches_hold_few_columns_and_keep_rows_of_the_picture_instead() -> None:
+    graph = mobilenet((40, 72))
+    whole = {memory.block.output: memory for memory in memories(compile_graph(graph, self_test=False))}
+    program = compile_graph(graph, self_test=False, options=patched(4))
+    found = [memory for memory in memories(program) if memory.again]
+    assert len(found) == 4 and found[0].window and not any(memory.window for memory in found[1:])
+    for memory in found:
+        before = whole[memory.block.output]
+        assert memory.conv is not None and memory.filter is not None
+        assert memory.parts["planes"][1] < before.parts["planes"][1]
+        assert memory.parts["groups"][1] <= before.parts["groups"][1]
+    picture = found[0]
+    assert picture.conv is not None
+    below = 2 * picture.conv.stride[0]  # rows of the picture under three rows of the first map, not under one
+    assert picture.parts["widened"][1] == whole[picture.block.output].parts["widened"][1] // 3 * (3 + below)
+    same_bits(graph, program)
+
+
+def test_the_first_block_is_computed_again_where_it_decides_the_memory() -> None:
+    net = Net((64, 96, 3))
+    x = net.conv(net.same(net.same(net.x, 32, stride=2), None), 8)
+    graph = net.build(net.inverted(x, 16, 8, stride=2), pooled=False)
+    least = compile_graph(graph, self_test=False, options=PlanOptions(stream=True), objective="ram")
+    assert memories(least)[0].again == PATCHES and memories(least)[0].window
+    blocks = {memory.block.output: replace(memory.options, patch_pixels=0) for memory in memories(least)}
+    without = replace(least.options, blocks=blocks)
+    assert least.arena_bytes < 0.75 * compile_graph(graph, self_test=False, options=without).arena_bytes
+    same_bits(graph, least, 2)
 
 
 def test_little_memory_is_paid_for_by_computing_again_only_where_it_must() -> None:
@@ -112,8 +188,11 @@ def computed_again(memory: RowMemory) -> int:
     """Numbers of the map in front of the depthwise convolution that are computed more than once."""
     if not memory.again or memory.conv is None or memory.filter is None:
         return 0
-    rows = memory.filter.out_height * memory.filter.kernel[0] - memory.conv.out_height
-    return rows * memory.conv.out_width * memory.conv.out_channels
+    columns = memory.conv.out_width
+    if memory.again == PATCHES:
+        columns = -(-memory.filter.out_width // memory.patch) * patch_columns(memory.block, memory.dims, memory.patch)
+    rows = memory.filter.out_height * memory.filter.kernel[0]
+    return (rows * columns - memory.conv.out_height * memory.conv.out_width) * memory.conv.out_channels
 
 
 # *** means *****
@@ -183,13 +262,14 @@ def test_the_mean_of_few_pixels_stays_a_layer() -> None:
 @pytest.mark.parametrize(
     "rounding", ["single", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ROUNDINGS[1:])]
 )
-def test_on_the_boards(board: str, rounding: str) -> None:
+@pytest.mark.parametrize("way", [sliced(6), patched(4)], ids=["slices", "patches"])
+def test_on_the_boards(board: str, rounding: str, way: PlanOptions) -> None:
     pytest.importorskip("unicorn")
     from millijoule.build import build_board
     from millijoule.emulate import EmulatedFirmware
 
     graph = mobilenet((14, 18), rounding=rounding)
-    program = compile_graph(graph, board, options=sliced(6))
+    program = compile_graph(graph, board, options=way)
     assert any(memory.again for memory in memories(program)) and any(memory.block.mean for memory in memories(program))
     firmware = EmulatedFirmware(build_board(program.files, program.target), program.target, program)
     timeless(firmware.machine)

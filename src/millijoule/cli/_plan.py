@@ -122,8 +122,10 @@ def _block(block: Mapping[str, Any]) -> str:
         parts.append(f"{block['filter_pixels']} filtered pixels at a time")
     if "made_again" in block:
         again = block["made_again"]
+        channels, pixels = again["channels_at_a_time"], again["pixels_at_a_time"]
+        size = f"{channels} channels" if channels else f"a patch under {pixels} pixels"
         parts.append(
-            f"made again for every row of the result, {again['channels_at_a_time']} channels at a time, "
+            f"made again for every row of the result, {size} at a time, "
             f"from rows of the input that are kept ({again['kept_input_bytes']:,} bytes)"
         )
     if "mean" in block:

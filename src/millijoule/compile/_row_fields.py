@@ -12,9 +12,10 @@ from millijoule.compile.rows import (
     chunk_pixels,
     filter_chunk,
     filter_words,
-    lead,
+    lead_of,
     plane_bytes,
     widened_row,
+    widened_rows,
 )
 from millijoule.graph import Node
 from millijoule.kernels import Dims, Kernel
@@ -98,7 +99,7 @@ class RowLowering:
         """The first convolution, whose `mj_products` is `product`: fields of an `mj_rows`."""
         fields = {
             "conv": product,
-            "conv_groups": self.part("conv_groups" if self.memory.again else "groups", "uint32_t"),
+            "conv_groups": self.part("conv_groups" if "conv_groups" in self.memory.parts else "groups", "uint32_t"),
             "chunk": str(chunk_pixels(dims, self.memory.window, self.memory.options)),
         }
         if self.memory.window:
@@ -107,6 +108,7 @@ class RowLowering:
                 "window": self.structure(window.type, window.name, dict(window.fields)),
                 "widened": self.part("widened", "int16_t"),
                 "widened_row": str(widened_row(dims)),
+                "widened_rows": str(widened_rows(self.memory.block, self.memory.dims, self.memory.again)),
             }
         return fields | {"made_height": str(dims.out_height), "made_width": str(dims.out_width)}
 
@@ -116,8 +118,8 @@ class RowLowering:
             "made_height": str(dims.in_height),
             "made_width": str(dims.in_width),
             "planes": self.part("planes", "uint32_t"),
-            "plane": str(plane_bytes(dims)),
-            "lead": str(lead(dims)),
+            "plane": str(plane_bytes(dims, self.memory.patch, self.memory.window)),
+            "lead": str(lead_of(dims, self.memory.again, self.memory.window)),
             "filter": filters,
             "filter_groups": self.part("groups", "uint32_t"),
             "filter_chunk": str(filter_chunk(dims, self.memory.options, self.memory.again)),

@@ -18,7 +18,7 @@ from millijoule.compile.legal import refusal, row_layers
 from millijoule.compile.objective import options_for, planned
 from millijoule.compile.plan import Buffer
 from millijoule.compile.program import HOST, Layer, Program, compile_graph
-from millijoule.compile.rows import RowMemory, chunk_pixels, filter_chunk, kept_rows
+from millijoule.compile.rows import SLICES, RowMemory, chunk_pixels, filter_chunk, kept_rows, widened_rows
 from millijoule.compile.rows_dynamic import DynamicMemory, dynamic_layers
 from millijoule.compile.schedule import Step, layer_name
 from millijoule.errors import PlacementError, UnsupportedError
@@ -149,16 +149,21 @@ def _block(graph: Graph, layer: Layer, memory: RowMemory) -> dict[str, Any]:
     if memory.conv is not None:
         values["chunk_pixels"] = chunk_pixels(memory.conv, memory.window, options)
     if memory.window and memory.conv is not None:
-        values["widened"] = {"rows": memory.conv.kernel[0], "bytes": sizes.get("widened", 0)}
+        rows = widened_rows(block, memory.dims, memory.again)
+        values["widened"] = {"rows": rows, "bytes": sizes.get("widened", 0)}
     if memory.filter is not None:
         values["filter_pixels"] = filter_chunk(memory.filter, options, memory.again)
         values["planes"] = {
-            "channels": memory.slice if memory.again else memory.filter.in_channels,
+            "channels": memory.slice if memory.again == SLICES else memory.filter.in_channels,
             "rows": memory.filter.kernel[0],
             "bytes": sizes.get("planes", 0),
         }
     if memory.again:
-        values["made_again"] = {"channels_at_a_time": memory.slice, "kept_input_bytes": sizes["conv_groups"]}
+        values["made_again"] = {
+            "channels_at_a_time": memory.slice or None,
+            "pixels_at_a_time": memory.patch or None,
+            "kept_input_bytes": sizes["widened" if memory.window else "conv_groups"],
+        }
     if block.mean is not None:
         values["mean"] = {"channels_at_a_time": memory.slice or memory.last.out_channels}
     if block.dense is not None:

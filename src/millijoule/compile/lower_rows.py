@@ -12,10 +12,20 @@ import numpy.typing as npt
 from millijoule.compile._row_fields import RowLowering, filter_fields
 from millijoule.compile.legal import row_numbers
 from millijoule.compile.lower import Call, Layer, Structure, add_structure
-from millijoule.compile.rows import RowMemory, kept_rows, lead, prefix, row_distance, tile_pairs
+from millijoule.compile.rows import PATCHES, RowMemory, kept_rows, lead_of, prefix, row_distance, tile_pairs
 from millijoule.compile.staging import Copy
 from millijoule.graph import Node, arithmetic
-from millijoule.kernels import ROWS_AGAIN, ROWS_MEAN, UNPACK, Dims, Kernel, dims_of, filter_row, pack_lane_nibbles
+from millijoule.kernels import (
+    ROWS_AGAIN,
+    ROWS_MEAN,
+    ROWS_PATCH,
+    UNPACK,
+    Dims,
+    Kernel,
+    dims_of,
+    filter_row,
+    pack_lane_nibbles,
+)
 
 __all__ = ["filter_kernel", "lane_order", "lower_rows", "pack_lanes"]
 
@@ -52,7 +62,7 @@ def pack_lanes(weights: npt.NDArray[np.int8], order: npt.NDArray[np.int64]) -> n
 
 def filter_kernel(dims: Dims) -> str:
     """The C function for a depthwise convolution of these sizes."""
-    phase = lead(dims) - dims.padding[2]
+    phase = lead_of(dims, "", False) - dims.padding[2]
     return filter_row(*dims.kernel, dims.stride[1], phase % 2)
 
 
@@ -220,11 +230,11 @@ def _fields(parts: _Lowering, kernel_of: Callable[[Node], Kernel]) -> dict[str, 
         order = np.concatenate([np.arange(numbers), np.full(numbers % 2, -1)])
         fields["project"] = parts.product(block.project, "project", order, "pixels")
     last = memory.last
-    if memory.slice:
-        way = "mj_rows_again" if memory.again else "mj_rows_mean_slices"
-        fields |= {"slices": way, "slice": str(memory.slice)}
-    if memory.again:
-        parts.uses(ROWS_AGAIN)
+    if memory.again == PATCHES:
+        fields["parts"] = parts.uses(ROWS_PATCH)
+    elif memory.slice:
+        way = parts.uses(ROWS_AGAIN) if memory.again else "mj_rows_mean_slices"
+        fields |= {"parts": way, "slice": str(memory.slice)}
     if block.mean is not None:
         fields["mean"] = parts.mean(block.mean)
     fields |= {

@@ -3,7 +3,8 @@
 Four measures lower the peak, none changes a bit of a result: smaller chunks (kernels are called more often), no map as
 a single row (pixels are left over at the end of each row), handing rows from block to block instead of storing the map
 between them (all of these blocks' scratch memory is needed at once), and recomputation: the widened map of a block is
-made again for every row of the result, a slice of its channels at a time, so that no ring holds rows of all of it.
+made again for every row of the result, a slice of its channels or a patch of its columns at a time, so that no ring
+holds rows of all of it.
 
 The algorithm, in words. What a layer needs while it runs depends on its own blocks alone: on which of them are joined
 and on their chunks. So each run of consecutive blocks is looked at by itself: what it needs at least, and which chunks
@@ -27,7 +28,7 @@ from millijoule.compile.finder import Block, find_blocks
 from millijoule.compile.fit import RESOLUTION_STEP, WIDTHS, at_resolution, at_width
 from millijoule.compile.options import DEFAULTS, PlanOptions, RowOptions
 from millijoule.compile.plan import MemoryPlan, aligned, live_bytes, plan_memory
-from millijoule.compile.rows import RowMemory, chains, chunk_pixels, filter_chunk, memory_of
+from millijoule.compile.rows import PATCHES, RowMemory, chains, chunk_pixels, filter_chunk, memory_of, patch_columns
 from millijoule.compile.schedule import Schedule, blocks_of, joints, schedule, schedule_with
 from millijoule.errors import OptionError, PlacementError, UnsupportedError
 from millijoule.graph import Graph, macs
@@ -42,12 +43,16 @@ LONGEST_RUN = 8
 """Blocks that may be joined into one layer."""
 CALL_CYCLES = 30
 """Per channel, or pair of them, and call of a kernel."""
-SLICES = (64, 48, 32, 24, 16, 8, 4)
+SLICES_TRIED = (64, 48, 32, 24, 16, 8, 4)
 """Numbers of channels that are tried where a map is made again for every row."""
 MAC_CYCLES = 1.3
 """Of a pointwise convolution, requantisation included."""
 SLICE_CYCLES = 120
 """Per slice and row of a map that is made again, beside the calls of kernels."""
+PATCHES_TRIED = (32, 16, 8, 4)
+"""Patches in pixels that are tried instead."""
+WINDOW_CYCLES = 1.5
+"""Per number that goes into the groups of a convolution with a window."""
 JOIN_SHARE = 0.01
 """A joined block costs this share of a cycle per MAC: its weights find less room to be copied to."""
 TRIES = 6
@@ -303,8 +308,8 @@ class _Search:
         if key not in self.tables:
             found = []
             usual = memory_of(self.graph, block, options=self.base.of(block.output))
-            widened = usual.conv.out_channels if usual.conv and usual.filter and not usual.window else 0
-            for options in _ladder(usual.options, block, widened):
+            widened = usual.conv.out_channels if usual.conv and usual.filter else 0
+            for options in _ladder(usual.options, block, widened, usual.window):
                 memory = memory_of(self.graph, block, fed=fed, feeds=feeds, options=options)
                 found.append(_Level(options, aligned(memory.bytes), _cost(memory), memory.flat))
             self.tables[key] = found
@@ -314,7 +319,17 @@ class _Search:
 def _cost(memory: RowMemory) -> float:
     """Estimated cycles of the calls of kernels, one for each chunk of each row, and of what is computed again."""
     calls, again = 0, 0.0
-    if memory.again and memory.conv is not None and memory.filter is not None:
+    if memory.again == PATCHES and memory.conv is not None and memory.filter is not None:
+        conv, rows = memory.conv, memory.filter.out_height * memory.filter.kernel[0]
+        columns = patch_columns(memory.block, memory.dims, memory.patch)
+        patches = rows * -(-memory.filter.out_width // memory.patch)
+        chunk = chunk_pixels(conv, True, memory.options) if memory.window else columns
+        calls += patches * -(-columns // chunk) * -(-conv.out_channels // 2)
+        numbers = conv.in_channels * conv.kernel[0] * conv.kernel[1]
+        made = max(0, patches * columns - conv.out_height * conv.out_width)
+        again = (MAC_CYCLES * conv.out_channels + WINDOW_CYCLES * memory.window) * made * numbers
+        again += SLICE_CYCLES * patches
+    elif memory.again and memory.conv is not None and memory.filter is not None:
         conv, height = memory.conv, memory.filter.kernel[0]
         rows = memory.filter.out_height * height
         calls += rows * -(-conv.out_channels // 2)
@@ -333,13 +348,14 @@ def _cost(memory: RowMemory) -> float:
     return CALL_CYCLES * calls + again
 
 
-def _ladder(options: RowOptions, block: Block, channels: int = 0) -> list[RowOptions]:
+def _ladder(options: RowOptions, block: Block, channels: int = 0, window: bool = False) -> list[RowOptions]:
     """Options of a block from the fastest to those that need least memory.
 
     Args:
         options: the first ones.
         block: the layers.
-        channels: of a map that may be made again, a slice at a time; 0: it may not.
+        channels: of a map that may be made again; 0: it may not.
+        window: the convolution in front of it has one: by patches only.
     """
     found = [options]
     if block.alone:
@@ -353,4 +369,10 @@ def _ladder(options: RowOptions, block: Block, channels: int = 0) -> list[RowOpt
         )
         if smaller != last:
             found.append(smaller)
-    return found + [replace(options, slice_channels=size) for size in SLICES if size < channels]
+    if channels > 0:
+        found += [
+            replace(options, patch_pixels=size, chunk_pixels=min(options.chunk_pixels, size)) for size in PATCHES_TRIED
+        ]
+    if not window:
+        found += [replace(options, slice_channels=size) for size in SLICES_TRIED if size < channels]
+    return found

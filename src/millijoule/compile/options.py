@@ -28,6 +28,9 @@ class RowOptions:
         filter_pixels: a depthwise convolution makes groups for so many pixels at a time; a multiple of four.
         slice_channels: the map between a pointwise convolution and a depthwise one exists so many channels at a time,
             an even number, and is made again for every row of the result; 0: all of them, made once.
+        patch_pixels: the map between a convolution and a depthwise one exists only under the windows of so many pixels
+            of the result, a multiple of four, and is made again for every such patch of a row; then nothing is sliced.
+            0: all of it, made once.
         flat_bytes: a pointwise convolution by itself takes its whole map for one row if its groups need at most this
             much; 0: never.
         join: it may hand its rows to the next block, or get them from the one before.
@@ -41,6 +44,7 @@ class RowOptions:
     chunk_bytes: int = 8192
     filter_pixels: int = 64
     slice_channels: int = 0
+    patch_pixels: int = 0
     flat_bytes: int = 20480
     join: bool = True
     stage: bool = True
@@ -52,6 +56,8 @@ class RowOptions:
                 raise OptionError(name, f"{value!r} is no multiple of four above zero", "Use 4, 8, 12 and so on")
         if type(self.slice_channels) is not int or self.slice_channels < 0 or self.slice_channels % 2:
             raise OptionError("slice_channels", f"{self.slice_channels!r} is no even number", "Use 0, 2, 4 and so on")
+        if type(self.patch_pixels) is not int or self.patch_pixels < 0 or self.patch_pixels % 4:
+            raise OptionError("patch_pixels", f"{self.patch_pixels!r} is no multiple of four", "Use 0, 4, 8 and so on")
         for name in _BYTES:
             value = getattr(self, name)
             if type(value) is not int or value < 0:

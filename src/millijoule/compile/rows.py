@@ -4,8 +4,9 @@ An inverted residual block widens its input, filters each channel and narrows it
 widest map decides the memory of the whole network. Computed by rows (`mj_row_engine.h`) that map exists a few rows at
 a time, already in the form that the next step reads, and the result takes the place of input rows that nobody needs
 any more. (The idea is that of patch-based inference cut down to rows, which needs no recomputation: J. Lin et al.,
-MCUNetV2, 2021.) Where even the ring is too much (`RowOptions.slice_channels`), a few rows of the block's input are kept
-instead, and the map is made again for every row of the result, a slice of its channels at a time.
+MCUNetV2, 2021.) Where even the ring is too much, a few rows of the block's input are kept instead, and the map is made
+again for every row of the result: a slice of its channels at a time (`RowOptions.slice_channels`), or, as in that work,
+a patch of its columns at a time (`RowOptions.patch_pixels`).
 
 Shapes alone decide here, so that other resolutions and widths can be planned (`fit`). Which layers make a block is
 decided in `finder`; whether the arithmetic of a layer permits it, from its weights, in `legal`.
@@ -24,23 +25,31 @@ from millijoule.graph import Graph
 from millijoule.kernels import Dims, dims_of
 
 __all__ = [
+    "PATCHES",
+    "SLICES",
     "RowMemory",
     "can_feed",
     "cascade_of",
     "chains",
     "fits_one_row",
     "has_window",
+    "lead_of",
+    "made_again",
     "memory_of",
     "one_row",
     "overlap_distance",
     "pair_bytes",
+    "patch_columns",
     "prefix",
     "rows_read",
     "sizes_of",
     "slack_bytes",
     "tile_pairs",
+    "widened_rows",
 ]
 
+SLICES, PATCHES = "slices", "patches"
+"""Ways to make a map again for every row of the result."""
 STATE_BYTES = 40  # sizeof(mj_rows_state) where pointers have 64 bits, with MJ_DEBUG
 PAIR_BYTES = 2 * CHANNEL_BYTES  # sizeof(mj_pair)
 FILTER_BYTES = CHANNEL_BYTES  # sizeof(mj_filter) without taps
@@ -103,14 +112,21 @@ class RowMemory:
         return slice_channels(self.block, self.dims, self.options)
 
     @property
+    def patch(self) -> int:
+        """For how many pixels of the result the map in front of the depthwise convolution is made at a time; 0: all."""
+        return self.options.patch_pixels if self.again == PATCHES else 0
+
+    @property
     def prepared(self) -> str:
         """The part with the requantisation of the last convolution; nobody needs it once the last row is made."""
         return "project_pairs" if self.block.project else "filters" if self.block.filter else "conv_pairs"
 
     @property
-    def again(self) -> bool:
-        """Whether the map in front of the depthwise convolution is made again for every row of the result."""
-        return self.slice > 0 and self.filter is not None
+    def again(self) -> str:
+        """How the map in front of the depthwise convolution is made again for every row of the result: `SLICES`,
+        `PATCHES`, or "" where it is made once.
+        """
+        return made_again(self.block, self.dims, self.options)
 
 
 def has_window(dims: Dims) -> bool:
@@ -123,10 +139,24 @@ def slice_channels(block: Block, dims: Mapping[str, Dims], options: RowOptions) 
     if block.conv is None or has_window(dims[block.conv.output]):
         return 0
     if block.filter is not None:
-        wanted = options.slice_channels
+        wanted = 0 if has_patches(block, dims, options) else options.slice_channels
     else:
         wanted = MEAN_CHANNELS if block.mean is not None and block.add is None else 0
     return wanted if wanted < dims[block.conv.output].out_channels else 0
+
+
+def has_patches(block: Block, dims: Mapping[str, Dims], options: RowOptions) -> bool:
+    """Whether the map in front of the depthwise convolution is made a patch at a time."""
+    if block.conv is None or block.filter is None:
+        return False
+    return 0 < options.patch_pixels < dims[block.filter.output].out_width
+
+
+def made_again(block: Block, dims: Mapping[str, Dims], options: RowOptions) -> str:
+    """See `RowMemory.again`."""
+    if has_patches(block, dims, options):
+        return PATCHES
+    return SLICES if block.filter is not None and slice_channels(block, dims, options) else ""
 
 
 def conv_depth(dims: Dims, window: bool) -> int:
@@ -157,12 +187,20 @@ def chunk_pixels(dims: Dims, window: bool, options: RowOptions) -> int:
     return max(4, min(row, options.chunk_pixels, fitting))
 
 
-def filter_chunk(dims: Dims, options: RowOptions, again: bool = False) -> int:
-    """How many output pixels of a depthwise convolution get their groups at a time; a multiple of four, and the whole
-    row where its input is made again for it.
+def filter_chunk(dims: Dims, options: RowOptions, again: str = "") -> int:
+    """How many output pixels of a depthwise convolution get their groups at a time; a multiple of four: the whole row
+    where its input is made again by slices, a patch where it is by patches.
     """
     row = aligned(dims.out_width, 4)
-    return row if again else min(row, options.filter_pixels)
+    return row if again == SLICES else min(row, options.patch_pixels if again == PATCHES else options.filter_pixels)
+
+
+def patch_columns(block: Block, dims: Mapping[str, Dims], patch: int) -> int:
+    """At most so many columns of the map in front of the depthwise convolution are made for a patch of pixels."""
+    assert block.conv is not None and block.filter is not None, "it has patches"
+    filtered = dims[block.filter.output]
+    before = lead_of(filtered, PATCHES, has_window(dims[block.conv.output])) - filtered.padding[2]
+    return before + (patch - 1) * filtered.stride[1] + filtered.kernel[1]
 
 
 def widened_row(dims: Dims) -> int:
@@ -174,16 +212,37 @@ def widened_row(dims: Dims) -> int:
     return aligned(columns * dims.in_channels + 1, 2)
 
 
-def lead(dims: Dims) -> int:
-    """Columns of padding to the left of a picture in planes; even, so that the picture begins with a word."""
-    return aligned(dims.padding[2], 2)
+def widened_rows(block: Block, dims: Mapping[str, Dims], again: str) -> int:
+    """How many rows of the input are kept for a convolution with a window: those under its windows, with patches under
+    those of all rows that the depthwise convolution reads.
+    """
+    assert block.conv is not None, "it has a window"
+    conv = dims[block.conv.output]
+    below = dims[block.filter.output].kernel[0] - 1 if block.filter is not None and again == PATCHES else 0
+    return conv.kernel[0] + below * conv.stride[0]
 
 
-def plane_bytes(dims: Dims) -> int:
-    """Bytes of the plane of one channel: every column that is written, by fours, or read, for outputs by fours."""
-    written = lead(dims) + aligned(dims.in_width, 4)
-    first = lead(dims) - dims.padding[2]
-    read = first + (aligned(dims.out_width, 4) - 1) * dims.stride[1] + dims.kernel[1]
+def lead_of(dims: Dims, again: str, window: bool) -> int:
+    """Columns of padding to the left of a picture in planes; even, so that the picture begins with a word. A patch
+    begins where a group of its input does, which without a window has four pixels.
+    """
+    return aligned(dims.padding[2], 4 if again == PATCHES and not window else 2)
+
+
+def plane_bytes(dims: Dims, patch: int = 0, window: bool = False) -> int:
+    """Bytes of the plane of one channel: every column that is written, by fours, or read, for outputs by fours.
+
+    Args:
+        dims: sizes of the depthwise convolution.
+        patch: it holds only the columns under the windows of so many pixels, a multiple of four; 0: the whole row.
+        window: the convolution in front has a window.
+    """
+    lead = lead_of(dims, PATCHES if patch else "", window)
+    first = lead - dims.padding[2]
+    read = first + ((patch or aligned(dims.out_width, 4)) - 1) * dims.stride[1] + dims.kernel[1]
+    written = lead + (aligned(read - lead, 4) if patch else aligned(dims.in_width, 4))
+    if patch:  # all but the first patch of a row begin in front of the padding
+        written = max(written, aligned(read, 4))
     return 2 * dims.kernel[0] * (aligned(max(written, read), 2) + 2)
 
 
@@ -203,24 +262,26 @@ def _sizes(
     yield "state", STATE_BYTES
     groups = 0
     own = slice_channels(block, dims, options)
-    again = own > 0 and block.filter is not None
+    again, window = made_again(block, dims, options), False
     if block.conv is not None:
         conv = dims[block.conv.output]
         window = has_window(conv)
         yield "conv_pairs", PAIR_BYTES * -(-conv.out_channels // 2)
         groups = 4 * conv_depth(conv, window) * chunk_pixels(conv, window, options)
         if window:
-            yield "widened", 2 * conv.kernel[0] * widened_row(conv)
+            yield "widened", 2 * widened_rows(block, dims, again) * widened_row(conv)
         if conv.weight_bits == 4:
             yield "conv_tile", tile_pairs(conv) * pair_bytes(conv)
     if block.filter is not None:
         filtered = dims[block.filter.output]
-        if again:
+        if again and not window:
             yield "conv_groups", filtered.kernel[0] * groups
             groups = 0
         groups = max(groups, 4 * -(-filtered.out_channels // 2) * filter_chunk(filtered, options, again))
         yield "filters", (FILTER_BYTES + 4 * filter_words(filtered)) * filtered.out_channels
-        yield "planes", plane_bytes(filtered) * (own if again else aligned(filtered.in_channels, 2))
+        patch = options.patch_pixels if again == PATCHES else 0
+        channels = own if again == SLICES else aligned(filtered.in_channels, 2)
+        yield "planes", plane_bytes(filtered, patch, window) * channels
     if block.project is not None:
         project = dims[block.project.output]
         yield "project_pairs", PAIR_BYTES * -(-project.out_channels // 2)

@@ -34,6 +34,7 @@ __all__ = [
     "ROWS_DYNAMIC",
     "ROWS_MEAN",
     "ROWS_MEAN_FLOATS",
+    "ROWS_PATCH",
     "ROW_KERNELS",
     "ROW_KERNELS_DYNAMIC",
     "UNPACK",
@@ -344,8 +345,10 @@ KERNELS: tuple[Kernel, ...] = (
 ROWS = Kernel("mj_rows_s8", "rows", "integer", "dsp", _any_size, _no_scratch)
 """The row engine, which computes chains of convolutions; the compiler decides which (`compile.rows`)."""
 
-ROWS_AGAIN, ROWS_MEAN, ROWS_MEAN_FLOATS = "mj_rows_again", "mj_rows_mean", "mj_rows_mean_floats"
-"""Parts of the row engine that few blocks need: recomputation by slices of channels, means, and means of floats."""
+ROWS_AGAIN, ROWS_PATCH = "mj_rows_again", "mj_rows_patch"
+"""Parts of the row engine that few blocks need: recomputation by slices of channels, by patches of columns."""
+ROWS_MEAN, ROWS_MEAN_FLOATS = "mj_rows_mean", "mj_rows_mean_floats"
+"""Means; means of floats."""
 
 ROWS_DYNAMIC = Kernel("mj_rows_dyn", "rows", "dynamic", "dsp", _any_size, _no_scratch)
 """The row engine in passes, for chains with float data and int8 weights (`compile.rows_dynamic`)."""

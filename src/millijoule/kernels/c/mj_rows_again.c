@@ -1,13 +1,13 @@
 #include "mj_row_steps.h"
 
 /* One row of a depthwise convolution, the map in front of it made again, `slice` channels at a time. */
-void mj_rows_again(const mj_rows *r)
+void mj_rows_again(const mj_rows *r, int32_t first_pixel, int32_t pixels)
 {
     const mj_filters *f = r->filter;
     const mj_products *conv = r->conv;
-    const int32_t column = r->lead - f->pad_left, top = r->state->delivered * f->stride_height - f->pad_top;
+    const int32_t column = r->lead - f->pad_left + first_pixel * f->stride_width, top = r->state->delivered * f->stride_height - f->pad_top;
     mj_filter_row row = {
-        plane_word(r, 0, column, 0), f->filters, r->filter_groups, r->out_width, 0, r->plane, 16 * r->filter_depth, 0,
+        plane_word(r, 0, column, 0), f->filters, r->filter_groups, pixels, 0, r->plane, 16 * r->filter_depth, 0,
         f->height, f->width, f->stride_width, column & 1, f->filter_bytes, twice(f->low), twice(f->high)};
     for (int32_t first = 0; first < f->channels; first += r->slice) {
         row.channels = f->channels - first < r->slice ? f->channels - first : r->slice;

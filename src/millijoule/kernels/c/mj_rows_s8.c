@@ -133,22 +133,6 @@ MJ_SMALL widen(const uint8_t *x, const mj_rows *r, int16_t *out)
     }
 }
 
-/* The windows of `pixels` outputs of row oy from column ox on, as groups: for each kernel row its numbers in order,
- * filled up to an even count. */
-MJ_SMALL collect(const mj_rows *r, int32_t oy, int32_t ox, int32_t pixels)
-{
-    const mj_window *w = r->window;
-    const int32_t words = (w->kernel_width * w->in_channels + 1) / 2, depth = words * w->kernel_height;
-    const int32_t step = w->stride_width * w->in_channels;
-    int32_t slot = oy * w->stride_height - w->pad_top;
-    slot = slot < 0 ? slot + w->kernel_height : slot % w->kernel_height;
-    for (int32_t ky = 0; ky < w->kernel_height; ++ky) {
-        const int16_t *from = r->widened + slot * r->widened_row + ox * step;
-        mj_gather_windows(from, pixels, words, step, r->conv_groups + 4 * words * ky, 4 * depth);
-        slot = slot + 1 == w->kernel_height ? 0 : slot + 1;
-    }
-}
-
 /* *** planes ***** */
 
 /* A row of the input into a slot of the planes, where no convolution comes first. */
@@ -161,7 +145,7 @@ MJ_SMALL scatter(const int8_t *x, const mj_rows *r, int32_t slot)
 static int32_t plane_words(const mj_rows *r)
 {
     const int32_t channels = r->conv != NULL ? r->conv->channels : r->in_channels;
-    return (r->slices != NULL ? r->slice : (channels + 1) / 2 * 2) * (r->plane / 4);
+    return (r->slice != 0 ? r->slice : (channels + 1) / 2 * 2) * (r->plane / 4);
 }
 
 static int32_t made_zero(const mj_rows *r)
@@ -242,8 +226,8 @@ static void filter_row(const mj_rows *r)
     for (int32_t ox = 0; ox < r->out_width; ox += r->filter_chunk, out += r->filter_chunk * r->row_distance) {
         row.pixels = r->out_width - ox < r->filter_chunk ? r->out_width - ox : r->filter_chunk;
         row.planes = plane_word(r, 0, first + ox * f->stride_width, 0);
-        if (r->slices != NULL) {
-            r->slices(r);
+        if (r->parts != NULL) {
+            r->parts(r, ox, row.pixels);
         } else {
             f->filter_row(&row);
         }
@@ -270,11 +254,11 @@ static void made_row(const mj_rows *r)
 /* One output row of the convolution. The first of `window` convolutions comes with its groups in chunks. */
 static void convolve(const mj_rows *r, int32_t oy)
 {
-    if (r->slices != NULL) {
-        r->slices(r);
+    const mj_products *conv = r->conv;
+    if (r->parts != NULL) {
+        r->parts(r, 0, r->out_width);
         return;
     }
-    const mj_products *conv = r->conv;
     const int32_t slot = r->filter != NULL ? r->state->made % r->filter->height : 0;
     const int32_t step = r->filter != NULL ? 4 * r->filter->height : 0;
     const int32_t width = r->made_width;
@@ -309,13 +293,17 @@ static void windows(const mj_rows *r)
         if (done >= r->made_height || done * w->stride_height - w->pad_top + w->kernel_height > s->received) {
             return;
         }
-        convolve(r, done);
+        if (r->filter != NULL && r->parts != NULL) {
+            made_row(r); /* as soon as it can be made */
+        } else {
+            convolve(r, done);
+        }
     }
 }
 
 static int16_t *widened_slot(const mj_rows *r)
 {
-    return r->widened + r->state->received % r->window->kernel_height * r->widened_row;
+    return r->widened + r->state->received % r->widened_rows * r->widened_row;
 }
 
 void mj_rows_begin(int8_t *y, const mj_rows *r)
@@ -336,7 +324,7 @@ void mj_rows_begin(int8_t *y, const mj_rows *r)
         fill(r->planes, plane_words(r), twice(made_zero(r)));
     }
     if (r->window != NULL) {
-        fill((mj_word *)(void *)r->widened, r->window->kernel_height * r->widened_row / 2, twice(r->in_zero));
+        fill((mj_word *)(void *)r->widened, r->widened_rows * r->widened_row / 2, twice(r->in_zero));
     }
     if (r->mean != NULL) {
         fill((mj_word *)(void *)r->mean->sums, r->out_channels, (uint32_t)r->mean->start);
@@ -354,7 +342,7 @@ void mj_rows_push(const void *x_row, const mj_rows *r)
         widen(x_row, r, widened_slot(r) + r->window->pad_left * r->in_channels);
         ++s->received;
         windows(r);
-    } else if (r->conv != NULL && r->filter != NULL && r->slices != NULL) {
+    } else if (r->conv != NULL && r->filter != NULL && r->parts != NULL) {
         const int32_t row = r->chunk * r->conv->depth; /* words */
         gather(x_row, r->in_width, r->in_channels, r->conv_groups + s->received % r->filter->height * row);
         ++s->received;
@@ -379,7 +367,7 @@ void mj_rows_end(const mj_rows *r)
         windows(r);
     }
     while (s->delivered < r->out_height) {
-        const int32_t rows = r->filter->height, words = r->slices != NULL ? 0 : plane_words(r);
+        const int32_t rows = r->filter->height, words = r->parts != NULL ? 0 : plane_words(r);
         const uint32_t zero = twice(made_zero(r));
         for (int32_t i = s->made % rows; i < words; i += rows) { /* planes have no gaps: every such word is in the slot */
             r->planes[i] = zero;

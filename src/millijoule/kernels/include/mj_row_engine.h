@@ -8,7 +8,7 @@
  * A block has a convolution, a depthwise convolution or both; a pointwise convolution follows a depthwise one only. Blocks
  * may be chained: each row of one is handed to the next as soon as it is there, and the map between them stored nowhere.
  * Where memory is short, the map in front of a depthwise convolution may be made again for every row of the result, a
- * slice of its channels at a time: then a few rows of its input are kept instead of it.
+ * slice of its channels or a patch of its columns at a time: then a few rows of its input are kept instead of it.
  * All memory marked RAM is scratch that the compiler lays out (compile/rows.py); nothing survives an inference.
  */
 #ifndef MJ_ROW_ENGINE_H
@@ -84,13 +84,15 @@ typedef struct mj_rows {
     const mj_window *window; /* NULL: 1x1 with stride 1 and no padding */
     int16_t *widened;        /* RAM: the rows under the window as int16, padded left and right; window only */
     int32_t widened_row;     /* int16 numbers in such a row */
+    int32_t widened_rows;
     uint32_t *conv_groups;   /* RAM: `chunk` pixels */
     int32_t chunk;           /* a multiple of four */
 
     int32_t made_height, made_width; /* the result of conv; without it, the input */
     uint32_t *planes;                /* RAM; NULL without a depthwise convolution */
     int32_t plane;                   /* bytes of one channel's plane */
-    int32_t lead;                    /* columns to the left of the picture in a plane, even */
+    int32_t lead;                    /* columns to the left of the picture in a plane, even; by fours in front of
+                                      * patches behind a 1x1 convolution */
     const mj_filters *filter;        /* NULL: conv gives the result */
     uint32_t *filter_groups;         /* RAM: `filter_chunk` pixels */
     int32_t filter_chunk;            /* a multiple of four */
@@ -107,11 +109,14 @@ typedef struct mj_rows {
     void (*sum)(const int8_t *left, const int8_t *right, int8_t *y, int32_t count, const mj_add_params *params);
     const mj_add_params *add; /* its left operand is the result if `result_left`, else the residual */
     int32_t result_left;
-    /* NULL, or how a row is made a slice of its channels at a time: mj_rows_again for the map between a 1x1 convolution and
-     * a depthwise one (conv_groups then keep as many rows as the window is high, planes hold `slice` channels,
-     * filter_groups whole rows), mj_rows_mean_slices for the result of a 1x1 convolution whose mean is taken. */
-    void (*slices)(const struct mj_rows *rows);
-    int32_t slice;              /* channels, an even number */
+    /* NULL, or how a row is made in parts. For the map between a convolution and a depthwise one, made again for every row:
+     * mj_rows_again by slices of channels, behind a 1x1 convolution (planes hold `slice` channels, filter_groups whole
+     * rows); mj_rows_patch by patches (planes hold the columns under the windows of `filter_chunk` pixels). Both keep
+     * the input instead, conv_groups as many rows as the depthwise window is high, or `widened` what it takes to make so
+     * many. mj_rows_mean_slices for the result of a 1x1 convolution whose mean is taken. Pixels begin at a multiple
+     * of four. */
+    void (*parts)(const struct mj_rows *rows, int32_t first_pixel, int32_t pixels);
+    int32_t slice;              /* channels, an even number; 0: all */
     const mj_rows_mean *mean;   /* NULL: the result is what is wanted; else y (out_channels) */
     const struct mj_rows *next; /* where rows of the result go instead of y; NULL: to y */
 } mj_rows;
@@ -124,9 +129,10 @@ void mj_rows_begin(int8_t *y, const mj_rows *rows);
 void mj_rows_push(const void *x_row, const mj_rows *rows);
 void mj_rows_end(const mj_rows *rows);
 
-/* What `slices`, `take` and `finish` point to. */
-void mj_rows_again(const mj_rows *rows);
-void mj_rows_mean_slices(const mj_rows *rows);
+/* What `parts`, `take` and `finish` point to. */
+void mj_rows_again(const mj_rows *rows, int32_t first_pixel, int32_t pixels);
+void mj_rows_patch(const mj_rows *rows, int32_t first_pixel, int32_t pixels);
+void mj_rows_mean_slices(const mj_rows *rows, int32_t first_pixel, int32_t pixels);
 void mj_rows_mean_take(const mj_rows *rows, const int8_t *x, int32_t first, int32_t count, int32_t distance);
 void mj_rows_mean_finish(const mj_rows *rows);
 

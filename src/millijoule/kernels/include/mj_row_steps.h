@@ -27,15 +27,37 @@ static inline uint32_t *plane_word(const mj_rows *r, int32_t channel, int32_t co
     return (uint32_t *)(void *)plane + (column >> 1) * r->filter->height + slot;
 }
 
-/* The columns behind the picture that a product wrote as part of its last group are padding again. */
-MJ_SMALL mend(const mj_rows *r, int32_t slot, int32_t channels, int32_t zero)
+/* The windows of `pixels` outputs of row oy from column ox on, as groups: for each kernel row its numbers in order,
+ * filled up to an even count. */
+MJ_SMALL collect(const mj_rows *r, int32_t oy, int32_t ox, int32_t pixels)
 {
-    for (int32_t column = r->lead + r->made_width; column < r->lead + (r->made_width + 3) / 4 * 4; ++column) {
+    const mj_window *w = r->window;
+    const int32_t words = (w->kernel_width * w->in_channels + 1) / 2, depth = words * w->kernel_height;
+    const int32_t step = w->stride_width * w->in_channels;
+    int32_t slot = oy * w->stride_height - w->pad_top;
+    slot = slot < 0 ? slot + r->widened_rows : slot % r->widened_rows;
+    for (int32_t ky = 0; ky < w->kernel_height; ++ky) {
+        const int16_t *from = r->widened + slot * r->widened_row + ox * step;
+        mj_gather_windows(from, pixels, words, step, r->conv_groups + 4 * words * ky, 4 * depth);
+        slot = slot + 1 == r->widened_rows ? 0 : slot + 1;
+    }
+}
+
+/* Columns of planes become padding. */
+MJ_SMALL blank(const mj_rows *r, int32_t slot, int32_t column, int32_t end, int32_t channels, int32_t zero)
+{
+    for (; column < end; ++column) {
         uint8_t *place = (uint8_t *)plane_word(r, 0, column, slot) + 2 * (column & 1);
         for (int32_t c = 0; c < channels; ++c, place += r->plane) {
             *(int16_t *)(void *)place = (int16_t)zero;
         }
     }
+}
+
+/* The columns behind the picture that a product wrote as part of its last group are padding again. */
+static inline void mend(const mj_rows *r, int32_t slot, int32_t channels, int32_t zero)
+{
+    blank(r, slot, r->lead + r->made_width, r->lead + (r->made_width + 3) / 4 * 4, channels, zero);
 }
 
 /* The weights of `count` pairs of channels from pair `first` on to RAM. */
