@@ -263,13 +263,13 @@ class _Search:
         levels = [self.levels(block, index > 0, block is not run[-1]) for index, block in enumerate(run)]
         places = [0] * len(run)
         while self.live(run, levels, places) > limit:
-            # one step of one block at a time: one that is enough at the least cost, or what saves most per cost
+            # one block at a time, to any other level: one that is enough at the least cost, or what saves most per cost
             steps = []
             for index, (own, place) in enumerate(zip(levels, places, strict=True)):
-                for further in range(place + 1, len(own)):
-                    trial = [*places[:index], further, *places[index + 1 :]]
+                for other in range(len(own)):
+                    trial = [*places[:index], other, *places[index + 1 :]]
                     saved = self.live(run, levels, places) - self.live(run, levels, trial)
-                    cost = max(own[further].cost - own[place].cost, 0.0)
+                    cost = max(own[other].cost - own[place].cost, 0.0)
                     if saved > 0:
                         enough = self.live(run, levels, trial) <= limit
                         steps.append((not enough, cost if enough else cost / saved, -saved, trial))
