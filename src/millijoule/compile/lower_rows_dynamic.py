@@ -179,7 +179,7 @@ def lower_rows_dynamic(
         fields["result_left"] = str(int(block.add.inputs[0] == block.last_product.output))
         extra |= {"low": float_literal(low), "high": float_literal(high)}
     if memory.slice:
-        fields |= {"slices": f"{ROWS_MEAN_FLOATS}_slices", "slice": str(4 * memory.slice)}
+        fields |= {"parts": f"{ROWS_MEAN_FLOATS}_slices", "slice": str(4 * memory.slice)}
     if block.mean is not None:
         fields["mean"] = parts.mean()
     result = layer.address(block.output) if block.dense is None else parts.means(block.dense)

@@ -54,11 +54,11 @@ void mj_rows_mean_floats_finish(const mj_rows *r)
 }
 
 /* One row of a pointwise convolution, `slice` bytes of floats at a time. */
-void mj_rows_mean_floats_slices(const mj_rows *r)
+void mj_rows_mean_floats_slices(const mj_rows *r, int32_t first_pixel, int32_t pixels)
 {
     for (int32_t first = 0; first < r->out_channels; first += r->slice) {
         const int32_t count = r->out_channels - first < r->slice ? r->out_channels - first : r->slice;
-        multiply(r->conv, first / 4, count / 4, r->conv_groups, r->out_width, r->row, r->slice, 0);
+        multiply(r->conv, first / 4, count / 4, r->conv_groups + first_pixel * r->conv->depth, pixels, r->row, r->slice, 0);
         mj_rows_mean_floats_take(r, r->row, first, count, r->slice);
     }
     ++r->state->delivered;

@@ -109,10 +109,10 @@ void mj_filter_row_exact(const mj_filter_row *f);
 void mj_filter_row_relu_3x3(const mj_filter_row *f);
 void mj_filter_row_stored(const mj_filter_row *f);
 
-/* What `take`, `finish` and `slices` point to; first, count and distance are bytes of floats. */
+/* What `take`, `finish` and `parts` point to; first, count and distance are bytes of floats. */
 void mj_rows_mean_floats_take(const mj_rows *rows, const int8_t *x, int32_t first, int32_t count, int32_t distance);
 void mj_rows_mean_floats_finish(const mj_rows *rows);
-void mj_rows_mean_floats_slices(const mj_rows *rows);
+void mj_rows_mean_floats_slices(const mj_rows *rows, int32_t first_pixel, int32_t pixels);
 
 /* x (in_height, in_width, in_channels) -> y (out_height, out_width, out_channels), or the means. `rows` as for
  * mj_rows_s8, but out_channels, row_distance and slice count bytes of floats, and what depends on ranges is left open. */
