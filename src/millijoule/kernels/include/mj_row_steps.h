@@ -46,8 +46,10 @@ MJ_SMALL collect(const mj_rows *r, int32_t oy, int32_t ox, int32_t pixels)
 /* Columns of planes become padding. */
 MJ_SMALL blank(const mj_rows *r, int32_t slot, int32_t column, int32_t end, int32_t channels, int32_t zero)
 {
+    MJ_ROLLED
     for (; column < end; ++column) {
         uint8_t *place = (uint8_t *)plane_word(r, 0, column, slot) + 2 * (column & 1);
+        MJ_ROLLED
         for (int32_t c = 0; c < channels; ++c, place += r->plane) {
             *(int16_t *)(void *)place = (int16_t)zero;
         }
