@@ -26,6 +26,7 @@ from millijoule.kernels import (
     ROWS_DYNAMIC,
     ROWS_MEAN,
     ROWS_MEAN_FLOATS,
+    ROWS_PATCH,
     UNPACK,
     Dims,
     choose,
@@ -51,7 +52,7 @@ def test_files_registry_and_header_agree() -> None:
     assert len(names) == len(KERNELS)
     files = {path.stem for path in (FOLDER / "c").iterdir()}
     names |= {DENSE_LANES.name, DENSE_INNER, DENSE_NIBBLES.name, UNPACK}
-    names |= {ROWS.name, ROWS_DYNAMIC.name, ROWS_AGAIN, ROWS_MEAN, ROWS_MEAN_FLOATS}
+    names |= {ROWS.name, ROWS_DYNAMIC.name, ROWS_AGAIN, ROWS_PATCH, ROWS_MEAN, ROWS_MEAN_FLOATS}
     assert files == names | {*ROW_KERNELS, *ROW_KERNELS_DYNAMIC}
     assert files - {ROWS_MEAN, ROWS_MEAN_FLOATS} | ENGINE | MEANS == DECLARED
 
