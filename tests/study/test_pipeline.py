@@ -134,7 +134,8 @@ TRAIN, STATIC, DEPLOY = "train in float", "quantise: static", "Static on STM32L4
 DIFFERENT = {
     "epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "schedule": "cosine", "warmup_epochs": 0.5,
     "weight_decay": 0.1, "label_smoothing": 0.1, "ema_decay": 0.9, "mixup": 0.1, "distillation": 0.1,
-    "temperature": 2.0, "gradient_clip": 1.0, "resolutions": [[0.0, 32]], "augmentation": {"zoom": 0.3}, "seed": 5,
+    "temperature": 2.0, "gradient_clip": 1.0, "batch_norm_pictures": 8,
+    "resolutions": [[0.0, 32]], "augmentation": {"zoom": 0.3}, "seed": 5,
     "device": "cpu", "precision": "float32", "checkpoint_steps": 3, "evaluation_batch_size": 16,
 }  # fmt: skip
 

@@ -65,6 +65,10 @@ def train(
     augmentation: Annotated[
         bool | None, typer.Option("--augmentation/--no-augmentation", help="The paper's random changes.")
     ] = None,
+    batch_norm_pictures: Annotated[
+        int | None,
+        typer.Option(help="Measure batch normalisation anew on so many plain pictures at the end; kept if better [0]."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of shuffling, augmentation and dropout.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,

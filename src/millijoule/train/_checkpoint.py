@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from millijoule.errors import CheckpointError, OutputError
 from millijoule.files import atomic_write_bytes
+from millijoule.train._options import TrainOptions
 
 __all__ = ["State", "check_options", "read_checkpoint", "read_weights", "write_checkpoint"]
 
@@ -146,7 +147,7 @@ def check_options(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) ->
     free = {"checkpoint_steps", "evaluation_batch_size", "device"}
     if wanted.get("schedule") == "constant" and not wanted.get("resolutions"):
         free.add("epochs")
-    stored = json.loads(json.dumps(stored))
+    stored = TrainOptions().to_dict() | json.loads(json.dumps(stored))  # older runs lack younger options
     wanted = json.loads(json.dumps(wanted))
     differing = [name for name in wanted if name not in free and stored.get(name) != wanted[name]]
     if differing:

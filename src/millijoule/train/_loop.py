@@ -31,6 +31,7 @@ from millijoule.train._options import TrainOptions
 from millijoule.train._parallel import World, joined, synchronise_batch_norm
 from millijoule.train._protocol import BatchSource, PreparedLike
 from millijoule.train._recipe import follow, make_optimizer, seed_step, training_loss
+from millijoule.train._statistics import measure_batch_norm
 
 __all__ = ["EpochHook", "TrainResult", "fit"]
 
@@ -338,14 +339,20 @@ def _finish(
     batches: BatchSource | None,
     world: World,
 ) -> TrainResult:
-    """Loads the best epoch's weights and touches the test split, once."""
+    """Loads the best epoch's weights, measures their statistics anew, and touches the test split, once."""
     world.wait()
     read_weights(run_dir / BEST, module)
     module.eval()
+    measured: dict[str, Any] | None = None
     evaluation: Evaluation | None = None
     result_path = run_dir / RESULT
     if result_path.exists():
-        evaluation = _stored_test(result_path, state)
+        evaluation, measured = _stored_results(result_path, state)
+    if options.batch_norm_pictures and measured is None and world.rank == 0:
+        measured = _measured(run_dir, state, module, prepared, options, normalization, full, bfloat16, batches)
+    world.wait()
+    read_weights(run_dir / BEST, module)
+    accuracy = measured["validation_accuracy"] if measured and measured["kept"] else state.best_accuracy
     if test and evaluation is None:
         evaluation = evaluate(
             module,
@@ -364,7 +371,8 @@ def _finish(
             {
                 "epochs": state.epoch,
                 "best_epoch": state.best_epoch,
-                "validation_accuracy": state.best_accuracy,
+                "validation_accuracy": accuracy,
+                "batch_norm": measured,
                 "test": None
                 if evaluation is None
                 else {**evaluation.to_dict(), "predictions": evaluation.predictions.tolist()},
@@ -378,19 +386,68 @@ def _finish(
         run_dir=run_dir,
         weights=run_dir / BEST,
         best_epoch=state.best_epoch,
-        validation_accuracy=state.best_accuracy,
+        validation_accuracy=accuracy,
         test=evaluation,
         history=tuple(state.history),
         seconds=seconds,
     )
 
 
-def _stored_test(path: Path, state: State) -> Evaluation | None:
-    """The test figures of a run that was already finished, so that the test split is not touched again."""
+def _measured(
+    run_dir: Path,
+    state: State,
+    module: nn.Module,
+    prepared: PreparedLike,
+    options: TrainOptions,
+    normalization: Normalization,
+    full: int,
+    bfloat16: bool,
+    batches: BatchSource | None,
+) -> dict[str, Any]:
+    """Statistics measured anew, kept with the best weights if validation is better. Doing so twice changes nothing."""
+    measure_batch_norm(
+        module,
+        prepared.split("train"),
+        options.batch_norm_pictures,
+        normalization=normalization,
+        resolution=full,
+        seed=options.seed,
+        batches=batches,
+    )
+    found = evaluate(
+        module,
+        prepared.split("validation"),
+        normalization=normalization,
+        resolution=full,
+        batch_size=options.evaluation_batch_size,
+        bfloat16=bfloat16,
+        batches=batches,
+    )
+    kept = (found.accuracy, -found.loss) > (state.best_accuracy, -state.best_loss)
+    if kept:
+        header = {
+            "classes": json.dumps(list(prepared.classes)),
+            "epoch": str(state.best_epoch),
+            "batch_norm_pictures": str(options.batch_norm_pictures),
+        }
+        atomic_write_bytes(run_dir / BEST, weights_bytes(module, header))
+    return {
+        "pictures": options.batch_norm_pictures,
+        "kept": kept,
+        "validation_accuracy": found.accuracy,
+        "validation_accuracy_before": state.best_accuracy,
+    }
+
+
+def _stored_results(path: Path, state: State) -> tuple[Evaluation | None, dict[str, Any] | None]:
+    """The test figures of a run that was already finished, so that the test split is not touched again, and those of
+    its measured statistics.
+    """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["epochs"] != state.epoch or stored["best_epoch"] != state.best_epoch or stored["test"] is None:
-            return None
-        return Evaluation.from_dict(stored["test"])
+        if stored["epochs"] != state.epoch or stored["best_epoch"] != state.best_epoch:
+            return None, None
+        test = None if stored["test"] is None else Evaluation.from_dict(stored["test"])
+        return test, stored.get("batch_norm")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(str(path), f"it is damaged ({error})", "Delete it; it is made again") from error

@@ -39,6 +39,9 @@ class TrainOptions:
         resolutions: (share of the epochs, resolution) pairs, for example ((0.0, 64), (0.6, 96)): the first epochs on
             smaller pictures cost less. Validation is always at full resolution.
         augmentation: random changes of each training picture, None for none.
+        batch_norm_pictures: after the last epoch the statistics of batch normalisation are measured anew on so many
+            unaugmented training pictures at full resolution, and kept if validation is better; 0: never. Worth most
+            where augmentation is strong, training short, or most epochs see smaller pictures.
         seed: of shuffling, augmentation, dropout and mixup.
         device: "auto" (the GPU if there is one), "cpu" or "cuda".
         precision: "auto" (bfloat16 autocast on a GPU, float32 elsewhere), "float32" or "bfloat16".
@@ -60,6 +63,7 @@ class TrainOptions:
     gradient_clip: float = 0.0
     resolutions: tuple[tuple[float, int], ...] = ()
     augmentation: Augmentation | None = PAPER_AUGMENTATION
+    batch_norm_pictures: int = 0
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -84,6 +88,7 @@ class TrainOptions:
             ("distillation", 0.0, 1.0),
             ("temperature", 0.1, 100.0),
             ("gradient_clip", 0.0, 1e6),
+            ("batch_norm_pictures", 0, 10**9),
             ("seed", 0, 2**31 - 1),
             ("checkpoint_steps", 0, 10**9),
             ("evaluation_batch_size", 1, 65_536),
