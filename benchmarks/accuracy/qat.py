@@ -8,6 +8,7 @@ interrupted goes on from its last checkpoint; a finished one is read from `--run
 
     ptq-4, ptq-4-depthwise-8, ptq-mixed-60     200 photographs, no labels; `-untuned` leaves fine-tuning out
     qat-8, qat-4, qat-4-depthwise-8, qat-mixed-60     fine-tuned from the reference network
+    imitate-8, imitate-4, ...     the same networks taught by the float one's answers alone, on photographs changed little
     float-longer, float-longer-frozen     the reference network trained as qat-8, without any quantisation; statistics
                                           of batch normalisation moving, or frozen as in qat-8
     scratch-float, scratch-qat-8    from the ImageNet weights, the same recipe
@@ -33,7 +34,7 @@ import torch
 from baseline import baseline_graph, photographs
 
 from millijoule import execute
-from millijoule.data import PreparedSet, open_prepared
+from millijoule.data import Augmentation, PreparedSet, open_prepared
 from millijoule.files import atomic_path
 from millijoule.graph import WEIGHT_AXIS, Graph, load_graph, save_graph, simplify
 from millijoule.quantize import flash_bytes, static
@@ -50,6 +51,17 @@ FINE_TUNING = TrainOptions(
     epochs=1, batch_size=16, learning_rate=1e-4, schedule="cosine", warmup_epochs=0.1, device="cpu", checkpoint_steps=40
 )
 """One epoch of 81 steps: 1,296 photographs, 2.5 % of the 16 epochs of 3,249 that the reference network was trained."""
+
+IMITATION = replace(
+    FINE_TUNING,
+    epochs=3,
+    learning_rate=5e-5,
+    ema_decay=0.99,
+    distillation=1.0,
+    temperature=2.0,
+    augmentation=Augmentation(rotation=5, shift=0.05, shear=0, zoom=0.05),
+)
+"""No labels: what the float network answers, on photographs nearly as it will see them, three times all of them."""
 
 SCRATCH = replace(
     FINE_TUNING,
@@ -104,11 +116,13 @@ class Recipe:
         quantised: False trains in float.
         freeze: share of the epochs after which batch normalisation keeps its statistics; 0 from the first on, above 1
             never.
+        observe: share of the epochs in which ranges follow the batches; they stay afterwards.
     """
 
     training: TrainOptions
     quantised: bool = True
     freeze: float = 0.5
+    observe: float = 0.75
 
 
 @dataclass
@@ -186,7 +200,7 @@ class Bench:
             def on_epoch_start(module: Any, epoch: int) -> None:
                 passed = epoch / recipe.training.epochs
                 module.set_phase(
-                    observe=recipe.quantised and warm is None and passed < 0.75,
+                    observe=recipe.quantised and warm is None and passed < recipe.observe,
                     quantize=recipe.quantised,
                     freeze_batch_norm=passed >= recipe.freeze,
                 )
@@ -277,7 +291,14 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
     def scratch(name: str, quantised: bool) -> Graph:
         data = HeldBack(open_prepared(options.prepared), 10)
         weights = options.data / "weights" / "mobilenet_v2_0.35_224_imagenet_notop_keras.safetensors"
-        return bench.trained(name, imagenet_graph(weights, data), Recipe(SCRATCH, quantised), data, None)
+        # batch normalisation follows the batches while the rate is high and until the larger pictures are learned
+        recipe = Recipe(SCRATCH, quantised, freeze=0.875 if quantised else 2.0, observe=0.875)
+        return bench.trained(name, imagenet_graph(weights, data), recipe, data, None)
+
+    def imitate(name: str, kind: str) -> Graph:
+        data = HeldBack(open_prepared(options.prepared), 25)
+        warm = eight() if kind == "8" else bench.ptq(f"ptq-{kind}-untuned")
+        return bench.trained(name, bench.graph, Recipe(IMITATION, freeze=0.0), data, warm)
 
     taught = replace(FINE_TUNING, distillation=0.5, temperature=2.0)
     four = replace(taught, epochs=options.epochs, learning_rate=5e-5, ema_decay=0.99)
@@ -292,6 +313,8 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
         rows[f"qat-{kind}"] = lambda k=kind: fine(
             f"qat-{k}", lambda: bench.ptq(f"ptq-{k}-untuned"), Recipe(four, freeze=0.0)
         )
+    for kind in ("8", "4", "4-depthwise-8", "mixed-60"):
+        rows[f"imitate-{kind}"] = lambda k=kind: imitate(f"imitate-{k}", k)
     rows["scratch-float"] = lambda: scratch("scratch-float", False)
     rows["scratch-qat-8"] = lambda: scratch("scratch-qat-8", True)
     return rows
