@@ -23,6 +23,7 @@ tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) 
 
 app = typer.Typer(help="Train in float; resumes after any interruption.")
 
+_RUN_KEYS = ("data", "out", "init", "init_alpha", "teacher", "teacher_data", "partial", "preset")
 _NETWORK_KEYS = ("family", "alpha", "resolution", "dropout", "bn_momentum", "seed")
 
 
@@ -50,7 +51,13 @@ def train(
     partial: Annotated[
         bool, typer.Option("--partial", help="Pad or skip layers of --init that have another shape.")
     ] = False,
-    teacher: Annotated[Path | None, typer.Option(help="best.safetensors of a trained network to imitate.")] = None,
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(help="best.safetensors of a trained network to imitate; give it again for several."),
+    ] = None,
+    teacher_data: Annotated[
+        Path | None, typer.Option(help="The data of teachers with finer classes: the same pictures, prepared so.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures per step, all processes together.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam, at its highest.")] = None,
@@ -61,6 +68,7 @@ def train(
     ema_decay: Annotated[float | None, typer.Option(help="Average of the weights, per step; 0 for none.")] = None,
     mixup: Annotated[float | None, typer.Option(help="Parameter of the beta distribution; 0 for none.")] = None,
     distillation: Annotated[float | None, typer.Option(help="Share of the loss that imitates --teacher.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Softens both answers for --distillation.")] = None,
     gradient_clip: Annotated[float | None, typer.Option(help="Largest gradient norm; 0 for none.")] = None,
     augmentation: Annotated[
         bool | None, typer.Option("--augmentation/--no-augmentation", help="The paper's random changes.")
@@ -85,8 +93,8 @@ def train(
     given = {name: value for name, value in locals().items() if value is not None}
     settings = _resolve(given)
     from millijoule.data import open_prepared
-    from millijoule.nets import load_network, specify
-    from millijoule.train import TrainOptions, fit, initial_network
+    from millijoule.nets import specify
+    from millijoule.train import TrainOptions, coarse_classes, committee, fit, initial_network
 
     run, network, options = settings["run"], settings["network"], TrainOptions.from_dict(settings["train"])
     folder = Path(run["out"])
@@ -111,11 +119,12 @@ def train(
             console.print(f"  {line}")
     guide = None
     if "teacher" in run:
-        guide, _ = load_network(Path(run["teacher"]))
-        if guide.spec.classes != spec.classes or guide.spec.normalization != spec.normalization:
-            raise OptionError(
-                f"teacher {run['teacher']}", "it has other classes or another normalisation", "Train it on this data"
-            )
+        groups = None
+        if "teacher_data" in run:
+            groups, others = coarse_classes(open_prepared(Path(run["teacher_data"])), prepared)
+            console.print(f"{len(groups)} finer classes; {others} pictures belong to another class than most of theirs")
+        paths = [run["teacher"]] if isinstance(run["teacher"], str) else run["teacher"]
+        guide = committee([Path(path) for path in paths], spec, prepared.classes, groups)
     if leader:
         settings["train"] = options.to_dict()
         atomic_write_text(folder / "config.toml", tomli_w.dumps(settings))
@@ -155,7 +164,9 @@ def _resolve(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 raise OptionError(f"{path}: [{table}]", "there is no such table", "Use [run], [network] and [train]")
             settings[table] = values
     run, network, options = settings["run"], settings["network"], settings["train"]
-    run.update({name: str(given[name]) for name in ("data", "out", "init", "teacher") if name in given})
+    run.update({name: str(given[name]) for name in ("data", "out", "init", "teacher_data") if name in given})
+    if "teacher" in given:
+        run["teacher"] = [str(path) for path in given["teacher"]]
     run.update({name: given[name] for name in ("preset", "init_alpha") if name in given})
     if given.get("partial"):
         run["partial"] = True
@@ -166,10 +177,8 @@ def _resolve(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if name not in run:
             raise OptionError(f"--{name}", "it is missing", f"Give --{name} FOLDER, or write it under [run]")
     for name in run:
-        if name not in ("data", "out", "init", "init_alpha", "teacher", "preset", "partial"):
-            raise OptionError(
-                f"[run] {name}", "it is not known", "Use data, out, init, init_alpha, teacher, partial or preset"
-            )
+        if name not in _RUN_KEYS:
+            raise OptionError(f"[run] {name}", "it is not known", f"Use {', '.join(_RUN_KEYS)}")
     for name in network:
         if name not in _NETWORK_KEYS:
             raise OptionError(f"[network] {name}", "it is not known", f"Use {', '.join(_NETWORK_KEYS)}")

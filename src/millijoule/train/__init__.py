@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from millijoule.train._options import TrainOptions
     from millijoule.train._protocol import BatchSource, PreparedLike, SplitLike
     from millijoule.train._start import initial_network
+    from millijoule.train._teacher import coarse_classes, committee
 
 __all__ = [
     "BatchSource",
@@ -24,6 +25,8 @@ __all__ = [
     "SplitLike",
     "TrainOptions",
     "TrainResult",
+    "coarse_classes",
+    "committee",
     "evaluate",
     "fit",
     "initial_network",
@@ -39,6 +42,8 @@ _PLACES = {
     "SplitLike": "_protocol",
     "TrainOptions": "_options",
     "TrainResult": "_loop",
+    "coarse_classes": "_teacher",
+    "committee": "_teacher",
     "evaluate": "_evaluate",
     "fit": "_loop",
     "initial_network": "_start",
