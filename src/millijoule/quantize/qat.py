@@ -48,6 +48,7 @@ class QatOptions:
         batch_norm_momentum: share of the newest batch in the statistics of batch normalisation, in (0, 1].
         freeze_batch_norm: share of the epochs after which batch normalisation keeps its statistics, so that the last
             epochs train exactly the weights that are converted (Krishnamoorthi 2018, arXiv:1806.08342, section 3.3).
+            From scratch 0.8 or more: frozen while the rate is high, training diverges (docs/results/qat.md).
         freeze_ranges: share of the epochs after which the ranges stay.
         rounding: of the integer model.
         per_channel: one weight scale per output channel; otherwise one per layer.
