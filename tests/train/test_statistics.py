@@ -46,16 +46,17 @@ def test_they_are_kept_where_validation_is_better_and_only_there(tmp_path: Path)
     better = fit(network, Easy(), replace(options, batch_norm_pictures=96), tmp_path / "new", on_epoch_start=spoilt)
     assert better.validation_accuracy > plain.validation_accuracy
     assert better.history == plain.history or better.best_epoch == plain.best_epoch
+    found = evaluate(network, Easy().split("validation"), normalization=Normalization(), resolution=32)
     stored = json.loads((tmp_path / "new" / "result.json").read_text())
     assert stored["batch_norm"] == {
         "pictures": 96,
         "kept": True,
         "validation_accuracy": better.validation_accuracy,
+        "validation_loss": pytest.approx(found.loss),
         "validation_accuracy_before": plain.validation_accuracy,
     }
     assert stored["validation_accuracy"] == better.validation_accuracy
     assert torch.equal(load_file(better.weights)["1.running_mean"], network[1].running_mean)
-    found = evaluate(network, Easy().split("validation"), normalization=Normalization(), resolution=32)
     assert found.accuracy == better.validation_accuracy
     # the same command again finds a finished run and changes nothing
     bytes_before = better.weights.read_bytes()
@@ -64,6 +65,14 @@ def test_they_are_kept_where_validation_is_better_and_only_there(tmp_path: Path)
     )
     assert better.weights.read_bytes() == bytes_before and again.validation_accuracy == better.validation_accuracy
     assert json.loads((tmp_path / "plain" / "result.json").read_text())["batch_norm"] is None
+    # a finished run may be measured later; its test figures are then of the measured network
+    network = small_network()
+    later = fit(network, Easy(), replace(options, batch_norm_pictures=96), tmp_path / "plain", on_epoch_start=spoilt)
+    tensors = load_file(better.weights)
+    assert all(torch.equal(value, tensors[name]) for name, value in load_file(later.weights).items())
+    assert later.validation_accuracy == better.validation_accuracy
+    assert later.test is not None and plain.test is not None and later.test.loss != plain.test.loss
+    assert later.test.loss == pytest.approx(again.test.loss if again.test else 0.0)
 
 
 def test_a_network_without_batch_normalisation_is_refused() -> None:

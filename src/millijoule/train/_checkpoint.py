@@ -21,7 +21,20 @@ from millijoule.errors import CheckpointError, OutputError
 from millijoule.files import atomic_write_bytes
 from millijoule.train._options import TrainOptions
 
-__all__ = ["State", "check_options", "read_checkpoint", "read_weights", "write_checkpoint"]
+__all__ = [
+    "BEST",
+    "LAST",
+    "METRICS",
+    "RESULT",
+    "State",
+    "check_options",
+    "read_checkpoint",
+    "read_weights",
+    "write_checkpoint",
+]
+
+LAST, BEST, METRICS, RESULT = "last.safetensors", "best.safetensors", "metrics.jsonl", "result.json"
+"""The files of a run folder."""
 
 _FORMAT = "millijoule-training"
 _VERSION = 1
@@ -138,13 +151,14 @@ def read_weights(path: Path, module: nn.Module) -> None:
 def check_options(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuses to go on with a run whose options were others.
 
-    What changes no weight may change: how often checkpoints are written, the evaluation's batch, and the number of
-    epochs when the learning rate does not depend on it.
+    What changes no step may change: how often checkpoints are written, the evaluation's batch, the pictures of
+    batch normalisation (they count after the last step), and the number of epochs when the learning rate does not
+    depend on it.
 
     Raises:
         CheckpointError: naming the options that differ.
     """
-    free = {"checkpoint_steps", "evaluation_batch_size", "device"}
+    free = {"batch_norm_pictures", "checkpoint_steps", "evaluation_batch_size", "device"}
     if wanted.get("schedule") == "constant" and not wanted.get("resolutions"):
         free.add("epochs")
     stored = TrainOptions().to_dict() | json.loads(json.dumps(stored))  # older runs lack younger options

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +21,32 @@ import torch
 from torch import Tensor, nn
 
 from millijoule.data import batches as data_batches
-from millijoule.errors import CheckpointError, OptionError
-from millijoule.files import Progress, atomic_write_bytes, atomic_write_json, atomic_write_text
+from millijoule.errors import OptionError
+from millijoule.files import Progress, atomic_write_bytes, atomic_write_text
 from millijoule.nets import NetworkSpec, Normalization, layers, weights_bytes
-from millijoule.train._checkpoint import State, check_options, read_checkpoint, read_weights, write_checkpoint
-from millijoule.train._evaluate import Evaluation, evaluate, network_input
+from millijoule.train._checkpoint import (
+    BEST,
+    LAST,
+    METRICS,
+    RESULT,
+    State,
+    check_options,
+    read_checkpoint,
+    write_checkpoint,
+)
+from millijoule.train._evaluate import evaluate, network_input
+from millijoule.train._finish import TrainResult, finish
 from millijoule.train._memory import kept_memory
 from millijoule.train._options import TrainOptions
 from millijoule.train._parallel import World, joined, synchronise_batch_norm
 from millijoule.train._protocol import BatchSource, PreparedLike
 from millijoule.train._recipe import follow, make_optimizer, seed_step, training_loss
-from millijoule.train._statistics import measure_batch_norm
 
 __all__ = ["EpochHook", "TrainResult", "fit"]
 
 EpochHook = Callable[[nn.Module, int], None]
 """Called with the module and the epoch (from 0) before each epoch; must depend on these two alone, since a resumed run
 calls it for the resumed epoch only."""
-
-LAST, BEST, METRICS, RESULT = "last.safetensors", "best.safetensors", "metrics.jsonl", "result.json"
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run came to.
-
-    Attributes:
-        run_dir: the run folder.
-        weights: the best epoch's weights.
-        best_epoch: counted from 1.
-        validation_accuracy: of the best epoch, 0..1.
-        test: evaluation of the best epoch on the test split, None if it was not asked for.
-        history: one dictionary per epoch, the lines of metrics.jsonl.
-        seconds: time spent training and validating, over all sessions of the run.
-    """
-
-    run_dir: Path
-    weights: Path
-    best_epoch: int
-    validation_accuracy: float
-    test: Evaluation | None
-    history: tuple[dict[str, Any], ...]
-    seconds: float
 
 
 def fit(
@@ -210,7 +194,7 @@ def fit(
                 _write_metrics(run_dir, state)
             world.wait()
 
-        return _finish(run_dir, state, module, prepared, options, normalization, full, bfloat16, test, batches, world)
+        return finish(run_dir, state, module, prepared, options, normalization, full, bfloat16, test, batches, world)
 
 
 def _check(
@@ -324,130 +308,3 @@ def _news(state: State, options: TrainOptions, epoch: int, totals: Tensor) -> st
     if state.history:
         parts.append(f"validation {100 * state.history[-1]['validation_accuracy']:.1f} %")
     return ", ".join(parts)
-
-
-def _finish(
-    run_dir: Path,
-    state: State,
-    module: nn.Module,
-    prepared: PreparedLike,
-    options: TrainOptions,
-    normalization: Normalization,
-    full: int,
-    bfloat16: bool,
-    test: bool,
-    batches: BatchSource | None,
-    world: World,
-) -> TrainResult:
-    """Loads the best epoch's weights, measures their statistics anew, and touches the test split, once."""
-    world.wait()
-    read_weights(run_dir / BEST, module)
-    module.eval()
-    measured: dict[str, Any] | None = None
-    evaluation: Evaluation | None = None
-    result_path = run_dir / RESULT
-    if result_path.exists():
-        evaluation, measured = _stored_results(result_path, state)
-    if options.batch_norm_pictures and measured is None and world.rank == 0:
-        measured = _measured(run_dir, state, module, prepared, options, normalization, full, bfloat16, batches)
-    world.wait()
-    read_weights(run_dir / BEST, module)
-    accuracy = measured["validation_accuracy"] if measured and measured["kept"] else state.best_accuracy
-    if test and evaluation is None:
-        evaluation = evaluate(
-            module,
-            prepared.split("test"),
-            normalization=normalization,
-            resolution=full,
-            batch_size=options.evaluation_batch_size,
-            bfloat16=bfloat16,
-            batches=batches,
-        )
-    seconds = sum(line["seconds"] for line in state.history)
-    world.wait()
-    if world.rank == 0:
-        atomic_write_json(
-            result_path,
-            {
-                "epochs": state.epoch,
-                "best_epoch": state.best_epoch,
-                "validation_accuracy": accuracy,
-                "batch_norm": measured,
-                "test": None
-                if evaluation is None
-                else {**evaluation.to_dict(), "predictions": evaluation.predictions.tolist()},
-                "seconds": round(seconds, 1),
-                "processes": world.size,
-                "device": str(world.device),
-                "torch": torch.__version__,
-            },
-        )
-    return TrainResult(
-        run_dir=run_dir,
-        weights=run_dir / BEST,
-        best_epoch=state.best_epoch,
-        validation_accuracy=accuracy,
-        test=evaluation,
-        history=tuple(state.history),
-        seconds=seconds,
-    )
-
-
-def _measured(
-    run_dir: Path,
-    state: State,
-    module: nn.Module,
-    prepared: PreparedLike,
-    options: TrainOptions,
-    normalization: Normalization,
-    full: int,
-    bfloat16: bool,
-    batches: BatchSource | None,
-) -> dict[str, Any]:
-    """Statistics measured anew, kept with the best weights if validation is better. Doing so twice changes nothing."""
-    measure_batch_norm(
-        module,
-        prepared.split("train"),
-        options.batch_norm_pictures,
-        normalization=normalization,
-        resolution=full,
-        seed=options.seed,
-        batches=batches,
-    )
-    found = evaluate(
-        module,
-        prepared.split("validation"),
-        normalization=normalization,
-        resolution=full,
-        batch_size=options.evaluation_batch_size,
-        bfloat16=bfloat16,
-        batches=batches,
-    )
-    kept = (found.accuracy, -found.loss) > (state.best_accuracy, -state.best_loss)
-    if kept:
-        header = {
-            "classes": json.dumps(list(prepared.classes)),
-            "epoch": str(state.best_epoch),
-            "batch_norm_pictures": str(options.batch_norm_pictures),
-        }
-        atomic_write_bytes(run_dir / BEST, weights_bytes(module, header))
-    return {
-        "pictures": options.batch_norm_pictures,
-        "kept": kept,
-        "validation_accuracy": found.accuracy,
-        "validation_accuracy_before": state.best_accuracy,
-    }
-
-
-def _stored_results(path: Path, state: State) -> tuple[Evaluation | None, dict[str, Any] | None]:
-    """The test figures of a run that was already finished, so that the test split is not touched again, and those of
-    its measured statistics.
-    """
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["epochs"] != state.epoch or stored["best_epoch"] != state.best_epoch:
-            return None, None
-        test = None if stored["test"] is None else Evaluation.from_dict(stored["test"])
-        return test, stored.get("batch_norm")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(str(path), f"it is damaged ({error})", "Delete it; it is made again") from error
