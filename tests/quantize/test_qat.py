@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from millijoule import execute
 from millijoule.data import PreparedSet, open_source, prepare
 from millijoule.errors import OptionError, QuantizationError
 from millijoule.graph import WEIGHT_AXIS, Graph, mode, verify
-from millijoule.quantize import QatOptions, dynamic, quantization_aware_training, static
+from millijoule.quantize import QatOptions, QatResult, dynamic, quantization_aware_training, static
 from millijoule.quantize.qat import convert, first_difference
 from millijoule.train import TrainOptions
 
@@ -167,6 +168,50 @@ def test_statistics_and_ranges_are_frozen_at_the_end(toy: PreparedSet, network: 
     after_four = quantization_aware_training(network, toy, options, tmp_path / "four").graph
     for node in after_four.nodes:
         assert after_four.tensor(node.output).quant == after_one.tensor(node.output).quant
+
+
+def test_statistics_and_ranges_are_measured_anew_at_the_end(toy: PreparedSet, network: Graph, tmp_path: Path) -> None:
+    plain = quantization_aware_training(network, toy, OPTIONS, tmp_path / "plain", from_scratch=True)
+    measured = replace(OPTIONS, training=replace(TRAINING, batch_norm_pictures=60))
+    result = quantization_aware_training(network, toy, measured, tmp_path / "run", from_scratch=True)
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())["batch_norm"]
+    assert stored["validation_accuracy_before"] == plain.training.validation_accuracy
+    assert result.disagreements == 0
+    assert stored["kept"] == (not same(result, plain))
+    validation = toy.split("validation")
+    right = (execute.predict(result.graph, validation.pictures[:]) == validation.labels).mean()
+    assert right == result.training.validation_accuracy >= plain.training.validation_accuracy
+
+
+def same(one: QatResult, other: QatResult) -> bool:
+    """Whether two trainings ended with the same integers."""
+    return all(np.array_equal(value, other.graph.constants[name]) for name, value in one.graph.constants.items())
+
+
+def test_measured_statistics_are_those_of_the_batches(network: Graph) -> None:
+    module = execute.FakeQuantModule(network)
+    module.set_phase(observe=True, quantize=True, freeze_batch_norm=True)
+    random = torch.Generator().manual_seed(0)
+    batches = [torch.rand(4, 3, SIZE, SIZE, generator=random) * 2 - 1 for _ in range(3)]
+    assert module.measure_statistics(lambda: iter(batches))
+    assert not module.training and (module.observe, module.quantize, module.freeze_batch_norm) == (True, True, True)
+    module.observe = False
+    name = module.logits
+    with torch.no_grad():
+        found = [module.train().values(batch, (name,))[name] for batch in batches]
+    low, high = module.ranges()[name]
+    assert low == pytest.approx(float(np.mean([float(one.min()) for one in found])), abs=2 * (high - low) / 255)
+    assert high == pytest.approx(float(np.mean([float(one.max()) for one in found])), abs=2 * (high - low) / 255)
+    layer = module.layers[str(module.steps[0].layer)]
+    assert layer.momentum == 0.03 and module.averaging == 0.01
+    layer.momentum, means = 1.0, []
+    module.set_phase(observe=False, quantize=True, freeze_batch_norm=False)
+    wanted = layer.running_mean.clone()
+    with torch.no_grad():
+        for batch in batches:
+            module(batch)
+            means.append(layer.running_mean.clone())
+    torch.testing.assert_close(wanted, torch.stack(means).mean(0), rtol=1e-3, atol=1e-4)
 
 
 def module_of(network: Graph, toy: PreparedSet) -> execute.FakeQuantModule:

@@ -185,6 +185,10 @@ def qat(
     augmentation: Annotated[
         bool, typer.Option("--augmentation/--no-augmentation", help="The paper's random changes.")
     ] = True,
+    batch_norm_pictures: Annotated[
+        int,
+        typer.Option(help="Measure statistics and ranges anew on so many plain pictures at the end; kept if better."),
+    ] = 0,
     observer: Observer = "mse",
     rounding: Rounding = "single",
     calibration: Calibration = 200,
@@ -198,6 +202,7 @@ def qat(
     """
     from millijoule.data import open_prepared
     from millijoule.quantize import QatOptions, quantization_aware_training
+    from millijoule.quantize.qat import SCRATCH
     from millijoule.train import TrainOptions
 
     changes: dict[str, Any] = {} if augmentation else {"augmentation": False}
@@ -210,6 +215,7 @@ def qat(
             "distillation": distillation,
             "temperature": temperature,
             "ema_decay": ema_decay,
+            "batch_norm_pictures": batch_norm_pictures,
             "seed": seed,
             "device": device,
             **changes,
@@ -218,13 +224,16 @@ def qat(
     if start is not None and weight_bits:
         raise OptionError("--weight-bits", "the model of --start has its own", "Leave out one of the two")
     graph = _load(model)
-    options = QatOptions(
-        training=training,
-        observer=observer,
-        rounding=rounding,
-        calibration=calibration,
-        ranges=ranges,
-        weight_bits=_weight_bits(graph, weight_bits or []),
+    options = QatOptions.from_dict(
+        {
+            "training": training,
+            "observer": observer,
+            "rounding": rounding,
+            "calibration": calibration,
+            "ranges": ranges,
+            "weight_bits": _weight_bits(graph, weight_bits or []),
+            **(SCRATCH if from_scratch else {}),
+        }
     )
     folder = run or out.with_suffix(".run")
     with progress_bars() as progress:

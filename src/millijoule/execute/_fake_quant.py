@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
@@ -147,6 +147,43 @@ class FakeQuantModule(nn.Module):
             freeze_batch_norm: batch normalisation uses its running statistics and no longer moves them.
         """
         self.observe, self.quantize, self.freeze_batch_norm = observe, quantize, freeze_batch_norm
+
+    @torch.no_grad()
+    def measure_statistics(self, inputs: Callable[[], Iterable[Tensor]]) -> bool:
+        """Measures the statistics of batch normalisation anew, with quantised weights, then the ranges that follow.
+
+        Every batch counts alike. Learned ranges stay. The module is left in evaluation mode, its phase as it was.
+
+        Args:
+            inputs: gives the same normalised batches (N, C, H, W) each time; they are passed over twice.
+
+        Returns:
+            False, and nothing is done, where there is no batch normalisation.
+        """
+        folded = [cast(FoldedLayer, layer) for layer in self.layers.values()]
+        norms = [layer for layer in folded if layer.norm is not None]
+        if not norms:
+            return False
+        phase, averaging = (self.observe, self.quantize, self.freeze_batch_norm), self.averaging
+        momentum = {layer: layer.momentum for layer in norms}
+        try:
+            self.train()
+            self.set_phase(observe=False, quantize=True, freeze_batch_norm=False)
+            for count, batch in enumerate(inputs(), 1):
+                for layer in norms:
+                    layer.momentum = 1.0 / count
+                self(batch)
+            self.set_phase(observe=not self.learned, quantize=True, freeze_batch_norm=True)
+            for count, batch in enumerate(() if self.learned else inputs(), 1):
+                self.averaging = 1.0 / count
+                self(batch)
+        finally:
+            for layer, usual in momentum.items():
+                layer.momentum = usual
+            self.averaging = averaging
+            self.set_phase(*phase)
+            self.eval()
+        return True
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """The (low, high) of every activation that has been observed or initialised, by tensor name."""

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from millijoule.nets import Normalization
     from millijoule.train import TrainResult
 
-__all__ = ["QatOptions", "QatResult", "convert", "quantization_aware_training"]
+__all__ = ["SCRATCH", "QatOptions", "QatResult", "convert", "quantization_aware_training"]
+
+SCRATCH = {"averaging": 0.1, "freeze_batch_norm": 0.8, "freeze_ranges": 0.9}
+"""Options of `QatOptions` for training from scratch: it needs the batches' statistics while its rate is high, so it
+freezes them late (frozen at half of the epochs it diverged, docs/results/qat.md); and its ranges have to keep up with
+weights that change fast (docs/results/demo.md has the measurement)."""
 
 WARM_UP = 0.1
 """Share of the epochs of a training from scratch in which learned ranges follow the batches."""
@@ -41,14 +46,15 @@ class QatOptions:
     """How to train with fake quantisation.
 
     Attributes:
-        training: epochs, rate, batch and the rest of the float loop's options.
+        training: epochs, rate, batch and the rest of the float loop's options; with `batch_norm_pictures` the ranges
+            are measured anew, too, after the statistics of batch normalisation.
         observer: which ranges fine-tuning starts from.
         calibration: how many training pictures these are measured on.
         averaging: weight of the newest batch in the moving average of ranges, in (0, 1].
         batch_norm_momentum: share of the newest batch in the statistics of batch normalisation, in (0, 1].
         freeze_batch_norm: share of the epochs after which batch normalisation keeps its statistics, so that the last
             epochs train exactly the weights that are converted (Krishnamoorthi 2018, arXiv:1806.08342, section 3.3).
-            From scratch 0.8 or more: frozen while the rate is high, training diverges (docs/results/qat.md).
+            From scratch later, see `SCRATCH`.
         freeze_ranges: share of the epochs after which the ranges stay.
         rounding: of the integer model.
         per_channel: one weight scale per output channel; otherwise one per layer.

@@ -117,14 +117,10 @@ def check_options(options: StudyOptions) -> None:
         )
 
 
-SCRATCH_SETTINGS = {"averaging": 0.1, "freeze_batch_norm": 0.8, "freeze_ranges": 0.9}
-"""Training from scratch needs the batches' statistics while its rate is high, so it freezes them late; and its ranges
-have to keep up with weights that change fast (docs/results/demo.md has the measurement)."""
-
-
 def qat_options(options: StudyOptions, *, scratch: bool = False, weight_bits: int = 8) -> QatOptions:
     """The options of quantisation-aware training: the study's, with those of its plan on top. Raises OptionError."""
     from millijoule.quantize import QatOptions
+    from millijoule.quantize.qat import SCRATCH
 
     changes = options.qat.scratch if scratch else options.qat.training
     values = {
@@ -132,7 +128,7 @@ def qat_options(options: StudyOptions, *, scratch: bool = False, weight_bits: in
         "calibration": options.calibration,
         "rounding": options.rounding,
         "batch_norm_momentum": options.bn_momentum,
-        **(SCRATCH_SETTINGS if scratch else {}),
+        **(SCRATCH if scratch else {}),
         **options.qat.settings,
         **({"weight_bits": weight_bits} if weight_bits != 8 else {}),
         "training": train_options(options, changes).to_dict(),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from millijoule.data import batches as data_batches
 from millijoule.errors import OptionError
@@ -37,6 +38,8 @@ def measure_batch_norm(
     what it will see has other means and variances. Weights stay as they are. Every batch counts alike (a cumulative
     average). The idea is that of H. Touvron et al., Fixing the train-test resolution discrepancy, 2019, section 3.
 
+    A module with a method `measure_statistics` (the fake-quantised one) measures them itself.
+
     Args:
         module: normalised float (N, C, H, W) -> logits; left in evaluation mode.
         split: the training pictures.
@@ -49,28 +52,39 @@ def measure_batch_norm(
     Raises:
         OptionError: the module has no batch normalisation.
     """
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
+    source: Callable[..., Any] = batches or data_batches
+    size = min(BATCH_SIZE, len(split.labels))
+    device = next(module.parameters()).device
+
+    def inputs() -> Iterator[Tensor]:
+        drawn = source(split, size, augmentation=None, resolution=resolution, shuffle=True, seed=seed, drop_last=True)
+        for found, _ in islice(drawn, max(1, pictures // size)):
+            yield network_input(found, normalization, device)
+
+    measure = getattr(module, "measure_statistics", None) or partial(_measure, module)
+    if not measure(inputs):
         raise OptionError(
             f"batch_norm_pictures = {pictures}",
             "the network has no batch normalisation whose statistics could be measured",
-            "Leave it at 0 (quantisation-aware training freezes the statistics instead)",
+            "Leave it at 0",
         )
-    source: Callable[..., Any] = batches or data_batches
-    size = min(BATCH_SIZE, len(split.labels))
+
+
+def _measure(module: nn.Module, inputs: Callable[[], Iterator[Tensor]]) -> bool:
+    """Whether there is something to measure; done, if so."""
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     momenta = [layer.momentum for layer in norms]
-    device = next(module.parameters()).device
     module.eval()
     try:
         for layer in norms:
             layer.reset_running_stats()
             layer.momentum = None
             layer.train()
-        drawn = source(split, size, augmentation=None, resolution=resolution, shuffle=True, seed=seed, drop_last=True)
         with torch.no_grad():
-            for found, _ in islice(drawn, max(1, pictures // size)):
-                module(network_input(found, normalization, device))
+            for found in inputs() if norms else ():
+                module(found)
     finally:
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
         module.eval()
+    return bool(norms)
