@@ -23,13 +23,11 @@ from millijoule.kernels.registry import (
     Kernel,
     choose,
     dims_of,
-    filter_row,
-    headers,
     kernels_for,
     nibble_features,
-    source,
     support_table,
 )
+from millijoule.kernels.sources import filter_row, headers, source
 
 __all__ = [
     "DENSE_INNER",

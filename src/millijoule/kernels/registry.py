@@ -2,17 +2,15 @@
 
 One row of `KERNELS` per file in `c/`. The compiler asks `kernels_for` (or `choose`) for the best legal kernel, stores
 ``kernel.pack(weights)`` (or the weights as they are, when `pack` is None) as an int8 array, hands the kernel
-``kernel.scratch_bytes(dims)`` bytes of 4-byte aligned scratch, and writes out `source` and `headers`. The row
+``kernel.scratch_bytes(dims)`` bytes of 4-byte aligned scratch, and writes out what `sources` gives. The row
 engine, which does chains of convolutions, has its inner kernels in `ROW_KERNELS`, generated for the boards by
 `assembly`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,11 +41,8 @@ __all__ = [
     "Kernel",
     "choose",
     "dims_of",
-    "filter_row",
-    "headers",
     "kernels_for",
     "nibble_features",
-    "source",
     "support_table",
 ]
 
@@ -56,8 +51,6 @@ VARIANTS = ("plain", "dsp")
 FLAGS = ("-std=c11", "-ffp-contract=off")
 """Compiler flags that the kernels need: without fused multiply-adds, host and boards give equal floats."""
 
-_FOLDER = Path(__file__).resolve().parent
-_FILES = frozenset(path.stem for path in (_FOLDER / "c").glob("*.c"))
 _BLOCK_PIXELS = 4  # MJ_BLOCK_PIXELS of mj_block.h
 _TILE_BYTES = 4096  # of unpacked weights of a dense layer; every tile brings another kernel into a small cache
 _MAX_TAPS = 49  # MJ_MAX_TAPS of mj_depthwise_s8_dsp.c
@@ -453,42 +446,6 @@ def choose(graph: Graph, node: Node, variant: str = "dsp") -> Kernel:
         raise UnsupportedError(what, f"no kernel computes it in {arithmetic} arithmetic", "See the support table")
     conditions = " Or: ".join(dict.fromkeys((kernel.legal.__doc__ or "").strip() for kernel in known))
     raise UnsupportedError(what, "its sizes are beyond every kernel", f"Change the layer: {conditions.rstrip('.')}")
-
-
-_WINDOW = re.compile(r"mj_filter_row_([1-7])x([1-7])_s([12])_p([01])")
-_WINDOW_TEXT = """#include "mj_filter_row.h"
-
-/* {0} x {1} taps, stride {2}, the first column in the {4} half of its word. */
-void {5}(const mj_filter_row *f)
-{{
-    mj_filter_row_blocks(f, {2}, {3});
-}}
-"""
-
-
-def filter_row(height: int, width: int, stride: int, phase: int) -> str:
-    """The fastest function for rows of depthwise convolutions with this window (mj_rows.h)."""
-    name = f"mj_filter_row_{height}x{width}_s{stride}_p{phase}"
-    return name if _WINDOW.fullmatch(name) else "mj_filter_row_any"
-
-
-def source(name: str) -> str:
-    """The C text of a kernel, fused ones included, by function name. Raises UnsupportedError for an unknown name.
-
-    Windows of depthwise convolutions that have no file are written here: all are the same inline function.
-    """
-    window = _WINDOW.fullmatch(name)
-    if window is not None and name not in _FILES:
-        half = ("low", "high")[int(window[4])]
-        return _WINDOW_TEXT.format(*window.groups(), half, name)
-    if name not in _FILES:
-        raise UnsupportedError(f"kernel {name!r}", "there is no such kernel", "Use a name from the registry")
-    return (_FOLDER / "c" / f"{name}.c").read_text(encoding="utf-8")
-
-
-def headers() -> dict[str, str]:
-    """Every header that the kernels include, by file name."""
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted((_FOLDER / "include").glob("*.h"))}
 
 
 def support_table() -> str:
