@@ -12,7 +12,8 @@ interrupted goes on from its last checkpoint; a finished one is read from `--run
     float-longer, float-longer-frozen     the reference network trained as qat-8, without any quantisation; statistics
                                           of batch normalisation moving, or frozen as in qat-8
     scratch-float, scratch-qat-8    from the ImageNet weights, the same recipe
-    scratch-float-measured          scratch-float, statistics of batch normalisation measured anew on plain photographs
+    scratch-float-measured, scratch-qat-8-measured     the same, statistics of batch normalisation (and ranges) measured
+                                          anew on plain photographs
 
 Training never sees the evaluation photographs: some of the training photographs are held back (one in 25, scratch one
 in ten), which tell the best epoch where there are several.
@@ -42,8 +43,9 @@ from millijoule.quantize import flash_bytes, static
 from millijoule.quantize.compare import paired_interval, real_values, sqnr
 from millijoule.quantize.qat import normalization_of
 from millijoule.quantize.warm_start import warm_module
-from millijoule.train import TrainOptions, fit, network_input
+from millijoule.train import TrainOptions, evaluate, fit, network_input
 from millijoule.train._checkpoint import read_weights
+from millijoule.train._statistics import measure_batch_norm
 
 MIXED_60 = ("f.2.c.0.0", "f.1.c.1.0", "f.2.c.2.0", "f.3.c.2.0", "f.4.c.0.0", "f.7.c.0.0")
 """Layers with 8 bits beside the depthwise ones, as `accuracy_mixed.py --share 60` found them."""
@@ -299,9 +301,7 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
 
     def measured() -> Graph:
         scratch("scratch-float", False)
-        data = HeldBack(open_prepared(options.prepared), 10)
-        module = execute.FakeQuantModule(imagenet_graph(weights_of_imagenet, data))
-        read_weights(options.runs / "scratch-float" / "best.safetensors", module)
+        data, module = scratch_module("scratch-float")
         module.train()
         module.set_phase(observe=False, quantize=False, freeze_batch_norm=False)
         with torch.no_grad():
@@ -310,6 +310,25 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
                     module(network_input(pictures, normalization_of(bench.graph), torch.device("cpu")))
         module.set_phase(observe=False, quantize=False, freeze_batch_norm=True)
         return module.eval().to_float()
+
+    def measured_int8() -> Graph:
+        scratch("scratch-qat-8", True)
+        data, module = scratch_module("scratch-qat-8")
+        module.set_phase(observe=False, quantize=True, freeze_batch_norm=True)
+        normalization, accuracies = normalization_of(bench.graph), []
+        for pictures in (0, 1280):  # what `fit` does with batch_norm_pictures
+            if pictures:
+                measure_batch_norm(module, data.split("train"), pictures, normalization=normalization, resolution=224)
+            found = evaluate(module, data.split("validation"), normalization=normalization, resolution=224)
+            accuracies.append(f"{100 * found.accuracy:.2f} %")
+        print(f"# of the photographs held back before and after measuring: {', '.join(accuracies)}", flush=True)
+        return module.eval().to_integer()
+
+    def scratch_module(name: str) -> tuple[HeldBack, execute.FakeQuantModule]:
+        data = HeldBack(open_prepared(options.prepared), 10)
+        module = execute.FakeQuantModule(imagenet_graph(weights_of_imagenet, data))
+        read_weights(options.runs / name / "best.safetensors", module)
+        return data, module
 
     def imitate(name: str, kind: str) -> Graph:
         data = HeldBack(open_prepared(options.prepared), 25)
@@ -332,6 +351,7 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
     for kind in ("8", "4", "4-depthwise-8", "mixed-60"):
         rows[f"imitate-{kind}"] = lambda k=kind: imitate(f"imitate-{k}", k)
     rows["scratch-float-measured"] = lambda: bench.kept("scratch-float-measured", lambda _: measured())
+    rows["scratch-qat-8-measured"] = lambda: bench.kept("scratch-qat-8-measured", lambda _: measured_int8())
     rows["scratch-float"] = lambda: scratch("scratch-float", False)
     rows["scratch-qat-8"] = lambda: scratch("scratch-qat-8", True)
     return rows
