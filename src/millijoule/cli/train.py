@@ -188,7 +188,7 @@ def _resolve(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     chosen = {name: value for name, value in given.items() if name in base.to_dict()}
     settings["train"] = base.to_dict() | options | chosen
     if "teacher" in run and not settings["train"]["distillation"]:
-        raise OptionError("--teacher", "distillation is 0, so nothing would be learned from it", "Add --distillation 0.5")
+        raise OptionError("--teacher", "distillation is 0, nothing would be learned from it", "Add --distillation 0.5")
     return settings
 
 
