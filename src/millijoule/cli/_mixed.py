@@ -169,20 +169,18 @@ def _compiled(graph: Graph, board: str) -> Program:
     return compile_graph(graph, board, self_test=False)
 
 
-def _cycles(board: str, budget: int | None) -> Callable[[Graph], int] | None:
-    """Builds and emulates a graph; None where no cycles are asked for."""
+def _cycles(board: str, budget: int | None) -> Callable[[Graph], dict[tuple[str, ...], int]] | None:
+    """Builds and emulates a graph, every instruction timed; None where no cycles are asked for."""
     if budget is None:
         return None
     if board == "host":
         raise OptionError("budget-cycles", "this computer has no cycles to count", "Name a board with --board")
 
-    def cycles(graph: Graph) -> int:
-        import numpy as np
-
+    def cycles(graph: Graph) -> dict[tuple[str, ...], int]:
         from millijoule.deploy import compile_model
 
-        shape = graph.tensor(graph.inputs[0]).shape[1:]
-        profile: Any = compile_model(graph, board).profile(np.full(shape, 128, np.uint8))
-        return int(profile.cycles)
+        profile: Any = compile_model(graph, board).profile(method="trace")
+        found = {(): profile.cycles - sum(layer.cycles for layer in profile.layers)}
+        return found | {layer.members or (layer.name,): layer.cycles for layer in profile.layers}
 
     return cycles

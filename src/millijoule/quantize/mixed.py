@@ -42,6 +42,10 @@ _TRIES = 6
 
 Pictures = npt.NDArray[np.uint8]
 
+Cycles = Mapping[tuple[str, ...], int]
+"""Cycles of one picture by the layers that are computed together, which have the names that the user knows; what
+belongs to no layer stands under ()."""
+
 
 @dataclass(frozen=True)
 class MixedResult:
@@ -83,7 +87,7 @@ def mixed(
     budget_share: float | None = None,
     budget_cycles: int | None = None,
     size: Callable[[Graph], int] = flash_bytes,
-    cycles: Callable[[Graph], int] | None = None,
+    cycles: Callable[[Graph], Cycles] | None = None,
     refusals: Callable[[Graph], Mapping[str, str]] | None = None,
     observer: str = "mse",
     rounding: str = "single",
@@ -101,7 +105,7 @@ def mixed(
         budget_share: the same in per cent of the network with 8 bits everywhere; the smaller of the two holds.
         budget_cycles: most cycles for one picture; weights of 4 bits take more cycles than those of 8.
         size: exact bytes of an integer graph; give the compiler's.
-        cycles: cycles of an integer graph for one picture; needed with `budget_cycles`.
+        cycles: measures an integer graph; needed with `budget_cycles`.
         refusals: by layer (the name the user knows): why 4 bits save nothing there, of the graph with 4 bits
             everywhere; these layers keep 8 bits.
         observer: a key of `OBSERVERS`.
@@ -145,7 +149,7 @@ def mixed(
         bits = {name: 4 if name in point.four else 8 for name in every}
         result, decisions = network.reconstructed(bits)
         measured = size(result)
-        taken = cycles(result) if cycles is not None and budget_cycles is not None else None
+        taken = sum(cycles(result).values()) if cycles is not None and budget_cycles is not None else None
         over = 0 if budget_bytes is None else measured - budget_bytes
         slow = 0 if budget_cycles is None or taken is None else taken - budget_cycles
         if over <= 0 and slow <= 0:
@@ -235,19 +239,25 @@ def _layers(
     every: Mapping[str, str],
     refused: dict[str, str],
     size: Callable[[Graph], int],
-    cycles: Callable[[Graph], int] | None,
+    cycles: Callable[[Graph], Cycles] | None,
     network: _Network,
 ) -> Layers:
-    """Bytes by layer: half a byte per weight; cycles: the measured difference, shared out by the weights."""
+    """Bytes by layer: half a byte per weight; cycles: the measured difference between 8 and 4 bits everywhere."""
     weights = {node.output: graph.tensor(node.inputs[1]).elements for node in graph.nodes if node.op in WEIGHT_AXIS}
     saved = {name: weights[name] // 2 for name in every if every[name] not in refused and weights[name] > 1}
     if cycles is None:
         return Layers(saved, size(eight), {})
     before = cycles(eight)
     after = cycles(network.plain({name: 4 if name in saved else 8 for name in every}))
-    whole = max(1, sum(saved.values()))
-    extra = {name: math.ceil((after - before) * part / whole) for name, part in saved.items()}
-    return Layers(saved, size(eight), extra, before)
+    own, other = ({every[name]: part for name, part in saved.items()}, {name: key for key, name in every.items()})
+    extra = dict.fromkeys(saved, 0.0)
+    for sign, counts in ((-1, before), (1, after)):
+        for group, count in counts.items():  # layers of one group share its cycles out by their weights
+            whole = sum(own.get(name, 0) for name in group)
+            for name in group:
+                if name in own:
+                    extra[other[name]] += sign * count * own[name] / whole
+    return Layers(saved, size(eight), {name: round(count) for name, count in extra.items()}, sum(before.values()))
 
 
 def _noise(simulation: Simulation, result: Graph) -> float:
@@ -290,9 +300,10 @@ def _impossible(
     wanted += [f"{budget_cycles:,} cycles"] if budget_cycles is not None else []
     least = f"the least possible is about {search.least_bytes:,} bytes (with 8 bits {layers.bytes_at_eight:,})"
     if layers.cycles_at_eight is not None:
-        least += f", and with 8 bits everywhere it takes {layers.cycles_at_eight:,} cycles"
-    if refused:
-        least += "; these layers cannot have 4 bits: " + "; ".join(f"{name} ({why})" for name, why in refused.items())
+        most = layers.cycles_at_eight + sum(layers.cycles.values())
+        least += f"; with 8 bits everywhere it takes {layers.cycles_at_eight:,} cycles, in the smallest {most:,}"
+    for why in dict.fromkeys(refused.values()):
+        least += f"; cannot have 4 bits: {', '.join(name for name in refused if refused[name] == why)} ({why})"
     return QuantizationError(
         f"the budget of {' and '.join(wanted)}", least, "Allow more, or use a smaller network or resolution"
     )
