@@ -177,9 +177,10 @@ def _cycles(board: str, budget: int | None) -> Callable[[Graph], dict[tuple[str,
         raise OptionError("budget-cycles", "this computer has no cycles to count", "Name a board with --board")
 
     def cycles(graph: Graph) -> dict[tuple[str, ...], int]:
+        from millijoule.cli.profile import noise_picture
         from millijoule.deploy import compile_model
 
-        profile: Any = compile_model(graph, board).profile(method="trace")
+        profile: Any = compile_model(graph, board).profile(noise_picture(graph), method="trace")
         found = {(): profile.cycles - sum(layer.cycles for layer in profile.layers)}
         return found | {layer.members or (layer.name,): layer.cycles for layer in profile.layers}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import typer
 from rich import box
 from rich.console import Console
@@ -77,9 +78,7 @@ def profile(
             "board 'host'", "this computer has no cycle model", "Name a board of `millijoule boards list`"
         )
     firmware = compile_model(graph, board, kernels=kernels, compiler=compiler, name=model.stem)
-    shape = graph.tensor(graph.inputs[0]).shape[1:]
-    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    measured: Any = firmware.profile(picture, method="trace" if trace else "edges")
+    measured: Any = firmware.profile(noise_picture(graph), method="trace" if trace else "edges")
     values = measured.to_json()
     if hot and not trace:
         raise OptionError("--hot", "counts of blocks do not tell instructions apart", "Leave out --edges")
@@ -102,6 +101,12 @@ def profile(
     for path in (out, firmware_out):
         if path is not None:
             typer.echo(f"written    {path}")
+
+
+def noise_picture(graph: Graph) -> npt.NDArray[np.uint8]:
+    """The picture (H, W, C) that times are measured with where none is given: the same noise every time."""
+    shape = graph.tensor(graph.inputs[0]).shape[1:]
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def _duty(measured: Any, rate: float, sleep_current: float | None, capacity: float | None) -> list[dict[str, Any]]:

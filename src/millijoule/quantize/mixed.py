@@ -302,8 +302,20 @@ def _impossible(
     if layers.cycles_at_eight is not None:
         most = layers.cycles_at_eight + sum(layers.cycles.values())
         least += f"; with 8 bits everywhere it takes {layers.cycles_at_eight:,} cycles, in the smallest {most:,}"
+        if budget_bytes is not None and budget_bytes >= search.least_bytes:
+            least += f", within the bytes at least {_least_cycles(layers, budget_bytes):,}"
     for why in dict.fromkeys(refused.values()):
         least += f"; cannot have 4 bits: {', '.join(name for name in refused if refused[name] == why)} ({why})"
     return QuantizationError(
         f"the budget of {' and '.join(wanted)}", least, "Allow more, or use a smaller network or resolution"
     )
+
+
+def _least_cycles(layers: Layers, budget_bytes: int) -> int:
+    """Fewest cycles with which the bytes could be kept, were layers divisible: the cheapest per byte first."""
+    missing, cycles = layers.bytes_at_eight - budget_bytes, float(layers.cycles_at_eight or 0)
+    for name in sorted(layers.saved, key=lambda name: layers.cycles[name] / layers.saved[name]):
+        share = min(1.0, max(0.0, missing / layers.saved[name]))
+        cycles += (share if layers.cycles[name] > 0 else 1.0) * layers.cycles[name]
+        missing -= layers.saved[name]
+    return round(cycles)
