@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from millijoule.cli._compare import compiler
 from millijoule.cli.quantize import app
 from millijoule.compile import HOST, compile_graph
-from millijoule.data import open_source, prepare
+from millijoule.data import open_prepared, open_source, prepare
 from millijoule.errors import BoardError, DataError, FormatError, OptionError, QuantizationError
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, load_graph, save_graph
+from millijoule.nets import build, mobilenet_v2, save_weights
 
 # By path: another room has a module of the same name.
 _SPEC = importlib.util.spec_from_file_location(
@@ -200,6 +201,28 @@ def test_qat_with_four_bits_and_learned_ranges(folder: Path, tmp_path: Path) -> 
     for wrong in ("5", "nothing=4"):
         with pytest.raises(OptionError, match=wrong):
             run("qat", model, "--data", toy, "--out", out, "--weight-bits", wrong)
+
+
+def test_qat_taught_by_another_network(folder: Path, tmp_path: Path) -> None:
+    toy, model, out, teacher = (
+        folder / "toy",
+        folder / "float.mj",
+        tmp_path / "qat.mj",
+        tmp_path / "teacher.safetensors",
+    )
+    spec = mobilenet_v2(alpha=0.35, resolution=32, classes=10)
+    save_weights(build(spec), teacher, classes=open_prepared(toy).classes)
+    options = ("--data", toy, "--epochs", 1, "--batch-size", 10, "--calibration", 20, "--no-augmentation")
+    options += ("--device", "cpu", "--batch-norm-pictures", 20, "--teacher", teacher)
+    with pytest.raises(OptionError, match="distillation is 0"):
+        run("qat", model, "--out", out, *options)
+    assert not out.exists()
+    run("qat", model, "--out", out, *options, "--distillation", 1.0)
+    result = json.loads((tmp_path / "qat.run" / "result.json").read_text())
+    assert result["batch_norm"]["pictures"] == 20
+    run("qat", model, "--out", tmp_path / "own.mj", *options[:-2], "--distillation", 1.0)
+    taught, own = load_graph(out), load_graph(tmp_path / "own.mj")
+    assert any((value != own.constants[name]).any() for name, value in taught.constants.items())
 
 
 def test_sensitivity_and_mixed_precision(folder: Path, tmp_path: Path) -> None:

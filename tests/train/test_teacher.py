@@ -57,7 +57,7 @@ def test_finer_classes_are_summed_and_opinions_averaged(tmp_path: Path, make: Ma
     assert groups == FINE and others == 0 and coarse.classes == ("car", "truck")
     first = weights(tmp_path, "first", coarse.classes, 1)
     second = weights(tmp_path, "second", fine.classes, 2)
-    teacher = committee([first, second], SPEC, coarse.classes, groups).eval()
+    teacher = committee([first, second], SPEC.normalization, coarse.classes, groups).eval()
     inputs = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = torch.softmax(teacher(inputs), 1)
@@ -70,7 +70,7 @@ def test_finer_classes_are_summed_and_opinions_averaged(tmp_path: Path, make: Ma
 
 def test_one_network_with_the_same_classes_teaches_as_it_is(tmp_path: Path) -> None:
     path = weights(tmp_path, "one", ("car", "truck"), 1)
-    teacher = committee([path], SPEC, ("car", "truck"))
+    teacher = committee([path], SPEC.normalization, ("car", "truck"))
     inputs = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(teacher(inputs), load_network(path)[0](inputs))
@@ -79,11 +79,11 @@ def test_one_network_with_the_same_classes_teaches_as_it_is(tmp_path: Path) -> N
 def test_teachers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = weights(tmp_path, "fine", ("suv", "van"), 1)
     with pytest.raises(OptionError, match=r"class 'suv'.*--teacher-data"):
-        committee([path], SPEC, ("car", "truck"))
+        committee([path], SPEC.normalization, ("car", "truck"))
     with pytest.raises(OptionError, match="'van'"):
-        committee([path], SPEC, ("car", "truck"), {"suv": "car"})
+        committee([path], SPEC.normalization, ("car", "truck"), {"suv": "car"})
     with pytest.raises(OptionError, match="normalisation"):
-        committee([path], replace(SPEC, normalization=Normalization(1 / 255, 0.0)), ("suv", "van"))
+        committee([path], Normalization(1 / 255, 0.0), ("suv", "van"))
 
 
 def test_a_teacher_must_not_have_seen_what_its_pupil_is_judged_by(make: Make) -> None:

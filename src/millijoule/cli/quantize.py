@@ -168,7 +168,13 @@ def qat(
     learning_rate: Annotated[float, typer.Option(help="Of Adam, at its highest.")] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 16,
     schedule: Annotated[str, typer.Option(help="constant or cosine.")] = "cosine",
-    distillation: Annotated[float, typer.Option(help="Share of the loss that imitates the float model.")] = 0.0,
+    distillation: Annotated[
+        float, typer.Option(help="Share of the loss that imitates the float model, or --teacher.")
+    ] = 0.0,
+    teacher: Annotated[
+        list[Path] | None, typer.Option(help="Other networks to imitate, as for `train`; again for several.")
+    ] = None,
+    teacher_data: Annotated[Path | None, typer.Option(help="The data of teachers with finer classes.")] = None,
     temperature: Annotated[float, typer.Option(help="Softens both answers for --distillation.")] = 4.0,
     ema_decay: Annotated[float, typer.Option(help="Average of the weights, per step; 0 for none.")] = 0.0,
     ranges: Annotated[
@@ -200,9 +206,10 @@ def qat(
 
     Example: millijoule quantize qat runs/train/best.safetensors --data runs/photos --out qat.mj --epochs 5
     """
+    from millijoule.cli._teacher import named_teacher
     from millijoule.data import open_prepared
     from millijoule.quantize import QatOptions, quantization_aware_training
-    from millijoule.quantize.qat import SCRATCH
+    from millijoule.quantize.qat import SCRATCH, normalization_of
     from millijoule.train import TrainOptions
 
     changes: dict[str, Any] = {} if augmentation else {"augmentation": False}
@@ -235,14 +242,16 @@ def qat(
             **(SCRATCH if from_scratch else {}),
         }
     )
-    folder = run or out.with_suffix(".run")
+    folder, prepared = run or out.with_suffix(".run"), open_prepared(data)
+    guide = named_teacher(teacher or (), teacher_data, prepared, normalization_of(graph), distillation)
     with progress_bars() as progress:
         result = quantization_aware_training(
             graph,
-            open_prepared(data),
+            prepared,
             options,
             folder,
             from_scratch=from_scratch,
+            teacher=guide,
             start=None if start is None else _load(start),
             fresh=fresh,
             progress=progress,

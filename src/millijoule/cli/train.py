@@ -92,9 +92,10 @@ def train(
     """
     given = {name: value for name, value in locals().items() if value is not None}
     settings = _resolve(given)
+    from millijoule.cli._teacher import named_teacher
     from millijoule.data import open_prepared
     from millijoule.nets import specify
-    from millijoule.train import TrainOptions, coarse_classes, committee, fit, initial_network
+    from millijoule.train import TrainOptions, fit, initial_network
 
     run, network, options = settings["run"], settings["network"], TrainOptions.from_dict(settings["train"])
     folder = Path(run["out"])
@@ -117,14 +118,14 @@ def train(
         console.print(f"{run['init']}: {report.summary()}")
         for line in (*report.padded, *report.skipped):
             console.print(f"  {line}")
-    guide = None
-    if "teacher" in run:
-        groups = None
-        if "teacher_data" in run:
-            groups, others = coarse_classes(open_prepared(Path(run["teacher_data"])), prepared)
-            console.print(f"{len(groups)} finer classes; {others} pictures belong to another class than most of theirs")
-        paths = [run["teacher"]] if isinstance(run["teacher"], str) else run["teacher"]
-        guide = committee([Path(path) for path in paths], spec, prepared.classes, groups)
+    named = run.get("teacher", [])
+    guide = named_teacher(
+        [Path(path) for path in ([named] if isinstance(named, str) else named)],
+        Path(run["teacher_data"]) if "teacher_data" in run else None,
+        prepared,
+        spec.normalization,
+        options.distillation,
+    )
     if leader:
         settings["train"] = options.to_dict()
         atomic_write_text(folder / "config.toml", tomli_w.dumps(settings))
@@ -187,8 +188,6 @@ def _resolve(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     base = TrainOptions.modern() if preset == "modern" else TrainOptions()
     chosen = {name: value for name, value in given.items() if name in base.to_dict()}
     settings["train"] = base.to_dict() | options | chosen
-    if "teacher" in run and not settings["train"]["distillation"]:
-        raise OptionError("--teacher", "distillation is 0, nothing would be learned from it", "Add --distillation 0.5")
     return settings
 
 

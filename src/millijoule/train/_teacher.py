@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from millijoule.data import PreparedSet
 from millijoule.errors import DataError, OptionError
-from millijoule.nets import NetworkSpec, load_network
+from millijoule.nets import Normalization, load_network
 
 __all__ = ["Committee", "coarse_classes", "committee"]
 
@@ -92,13 +92,16 @@ def coarse_classes(finer: PreparedSet, prepared: PreparedSet) -> tuple[dict[str,
 
 
 def committee(
-    paths: Sequence[Path], spec: NetworkSpec, classes: Sequence[str], groups: dict[str, str] | None = None
+    paths: Sequence[Path],
+    normalization: Normalization,
+    classes: Sequence[str],
+    groups: Mapping[str, str] | None = None,
 ) -> nn.Module:
     """The teacher that these files make.
 
     Args:
         paths: weights with their networks (`best.safetensors` of training runs), at least one.
-        spec: the network to be taught; only its normalisation counts.
+        normalization: of the network to be taught.
         classes: its classes in order.
         groups: for networks with other classes: to which class each of theirs belongs.
 
@@ -106,15 +109,16 @@ def committee(
         OptionError: a network with another normalisation, or with classes that belong nowhere.
         WeightsError: a file that cannot be read.
     """
+    groups = groups or {}
     members: list[nn.Module] = []
     sums: list[list[int] | None] = []
     for path in paths:
         network, names = load_network(path)
-        if network.spec.normalization != spec.normalization:
+        if network.spec.normalization != normalization:
             raise OptionError(f"teacher {path}", "it has another normalisation", "Train it like this network")
         same = network.spec.classes == len(classes) if names is None else tuple(names) == tuple(classes)
         if not same:
-            unknown = [name for name in names or ("(unnamed)",) if (groups or {}).get(name) not in classes]
+            unknown = [name for name in names or ("(unnamed)",) if groups.get(name) not in classes]
             if unknown:
                 raise OptionError(
                     f"teacher {path}",
@@ -122,7 +126,7 @@ def committee(
                     "Train it on this data, or give the data that it was trained on (--teacher-data)",
                 )
         place = {name: index for index, name in enumerate(classes)}
-        sums.append(None if same else [place[(groups or {})[name]] for name in names or ()])
+        sums.append(None if same else [place[groups[name]] for name in names or ()])
         members.append(network)
     if len(members) == 1 and sums[0] is None:
         return members[0]
