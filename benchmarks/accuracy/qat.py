@@ -15,6 +15,9 @@ interrupted goes on from its last checkpoint; a finished one is read from `--run
     scratch-float-measured, scratch-qat-8-measured     the same, statistics of batch normalisation (and ranges) measured
                                           anew on plain photographs
 
+`--weights RUN/best.safetensors` takes another network that was trained on `base` (rows scratch-... and ...-mixed-60 are
+the reference's); give it a folder `--runs` of its own.
+
 Training never sees the evaluation photographs: some of the training photographs are held back (one in 25, scratch one
 in ten), which tell the best epoch where there are several.
 """
@@ -39,6 +42,8 @@ from millijoule import execute
 from millijoule.data import Augmentation, PreparedSet, batches, open_prepared
 from millijoule.files import atomic_path
 from millijoule.graph import WEIGHT_AXIS, Graph, load_graph, save_graph, simplify
+from millijoule.interchange import capture
+from millijoule.nets import load_network
 from millijoule.quantize import flash_bytes, static
 from millijoule.quantize.compare import paired_interval, real_values, sqnr
 from millijoule.quantize.qat import normalization_of
@@ -267,7 +272,6 @@ class Bench:
 
 def imagenet_graph(weights: Path, prepared: Any, seed: int = 0) -> Graph:
     """The reference architecture with ImageNet weights and a random classifier."""
-    from millijoule.interchange import capture
     from millijoule.nets import mobilenet_v2
     from millijoule.train import initial_network
 
@@ -365,6 +369,7 @@ def main() -> None:
         "--cache", type=Path, required=True, help="where decoded evaluation photographs are kept (240 MB)"
     )
     parser.add_argument("--prepared", type=Path, help="prepared set of the reference's split, for training")
+    parser.add_argument("--weights", type=Path, help="another network: best.safetensors of a training on `base`")
     parser.add_argument("--runs", type=Path, required=True, help="where checkpoints and models are kept")
     parser.add_argument("--against", default="", help="a row whose model is the reference instead of the float network")
     parser.add_argument("--limit", type=int, help="only so many photographs, evenly chosen")
@@ -376,7 +381,11 @@ def main() -> None:
     parquet = options.data / "cars_body10.parquet"
     torch.set_num_threads(options.threads)
     photos = photographs(parquet, options.cache)
-    graph = baseline_graph(options.data / "weights" / "baseline_mbv2_0.35_cars.safetensors")
+    if options.weights:
+        network, classes = load_network(options.weights)
+        graph = capture(network, network.spec, classes=classes or ())
+    else:
+        graph = baseline_graph(options.data / "weights" / "baseline_mbv2_0.35_cars.safetensors")
     count = min(options.limit or len(photos.labels), len(photos.labels))
     chosen = np.unique(np.linspace(0, len(photos.labels) - 1, count).round().astype(np.int64))
     labels = photos.labels[chosen]
