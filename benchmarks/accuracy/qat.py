@@ -98,14 +98,17 @@ class Rows:
 
 
 class HeldBack:
-    """The training photographs as a data set of their own: one in `every` validates, the others train."""
+    """The training photographs as a data set of their own: one in `every` validates, the others train.
 
-    def __init__(self, prepared: PreparedSet, every: int, keep: int | None = None) -> None:
+    They must be the reference network's own unless `reference` is False.
+    """
+
+    def __init__(self, prepared: PreparedSet, every: int, keep: int | None = None, *, reference: bool = True) -> None:
         split = prepared.split("train")
         digest = [hashlib.sha256(name.encode()).hexdigest() for name in split.names]
         order = np.array(sorted(range(len(split)), key=digest.__getitem__))
         check = hashlib.sha256("\n".join(split.names[row] for row in order).encode()).hexdigest()[:16]
-        if check != baseline.SPLIT_CHECKS["train"]:
+        if reference and check != baseline.SPLIT_CHECKS["train"]:
             raise SystemExit(f"{prepared.folder}: its training photographs are not the reference's ({check})")
         held = np.arange(len(order)) % every == every - 1
         self.splits = {"train": Rows(split, order[~held][:keep]), "validation": Rows(split, order[held])}

@@ -22,6 +22,7 @@ class Row:
         environment: requirements file without "requirements_", or `OURS`.
         script: the worker.
         settings: what the worker gets.
+        trains: whether it also gets photographs to train on.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Row:
     environment: str
     script: str
     settings: dict[str, Any]
+    trains: bool = False
 
 
 GROUPS = {
@@ -78,6 +80,11 @@ def _ai_edge_four(recipe: str, algorithm: str, word: str) -> Row:
 
 def _torchao(name: str, what: str, group: str, **settings: Any) -> Row:
     return Row(name, f"torchao {what}", group, "torchao", "peer_torchao.py", settings)
+
+
+def _torchao_qat(name: str, what: str, **settings: Any) -> Row:
+    what = f"torchao PT2E QAT, XNNPACKQuantizer, {what} (simulated)"
+    return Row(name, what, "qat", "torchao", "peer_torchao_qat.py", settings, trains=True)
 
 
 FOUR = {"weight_bits": 4, "refine": FOUR_BITS}
@@ -166,4 +173,12 @@ ROWS = (
     _ai_edge_four("static_wi8_ai8", "OCTAV", "OCTAV"),
     _ai_edge_four("dynamic_wi8_afp32", "MIN_MAX_UNIFORM_QUANT", "min-max"),
     _ai_edge_four("dynamic_wi8_afp32", "OCTAV", "OCTAV"),
+    _torchao_qat("torchao-qat", "as in its tutorial", batch_norm=0.3, observers=0.4, epsilon="tool"),
+    _torchao_qat(
+        "torchao-qat-frozen",
+        "epsilon kept, statistics frozen from the first step on",
+        batch_norm=0.0,
+        observers=0.4,
+        epsilon="in_variances",
+    ),
 )

@@ -1,6 +1,7 @@
 """Other people's quantisers and ours on one float network and the same photographs.
 
     python benchmarks/accuracy/run.py --data ../shared/data [--limit 116] [ROW ...]
+    python benchmarks/accuracy/run.py --data ../shared/data --training BASE torchao-qat
     python benchmarks/accuracy/run.py --data PREPARED --weights RUN/best.safetensors
 
 Makes one virtual environment for each peer, exports the network, runs each row as a process of its own and computes
@@ -17,8 +18,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from environments import HERE, PeerError, clean_environment, environment_folder, environment_python
@@ -30,13 +32,22 @@ import millijoule
 from millijoule.errors import MillijouleError
 from millijoule.files import atomic_write_json, cache_folder
 
+if TYPE_CHECKING:
+    from training import Training  # imports torch, which most rows do without
+
 TIME_LIMIT = 3 * 3600
 """Seconds after which a row is given up."""
 
 
-def row_key(row: Row, inputs: Inputs) -> str:
+TRAINED = "trained.npy"
+"""Logits of a model as it was trained, which rows that train leave beside those of the converted one."""
+
+
+def row_key(row: Row, inputs: Inputs, training: Training | None = None) -> str:
     """A digest of all that decides the row's logits."""
     digest = hashlib.sha256(json.dumps([inputs.digest, row.settings], sort_keys=True).encode())
+    if row.trains and training is not None:
+        digest.update(json.dumps([training.digest, training.rates, training.batch_size]).encode())
     if row.environment == OURS:
         package = Path(millijoule.__file__).parent
         scripts = [HERE / name for name in (row.script, "figures.py", "mixed.py")]
@@ -50,11 +61,11 @@ def row_key(row: Row, inputs: Inputs) -> str:
     return digest.hexdigest()
 
 
-def stored_result(row: Row, inputs: Inputs, cache: Path) -> dict[str, Any] | None:
+def stored_result(row: Row, inputs: Inputs, cache: Path, training: Training | None = None) -> dict[str, Any] | None:
     """What the worker said when the row was measured with the same inputs, settings and scripts."""
     folder = cache / "rows" / inputs.digest / row.name
     done, key = folder / "result.json", folder / "key.txt"
-    if done.exists() and key.exists() and key.read_text() == row_key(row, inputs):
+    if done.exists() and key.exists() and key.read_text() == row_key(row, inputs, training):
         return dict(json.loads(done.read_text()))
     return None
 
@@ -71,16 +82,19 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def measure(row: Row, inputs: Inputs, cache: Path, threads: int) -> dict[str, Any]:
+def measure(row: Row, inputs: Inputs, cache: Path, threads: int, training: Training | None = None) -> dict[str, Any]:
     """Runs a row unless its logits are there. Gives what the worker said, or {"error": why}."""
     with alone(cache / "rows" / inputs.digest / row.name):
-        return stored_result(row, inputs, cache) or _measured(row, inputs, cache, threads)
+        return stored_result(row, inputs, cache, training) or _measured(row, inputs, cache, threads, training)
 
 
-def _measured(row: Row, inputs: Inputs, cache: Path, threads: int) -> dict[str, Any]:
+def _measured(row: Row, inputs: Inputs, cache: Path, threads: int, training: Training | None) -> dict[str, Any]:
     folder = cache / "rows" / inputs.digest / row.name
-    key, done = row_key(row, inputs), folder / "result.json"
-    done.unlink(missing_ok=True)
+    key, done = row_key(row, inputs, training), folder / "result.json"
+    for old in (done, folder / TRAINED):
+        old.unlink(missing_ok=True)
+    if row.trains and training is None:
+        return {"error": "it trains: name a prepared set with --training"}
     try:
         python = Path(sys.executable)
         if row.environment != OURS:
@@ -90,6 +104,8 @@ def _measured(row: Row, inputs: Inputs, cache: Path, threads: int) -> dict[str, 
         return {"error": str(error)}
     rule = {"scale": inputs.scale, "offset": inputs.offset}
     job = {**inputs.paths(), **rule, "settings": row.settings, "threads": threads}
+    if row.trains and training is not None:
+        job["training"] = training.to_json()
     (folder / "job.json").write_text(json.dumps(job, indent=2))
     variables = clean_environment() | {"OMP_NUM_THREADS": str(threads)}
     if row.environment == OURS:
@@ -120,6 +136,19 @@ def row_figures(row: Row, inputs: Inputs, cache: Path, said: dict[str, Any]) -> 
     if logits.shape != inputs.reference.shape:
         return {"error": f"gave logits {logits.shape}, not {inputs.reference.shape}"}
     return figures(inputs.reference, logits, inputs.labels)
+
+
+def trained_result(
+    row: Row, inputs: Inputs, cache: Path, said: dict[str, Any]
+) -> tuple[Row, dict[str, Any], Figures] | None:
+    """The model of a row as it was trained, before its conversion, as a row of its own; None where there is none."""
+    folder = cache / "rows" / inputs.digest / row.name
+    if "error" in said or not (folder / TRAINED).exists():
+        return None
+    trained, converted = np.load(folder / TRAINED), np.load(folder / "logits.npy")
+    differing = int((trained.argmax(axis=1) != converted.argmax(axis=1)).sum())
+    before = replace(row, name=f"{row.name}-trained", what=f"{row.what}, before conversion")
+    return before, {**said, "differing_after_conversion": differing}, figures(inputs.reference, trained, inputs.labels)
 
 
 def table(results: Sequence[tuple[Row, dict[str, Any], Figures | dict[str, str]]]) -> str:
@@ -156,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a prepared set, or the folder of cars_body10.parquet")
     parser.add_argument("--weights", type=Path, help="best.safetensors or .mj; the reference network when not given")
+    parser.add_argument("--training", type=Path, help="a prepared set to train on; of the network's own split [--data]")
     parser.add_argument("--cache", type=Path, help="environments, inputs and rows are kept there [cache folder]")
     parser.add_argument("--limit", type=int, help="only so many photographs, evenly chosen")
     parser.add_argument("--calibration", type=int, default=200, help="training photographs for calibration [200]")
@@ -171,18 +201,28 @@ def main() -> None:
             print(f"{row.name:36} {row.what}")
         return
     cache = (options.cache or cache_folder("accuracy")).resolve()
+    prepared = (options.data / "manifest.json").exists()
+    source, training = options.training or (options.data if prepared else None), None
     try:
         inputs = make_inputs(options.data, options.weights, cache, options.limit, options.calibration)
+        if source is not None and any(row.trains for row in rows):
+            from training import make_training
+
+            training = make_training(source, cache, reference=not prepared)
     except MillijouleError as error:
         raise SystemExit(str(error)) from error
     count, right = len(inputs.labels), int((inputs.reference.argmax(axis=1) == inputs.labels).sum())
     results = []
     for row in rows:
-        said = stored_result(row, inputs, cache)
+        said = stored_result(row, inputs, cache, training)
         if said is None and options.stored:
             continue
-        said = said or measure(row, inputs, cache, options.threads)
+        said = said or measure(row, inputs, cache, options.threads, training)
         found = row_figures(row, inputs, cache, said)
+        trained = trained_result(row, inputs, cache, said)
+        if trained is not None:
+            results.append(trained)
+            print(f"# {row.name}: its conversion changes {trained[1]['differing_after_conversion']} predictions")
         results.append((row, said, found))
         if not isinstance(found, Figures):
             print(f"# {row.name} failed: {found['error']}", flush=True)

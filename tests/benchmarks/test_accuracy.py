@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "accuracy"
-MODULES = ("environments", "figures", "inputs", "rows", "run", "torch_network", "worker", "baseline", "mixed")
+MODULES = (
+    "environments",
+    "figures",
+    "inputs",
+    "rows",
+    "run",
+    "torch_network",
+    "worker",
+    "baseline",
+    "mixed",
+    "qat",
+    "training",
+)
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +180,142 @@ def test_inputs_are_kept_and_told_apart(bench: SimpleNamespace, made: tuple[Simp
     changed = calibration.copy()
     changed[0, 0, 0, 0] ^= 1
     assert bench.inputs.store_inputs(graph, pictures, inputs.labels, changed, cache).digest != inputs.digest
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set; one in 25 of its training pictures is held back."""
+    from millijoule.data import open_source, prepare
+
+    folder = tmp_path_factory.mktemp("toy")
+    prepare(open_source("toy_vehicles", per_class=12, seed=3), folder, resolution=32)
+    return folder
+
+
+def test_training_pictures_are_those_that_the_projects_own_loop_sees(
+    bench: SimpleNamespace, toy: Path, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    import training
+    from qat import FINE_TUNING, HeldBack
+
+    from millijoule.data import batches, open_prepared
+    from millijoule.train import fit
+
+    made = training.make_training(toy, tmp_path, reference=False)
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def recorded(split: object, *args: object, **how: object) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for batch in batches(split, *args, **how):  # type: ignore[arg-type]
+            if split is data.splits["train"]:
+                seen.append(batch)
+            yield batch
+
+    data = HeldBack(open_prepared(toy), training.HOLD_BACK, training.PICTURES, reference=False)
+    module = torch.nn.Sequential(torch.nn.AvgPool2d(32), torch.nn.Flatten(), torch.nn.Linear(3, 10))
+    fit(module, data, FINE_TUNING, tmp_path / "run", batches=recorded, test=False)
+    pictures, labels = np.load(made.folder / "pictures.npy"), np.load(made.folder / "labels.npy")
+    assert len(pictures) == len(labels) == len(made.rates) * made.batch_size
+    assert np.array_equal(pictures, np.concatenate([batch[0] for batch in seen]))
+    assert np.array_equal(labels, np.concatenate([batch[1] for batch in seen]))
+
+
+def test_training_rates_are_one_warm_up_and_half_a_cosine(bench: SimpleNamespace, toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    import training
+    from qat import FINE_TUNING
+
+    steps = training.PICTURES // FINE_TUNING.batch_size
+    assert steps == 81
+    rates = training.make_training(toy, tmp_path, reference=False).rates
+    count, warm = len(rates), 0.1 * len(rates)
+    for step, rate in enumerate(rates, 1):
+        expected = step / warm if step < warm else 0.5 + 0.5 * np.cos(np.pi * (step - warm) / (count - warm))
+        assert rate == pytest.approx(1e-4 * expected, abs=1e-12)
+
+
+def test_training_pictures_are_made_once(bench: SimpleNamespace, toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    import training
+
+    first = training.make_training(toy, tmp_path, reference=False)
+    files = {path.name: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    assert files.keys() == {"pictures.npy", "labels.npy"}
+    assert training.make_training(toy, tmp_path, reference=False) == first
+    assert files == {path.name: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+
+
+def test_training_on_another_split_than_the_references_is_refused(
+    bench: SimpleNamespace, toy: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    import training
+
+    with pytest.raises(SystemExit, match="not the reference's"):
+        training.make_training(toy, tmp_path, reference=True)
+    assert not (tmp_path / "training").exists()
+
+
+def test_a_row_that_trains_needs_pictures_and_depends_on_them(
+    bench: SimpleNamespace, made: tuple[SimpleNamespace, Path]
+) -> None:
+    inputs, cache = made
+    row = next(row for row in bench.rows.ROWS if row.name == "torchao-qat")
+    assert "--training" in bench.run.measure(row, inputs, cache, 1)["error"]
+    keys = {bench.run.row_key(row, inputs, None)}
+    for digest, rates, size in (("a", (1e-4,), 16), ("b", (1e-4,), 16), ("a", (2e-4,), 16), ("a", (1e-4,), 8)):
+        keys.add(bench.run.row_key(row, inputs, SimpleNamespace(digest=digest, rates=rates, batch_size=size)))
+    assert len(keys) == 5
+    other = next(row for row in bench.rows.ROWS if row.name == "torchao-x86")
+    given = SimpleNamespace(digest="a", rates=(1e-4,), batch_size=16)
+    assert bench.run.row_key(other, inputs, given) == bench.run.row_key(other, inputs)
+
+
+def test_the_trained_model_is_a_line_beside_the_converted_one(
+    bench: SimpleNamespace, made: tuple[SimpleNamespace, Path], tmp_path: Path
+) -> None:
+    inputs, _ = made
+    row = next(row for row in bench.rows.ROWS if row.name == "torchao-qat")
+    said = {"file_bytes": None}
+    assert bench.run.trained_result(row, inputs, tmp_path, said) is None
+    folder = tmp_path / "rows" / inputs.digest / row.name
+    folder.mkdir(parents=True)
+    logits = inputs.reference.astype(np.float32)
+    np.save(folder / "trained.npy", logits)
+    logits[:5] = np.roll(logits[:5], 1, axis=1)
+    np.save(folder / "logits.npy", logits)
+    before, found, counted = bench.run.trained_result(row, inputs, tmp_path, said)
+    assert found["differing_after_conversion"] == 5
+    assert counted.changed == 0
+    converted = bench.run.row_figures(row, inputs, tmp_path, said)
+    assert converted.changed == 5
+    lines = bench.run.table([(before, found, counted), (row, said, converted)]).splitlines()
+    assert lines[1] == "### Quantisation-aware training"
+    assert "before conversion | " in lines[-2] and " | 0 (0.0 %) | " in lines[-2]
+    assert " | 5 (20.8 %) | " in lines[-1]
+    assert bench.run.trained_result(row, inputs, tmp_path, {"error": "it failed"}) is None
+
+
+@pytest.mark.slow
+def test_torchao_trains_and_converts(
+    bench: SimpleNamespace, made: tuple[SimpleNamespace, Path], toy: Path, tmp_path: Path
+) -> None:
+    """Where torchao's environment is in the benchmark's own cache: a run of the real tool."""
+    import training
+
+    from millijoule.files import cache_folder
+
+    cache = cache_folder("accuracy")
+    folder = bench.environments.environment_folder("torchao", cache / "environments")
+    if not (folder / bench.environments.READY).exists():
+        pytest.skip("no environment with torchao; benchmarks/accuracy/run.py makes it")
+    inputs, _ = made
+    (tmp_path / "environments").symlink_to(cache / "environments")
+    lesson = training.make_training(toy, tmp_path, reference=False)
+    row = next(row for row in bench.rows.ROWS if row.name == "torchao-qat-frozen")
+    said = bench.run.measure(row, inputs, tmp_path, 1, lesson)
+    assert "error" not in said
+    assert bench.run.row_figures(row, inputs, tmp_path, said).sqnr > 10
+    before, _, counted = bench.run.trained_result(row, inputs, tmp_path, said)
+    assert before.name == "torchao-qat-frozen-trained"
+    assert counted.sqnr > 10
