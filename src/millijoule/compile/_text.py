@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 C_TYPES = {
-    "int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "uint16": "uint16_t",
+    "int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "int16": "int16_t", "uint16": "uint16_t",
     "float32": "float",
 }  # fmt: skip
 """The C type of each stored number type."""

@@ -60,6 +60,10 @@ def pack_lanes(weights: npt.NDArray[np.int8], order: npt.NDArray[np.int64]) -> n
     return words
 
 
+NARROWEST = 2**15 - 1
+"""Biases up to here take 16 bits, where all of a layer do."""
+
+
 def filter_kernel(dims: Dims) -> str:
     """The C function for a depthwise convolution of these sizes."""
     phase = lead_of(dims, "", False) - dims.padding[2]
@@ -78,8 +82,11 @@ class _Lowering(RowLowering):
         graph = self.layer.graph
         numbers = row_numbers(graph, node)
         low, high = arithmetic.clamp_bounds(node.attrs.get("clamp"), graph.quant(node.output))
+        short = numbers.bias if node.op == "depthwise_conv2d" else numbers.bias >> numbers.up
+        narrow = bool((np.abs(short) <= NARROWEST).all())
+        bias = short.astype(np.int16) if narrow else numbers.bias.astype(np.int32)
         return {
-            "bias": self.flash(f"{name}_bias", numbers.bias.astype(np.int32)),
+            "narrow" if narrow else "bias": self.flash(f"{name}_bias", bias),
             "multiplier": self.flash(f"{name}_multiplier", numbers.multiplier),
             "shift": self.flash(f"{name}_shift", numbers.shift),
             "zero": str(graph.quant(node.output).scalar_zero_point),

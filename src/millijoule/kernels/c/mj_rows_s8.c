@@ -33,6 +33,12 @@ static requantisation prepared(int32_t multiplier, int32_t shift, int32_t zero)
     return result;
 }
 
+/* Where every bias of a layer fits 16 bits, it is stored so. */
+static int32_t bias_at(const int32_t *wide, const int16_t *narrow, int32_t up, int32_t c)
+{
+    return narrow != NULL ? narrow[c] * (INT32_C(1) << up) : wide[c];
+}
+
 MJ_SMALL prepare_pairs(const mj_products *p)
 {
     mj_pair *pair = p->pairs;
@@ -40,9 +46,10 @@ MJ_SMALL prepare_pairs(const mj_products *p)
         const int32_t odd = c + 1 < p->channels ? c + 1 : c; /* an odd last channel has a partner that nobody reads */
         const requantisation first = prepared(p->multiplier[c], p->shift[c], p->zero);
         const requantisation second = prepared(p->multiplier[odd], p->shift[odd], p->zero);
-        const int32_t bias = odd != c ? p->bias[odd] : 0;
-        pair->start_low = p->bias[c];
-        pair->start_high = (int32_t)(((uint32_t)bias << 8) + (uint32_t)p->bias[c]);
+        const int32_t low = bias_at(p->bias, p->narrow, p->up, c);
+        const int32_t high = odd != c ? bias_at(p->bias, p->narrow, p->up, odd) : 0;
+        pair->start_low = low;
+        pair->start_high = (int32_t)(((uint32_t)high << 8) + (uint32_t)low);
         pair->multiplier_even = first.multiplier;
         pair->addend_even = first.addend;
         pair->shift_even = first.shift;
@@ -67,7 +74,7 @@ MJ_SMALL prepare_filters(const mj_filters *f)
     for (int32_t c = 0; c < f->channels; ++c, place += f->filter_bytes) {
         mj_filter *filter = (mj_filter *)(void *)place;
         const requantisation numbers = prepared(f->multiplier[c], f->shift[c], f->zero);
-        filter->bias = f->bias[c];
+        filter->bias = bias_at(f->bias, f->narrow, 0, c);
         filter->multiplier = numbers.multiplier;
         filter->addend = numbers.addend;
         filter->shift = numbers.shift;

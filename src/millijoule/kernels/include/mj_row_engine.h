@@ -22,6 +22,7 @@
 typedef struct {
     const uint32_t *weights; /* mj_rows.h */
     const int32_t *bias, *multiplier; /* folded bias, one number per channel */
+    const int16_t *narrow;            /* the same in 16 bits, before the shift by `up`; NULL: `bias` has it */
     const int8_t *shift;
     mj_pair *pairs; /* RAM: requantisation, prepared */
     void (*product)(const mj_product *p);
@@ -40,6 +41,7 @@ typedef struct {
 typedef struct {
     const int8_t *taps; /* channels x height x width */
     const int32_t *bias, *multiplier;
+    const int16_t *narrow; /* the bias in 16 bits; NULL: `bias` has it */
     const int8_t *shift;
     uint32_t *filters; /* RAM: taps and requantisation, prepared */
     void (*filter_row)(const mj_filter_row *f);
