@@ -21,8 +21,8 @@ __all__ = [
 ]
 
 C_TYPES = {
-    "int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "int16": "int16_t", "uint16": "uint16_t",
-    "float32": "float",
+    "int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t",
+    "uint32": "uint32_t", "float32": "float",
 }  # fmt: skip
 """The C type of each stored number type."""
 WIDTH = 120

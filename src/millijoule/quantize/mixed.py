@@ -9,7 +9,7 @@ whole. Sizes are those of the graph that is returned, measured by the function t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class MixedResult:
         bytes: flash as measured.
         bytes_at_eight: flash of the same network with 8 bits everywhere.
         cycles: for one picture as measured; None without a budget of cycles.
-        least_bytes: the smallest flash that 4 bits can give, estimated from the layers' sizes.
+        least_bytes: the smallest flash that 4 bits can give, before the network is reconstructed.
         sqnr: signal to noise of the logits on the held-back pictures, integer executor, dB.
         frontier: (bytes, dB in the simulation, layers with 4 bits) of all choices that no other one beats.
         report: every decision.
@@ -141,12 +141,25 @@ def mixed(
     held = held[np.linspace(0, len(held) - 1, min(held_back, len(held))).round().astype(np.int64)]
     simulation = Simulation(network.graph, {8: eight, 4: four}, np.ascontiguousarray(held))
     search = MixedSearch(SimulatedErrors(simulation), simulation.layers, layers, progress)
+
+    def bits_of(four: Collection[str]) -> dict[str, int]:
+        return {name: 4 if name in four else 8 for name in every}
+
+    least = size(network.plain(bits_of(layers.saved)))
     limit_bytes, limit_cycles = budget_bytes, budget_cycles
+    if budget_bytes is not None:
+        limit_bytes = budget_bytes + search.least_bytes - least
+        for _ in range(_TRIES):  # sizes of choices are estimates; the limit is moved by what they are wrong
+            point = search.best(limit_bytes, limit_cycles)
+            wrong = 0 if point is None else point.bytes - size(network.plain(bits_of(point.four)))
+            if point is None or budget_bytes + wrong == limit_bytes:
+                break
+            limit_bytes = budget_bytes + wrong
     for _ in range(_TRIES):
         point = search.best(limit_bytes, limit_cycles)
         if point is None:
-            raise _impossible(search, layers, budget_bytes, budget_cycles, refused)
-        bits = {name: 4 if name in point.four else 8 for name in every}
+            raise _impossible(least, layers, budget_bytes, budget_cycles, refused)
+        bits = bits_of(point.four)
         result, decisions = network.reconstructed(bits)
         measured = size(result)
         taken = sum(cycles(result).values()) if cycles is not None and budget_cycles is not None else None
@@ -158,7 +171,7 @@ def mixed(
         if slow > 0 and point.cycles is not None:
             limit_cycles = point.cycles - slow
     else:
-        raise _impossible(search, layers, budget_bytes, budget_cycles, refused)
+        raise _impossible(least, layers, budget_bytes, budget_cycles, refused)
     if tune is not None:
         result, decision = tuned(network.graph, result, network.fitted, tune, progress)
         decisions += (decision,)
@@ -194,7 +207,7 @@ def mixed(
         measured,
         layers.bytes_at_eight,
         taken,
-        search.least_bytes,
+        least,
         decibels(exact),
         frontier,
         report,
@@ -290,7 +303,7 @@ def _decisions(
 
 
 def _impossible(
-    search: MixedSearch,
+    smallest: int,
     layers: Layers,
     budget_bytes: int | None,
     budget_cycles: int | None,
@@ -298,11 +311,11 @@ def _impossible(
 ) -> QuantizationError:
     wanted = [f"{budget_bytes:,} bytes"] if budget_bytes is not None else []
     wanted += [f"{budget_cycles:,} cycles"] if budget_cycles is not None else []
-    least = f"the least possible is about {search.least_bytes:,} bytes (with 8 bits {layers.bytes_at_eight:,})"
+    least = f"the least possible is about {smallest:,} bytes (with 8 bits {layers.bytes_at_eight:,})"
     if layers.cycles_at_eight is not None:
         most = layers.cycles_at_eight + sum(layers.cycles.values())
         least += f"; with 8 bits everywhere it takes {layers.cycles_at_eight:,} cycles, in the smallest {most:,}"
-        if budget_bytes is not None and budget_bytes >= search.least_bytes:
+        if budget_bytes is not None and budget_bytes >= smallest:
             least += f", within the bytes at least {_least_cycles(layers, budget_bytes):,}"
     for why in dict.fromkeys(refused.values()):
         least += f"; cannot have 4 bits: {', '.join(name for name in refused if refused[name] == why)} ({why})"
