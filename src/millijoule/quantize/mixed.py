@@ -133,7 +133,7 @@ def mixed(
     for node in network.graph.nodes:
         if node.op == "depthwise_conv2d":
             refused.setdefault(every[node.output], "filters of depthwise convolutions take whole bytes in flash")
-    layers = _layers(network.graph, eight, every, refused, size, cycles if budget_cycles is not None else None, network)
+    layers, least = _layers(network, eight, every, refused, size, cycles if budget_cycles is not None else None)
     if budget_share is not None:
         part = int(layers.bytes_at_eight * budget_share / 100)
         budget_bytes = part if budget_bytes is None else min(part, budget_bytes)
@@ -145,10 +145,8 @@ def mixed(
     def bits_of(four: Collection[str]) -> dict[str, int]:
         return {name: 4 if name in four else 8 for name in every}
 
-    least = size(network.plain(bits_of(layers.saved)))
     limit_bytes, limit_cycles = budget_bytes, budget_cycles
     if budget_bytes is not None:
-        limit_bytes = budget_bytes + search.least_bytes - least
         for _ in range(_TRIES):  # sizes of choices are estimates; the limit is moved by what they are wrong
             point = search.best(limit_bytes, limit_cycles)
             wrong = 0 if point is None else point.bytes - size(network.plain(bits_of(point.four)))
@@ -247,21 +245,30 @@ class _Network:
 
 
 def _layers(
-    graph: Graph,
+    network: _Network,
     eight: Graph,
     every: Mapping[str, str],
-    refused: dict[str, str],
+    refused: Mapping[str, str],
     size: Callable[[Graph], int],
     cycles: Callable[[Graph], Cycles] | None,
-    network: _Network,
-) -> Layers:
-    """Bytes by layer: half a byte per weight; cycles: the measured difference between 8 and 4 bits everywhere."""
-    weights = {node.output: graph.tensor(node.inputs[1]).elements for node in graph.nodes if node.op in WEIGHT_AXIS}
+) -> tuple[Layers, int]:
+    """What 4 bits change by layer, and the bytes with 4 bits wherever they save any.
+
+    Bytes: half a byte per weight; what the measured sizes of the two networks differ by besides (biases may be stored
+    shorter) is shared out by the channels. Cycles: the difference measured between the two.
+    """
+    nodes = [node for node in network.graph.nodes if node.op in WEIGHT_AXIS]
+    weights = {node.output: network.graph.tensor(node.inputs[1]).elements for node in nodes}
     saved = {name: weights[name] // 2 for name in every if every[name] not in refused and weights[name] > 1}
+    four = network.plain({name: 4 if name in saved else 8 for name in every})
+    bytes_at_eight, least = size(eight), size(four)
+    channels = {node.output: network.graph.tensor(node.output).shape[-1] for node in nodes if node.output in saved}
+    rest = bytes_at_eight - sum(saved.values()) - least
+    shares = {name: rest * count // sum(channels.values()) for name, count in channels.items()}
+    saved = {name: max(1, part + shares[name]) for name, part in saved.items()}
     if cycles is None:
-        return Layers(saved, size(eight), {})
-    before = cycles(eight)
-    after = cycles(network.plain({name: 4 if name in saved else 8 for name in every}))
+        return Layers(saved, bytes_at_eight, {}), least
+    before, after = cycles(eight), cycles(four)
     own, other = ({every[name]: part for name, part in saved.items()}, {name: key for key, name in every.items()})
     extra = dict.fromkeys(saved, 0.0)
     for sign, counts in ((-1, before), (1, after)):
@@ -270,7 +277,8 @@ def _layers(
             for name in group:
                 if name in own:
                     extra[other[name]] += sign * count * own[name] / whole
-    return Layers(saved, size(eight), {name: round(count) for name, count in extra.items()}, sum(before.values()))
+    taken = {name: round(count) for name, count in extra.items()}
+    return Layers(saved, bytes_at_eight, taken, sum(before.values())), least
 
 
 def _noise(simulation: Simulation, result: Graph) -> float:
