@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from by_hand import Net
 from millijoule.boards import load_board
 from millijoule.compile import compile_graph
 from millijoule.compile.fit import CODE_BYTES, RESERVED_BYTES, Need, at_resolution, at_width, fits, need_of
@@ -51,6 +52,22 @@ def refusal(graph: Graph, board: str) -> PlacementError:
     with pytest.raises(PlacementError) as caught:
         compile_graph(graph, board, self_test=False)
     return caught.value
+
+
+def test_another_rounding_is_named_where_its_larger_scales_fit_the_row_engine() -> None:
+    net = Net((224, 224, 3))
+    graph = net.build(net.inverted(net.same(net.x, 8, stride=2), 64, 8, stride=2), pooled=False)
+    assert compile_graph(graph, "stm32l4r9i", self_test=False).arena_bytes < 200_000
+    tensors = dict(graph.tensors)
+    widened = next(node for node in graph.nodes if node.op == "conv2d" and graph.tensor(node.output).shape[3] == 64)
+    weights = tensors[widened.inputs[1]]
+    tensors[widened.inputs[1]] = replace(weights, quant=Quant.per_tensor(0.3))
+    coarse = replace(graph, tensors=tensors)
+    error = refusal(coarse, "stm32l4r9i")
+    found = re.search(r"with --rounding (\w+) \(([\d,]+) bytes\)", error.fix)
+    assert found is not None
+    other = compile_graph(replace(coarse, rounding=found[1]), "stm32l4r9i", self_test=False)
+    assert other.arena_bytes == int(found[2].replace(",", ""))
 
 
 def test_the_refusal_names_bytes_layers_and_remedies_that_fit() -> None:

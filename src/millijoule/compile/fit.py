@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from millijoule.boards import Board, board_names, load_board
+from millijoule.compile.legal import row_layers
 from millijoule.compile.plan import MemoryPlan, plan_memory
 from millijoule.compile.schedule import Schedule, schedule
 from millijoule.errors import GraphError, PlacementError
-from millijoule.graph import WEIGHT_AXIS, Graph, Node, Quant, Tensor, mode
+from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, Node, Quant, Tensor, mode
 from millijoule.graph.operators import infer_shape
 
 __all__ = ["CODE_BYTES", "RESERVED_BYTES", "Need", "at_resolution", "at_width", "check_fit", "fits", "need_of"]
@@ -92,6 +93,12 @@ def check_fit(
 
 def _remedies(graph: Graph, need: Need, board: Board, kernels: str, able: Collection[str]) -> Iterator[str]:
     """What would fit, each with the bytes it needs."""
+    for rounding in ROUNDINGS if kernels == "dsp" else ():  # some rules have room for larger scales in the row engine
+        changed = replace(graph, rounding=rounding)
+        other = need_of(changed, kernels, need.weight_bytes, row_layers(changed))
+        if fits(other, board):
+            yield f"quantised with --rounding {rounding} ({other.arena_bytes:,} bytes)"
+            break
     size = graph.tensor(graph.inputs[0]).shape[1]
     for resolution in range((size - 1) // RESOLUTION_STEP * RESOLUTION_STEP, 0, -RESOLUTION_STEP):
         smaller = at_resolution(graph, resolution)
@@ -113,9 +120,9 @@ def _remedies(graph: Graph, need: Need, board: Board, kernels: str, able: Collec
     if stored + CODE_BYTES <= board.flash.size and any(tensor.dtype == "float32" for tensor in graph.activations()):
         yield "static quantisation to int8, if a quarter of these bytes is there"
     for name in board_names():
-        other = load_board(name)
-        if other.name != board.name and fits(need, other):
-            yield f"the board {other.title}"
+        larger = load_board(name)
+        if larger.name != board.name and fits(need, larger):
+            yield f"the board {larger.title}"
 
 
 def _float_bytes(graph: Graph, kind: str) -> int:
