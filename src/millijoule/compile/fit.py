@@ -93,7 +93,8 @@ def check_fit(
 
 def _remedies(graph: Graph, need: Need, board: Board, kernels: str, able: Collection[str]) -> Iterator[str]:
     """What would fit, each with the bytes it needs."""
-    for rounding in ROUNDINGS if kernels == "dsp" else ():  # some rules have room for larger scales in the row engine
+    # Other rules have room for larger scales in the row engine; the last one is the fastest.
+    for rounding in reversed(ROUNDINGS if kernels == "dsp" else ()):
         changed = replace(graph, rounding=rounding)
         other = need_of(changed, kernels, need.weight_bytes, row_layers(changed))
         if fits(other, board):
