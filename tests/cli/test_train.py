@@ -152,6 +152,7 @@ def test_refusals_have_exit_code_2_and_leave_nothing(trained: Path, data: Path, 
         ("--data", data, "--out", out, "--preset", "ancient"),
         ("--data", data, "--out", out, "--config", tmp_path / "nothing.toml"),
         ("--data", data, "--out", out, "--alpha", 0.35, "--teacher", weights),
+        ("--data", data, "--out", out, "--alpha", 0.35, "--teacher-data", data),
     ):
         code, output = invoke(*arguments)
         assert code == 2, output

@@ -29,12 +29,14 @@ def named_teacher(
     """The teacher, None where no file is given.
 
     Raises:
-        OptionError: there is nothing that the teacher could teach (`distillation` is 0), or as `train.committee`.
+        OptionError: there is nothing that the teacher could teach (`distillation` is 0), data without a teacher, or as `train.committee`.
     """
     from millijoule.data import open_prepared
     from millijoule.train import coarse_classes, committee
 
     if not paths:
+        if finer is not None:
+            raise OptionError("--teacher-data", "there is no teacher whose data it is", "Add --teacher")
         return None
     if not distillation:
         raise OptionError("--teacher", "distillation is 0, nothing would be learned from it", "Add --distillation 0.5")
