@@ -29,7 +29,8 @@ def named_teacher(
     """The teacher, None where no file is given.
 
     Raises:
-        OptionError: there is nothing that the teacher could teach (`distillation` is 0), data without a teacher, or as `train.committee`.
+        OptionError: there is nothing that the teacher could teach (`distillation` is 0), its data without a teacher, or
+            as `train.committee`.
     """
     from millijoule.data import open_prepared
     from millijoule.train import coarse_classes, committee
