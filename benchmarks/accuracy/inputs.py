@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from baseline import baseline_graph, photographs
+from baseline import Photographs, baseline_graph, photographs
 from figures import evenly, real_logits
 
 from millijoule.data import calibration_set, open_prepared
@@ -67,6 +67,33 @@ def load_float(weights: Path) -> Graph:
     return capture(network, network.spec, classes=classes or ())
 
 
+def load_pictures(data: Path, cache: Path, count: int) -> tuple[Photographs, tuple[str, ...] | None]:
+    """Pictures to evaluate on (validation, then test) and `count` for calibration, and the classes.
+
+    Args:
+        data: a prepared set, or the folder with cars_body10.parquet, whose classes are not said.
+        cache: where decoded photographs are kept.
+        count: calibration pictures; cars_body10.parquet has 200.
+    """
+    if not (data / "manifest.json").exists():
+        photos = photographs(data / "cars_body10.parquet", cache)
+        return replace(photos, calibration=np.asarray(photos.calibration[:count])), None
+    prepared = open_prepared(data)
+    parts = [prepared.split(name) for name in ("validation", "test")]
+    pictures = np.concatenate([np.asarray(part.pictures) for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    return Photographs(pictures, labels, calibration_set(prepared, count)[0]), prepared.classes
+
+
+def check_pictures(graph: Graph, data: Path, photos: Photographs, classes: tuple[str, ...] | None) -> None:
+    """Refuses pictures or classes that are not the network's."""
+    expected, shape = tuple(graph.tensor(graph.inputs[0]).shape[1:]), tuple(photos.pictures.shape[1:])
+    if shape != expected:
+        raise DataError(str(data), f"pictures are {shape}, the network takes {expected}", "Prepare again")
+    if classes is not None and graph.classes and tuple(graph.classes) != tuple(classes):
+        raise DataError(str(data), "its classes are not the network's", "Give the set that it was trained on")
+
+
 def make_inputs(data: Path, weights: Path | None, cache: Path, limit: int | None, count: int) -> Inputs:
     """Loads pictures and network, exports the network, and computes the float logits, unless all that is there.
 
@@ -77,30 +104,12 @@ def make_inputs(data: Path, weights: Path | None, cache: Path, limit: int | None
         limit: only so many pictures, evenly chosen.
         count: calibration pictures; cars_body10.parquet has 200.
     """
-    if (data / "manifest.json").exists():
-        prepared = open_prepared(data)
-        parts = [prepared.split(name) for name in ("validation", "test")]
-        pictures: Any = np.concatenate([np.asarray(part.pictures) for part in parts])
-        labels = np.concatenate([part.labels for part in parts])
-        calibration = calibration_set(prepared, count)[0]
-        classes = prepared.classes
-    else:
-        photos = photographs(data / "cars_body10.parquet", cache)
-        pictures, labels, calibration, classes = (
-            photos.pictures,
-            photos.labels,
-            np.asarray(photos.calibration[:count]),
-            None,
-        )
+    photos, classes = load_pictures(data, cache, count)
     graph = load_float(weights or data / "weights" / BASELINE)
-    expected = graph.tensor(graph.inputs[0]).shape[1:]
-    if tuple(pictures.shape[1:]) != tuple(expected):
-        raise DataError(str(data), f"pictures are {pictures.shape[1:]}, the network takes {expected}", "Prepare again")
-    if classes is not None and graph.classes and tuple(graph.classes) != tuple(classes):
-        raise DataError(str(data), "its classes are not the network's", "Give the set that it was trained on")
-    chosen = evenly(len(labels), limit)
-    pictures, labels = np.ascontiguousarray(pictures[chosen]), labels[chosen]
-    return store_inputs(logits_only(graph), pictures, labels, np.ascontiguousarray(calibration), cache)
+    check_pictures(graph, data, photos, classes)
+    chosen = evenly(len(photos.labels), limit)
+    pictures, labels = np.ascontiguousarray(photos.pictures[chosen]), photos.labels[chosen]
+    return store_inputs(logits_only(graph), pictures, labels, np.ascontiguousarray(photos.calibration), cache)
 
 
 def logits_only(graph: Graph) -> Graph:

@@ -2,7 +2,8 @@
 
     python benchmarks/accuracy/mixed.py --data ../shared/data --cache ../prepared --limit 348 --share 60 70 80
 
-For each share of the int8 network's flash: one row in the columns of docs/results/static_baseline.md.
+For each share of the int8 network's flash: one row in the columns of docs/results/static_baseline.md. Other networks:
+`--weights`, and the prepared set that it was trained on as `--data` (pictures: validation, then test).
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from baseline import baseline_graph, photographs
 from figures import HEADER, evenly, figures, real_logits
+from inputs import BASELINE, check_pictures, load_float, load_pictures
 
 from millijoule import execute
 from millijoule.compile import HOST, compile_graph
@@ -36,13 +37,15 @@ def refusals(graph: Graph) -> dict[str, str]:
 def main() -> None:
     """Measures the shares that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with cars_body10.parquet and weights/")
+    parser.add_argument("--data", type=Path, required=True, help="a prepared set, or the folder of cars_body10.parquet")
+    parser.add_argument("--weights", type=Path, help="best.safetensors or .mj; the reference network when not given")
     parser.add_argument("--cache", type=Path, required=True, help="where decoded photographs are kept (240 MB)")
     parser.add_argument("--limit", type=int, help="only so many photographs, evenly chosen")
     parser.add_argument("--share", type=float, nargs="+", default=[60.0], help="per cent of the int8 flash")
     options = parser.parse_args()
-    photos = photographs(options.data / "cars_body10.parquet", options.cache)
-    graph = baseline_graph(options.data / "weights" / "baseline_mbv2_0.35_cars.safetensors")
+    photos, classes = load_pictures(options.data, options.cache, 200)
+    graph = load_float(options.weights or options.data / "weights" / BASELINE)
+    check_pictures(graph, options.data, photos, classes)
     chosen = evenly(len(photos.labels), options.limit)
     pictures, labels = np.ascontiguousarray(photos.pictures[chosen]), photos.labels[chosen]
     reference = execute.run(simplify(graph), pictures)[graph.outputs[0]].astype(np.float64)

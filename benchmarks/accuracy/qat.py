@@ -15,8 +15,11 @@ interrupted goes on from its last checkpoint; a finished one is read from `--run
     scratch-float-measured, scratch-qat-8-measured     the same, statistics of batch normalisation (and ranges) measured
                                           anew on plain photographs
 
-`--weights RUN/best.safetensors` takes another network that was trained on `base` (rows scratch-... and ...-mixed-60 are
-the reference's); give it a folder `--runs` of its own.
+Other networks, each with a folder `--runs` of its own (rows ...-mixed-60 are the reference's only):
+
+    --weights RUN/best.safetensors        trained on `base`; or on a prepared set that is given as `--data`, whose
+                                          validation and test pictures take the place of the 1,392
+    --recipe TOML, --init, --init-alpha   what rows scratch-... train: [network] and [train] of `millijoule train`
 
 Training never sees the evaluation photographs: some of the training photographs are held back (one in 25, scratch one
 in ten), which tell the best epoch where there are several.
@@ -25,32 +28,36 @@ in ten), which tell the best epoch where there are several.
 from __future__ import annotations
 
 import argparse
-import hashlib
+import importlib
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import baseline
 import numpy as np
 import numpy.typing as npt
 import torch
-from baseline import baseline_graph, photographs
+from figures import evenly
+from held_back import HeldBack
+from inputs import BASELINE, check_pictures, load_float, load_pictures
 
 from millijoule import execute
-from millijoule.data import Augmentation, PreparedSet, batches, open_prepared
+from millijoule.data import Augmentation, batches, open_prepared
 from millijoule.files import atomic_path
 from millijoule.graph import WEIGHT_AXIS, Graph, load_graph, save_graph, simplify
 from millijoule.interchange import capture
-from millijoule.nets import load_network
+from millijoule.nets import NetworkSpec, mobilenet_v2, specify
 from millijoule.quantize import flash_bytes, static
 from millijoule.quantize.compare import paired_interval, real_values, sqnr
 from millijoule.quantize.qat import normalization_of
 from millijoule.quantize.warm_start import warm_module
-from millijoule.train import TrainOptions, evaluate, fit, network_input
+from millijoule.train import TrainOptions, evaluate, fit, initial_network, network_input
 from millijoule.train._checkpoint import read_weights
 from millijoule.train._statistics import measure_batch_norm
+
+tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 MIXED_60 = ("f.2.c.0.0", "f.1.c.1.0", "f.2.c.2.0", "f.3.c.2.0", "f.4.c.0.0", "f.7.c.0.0")
 """Layers with 8 bits beside the depthwise ones, as `accuracy_mixed.py --share 60` found them."""
@@ -80,42 +87,6 @@ SCRATCH = replace(
     resolutions=((0.0, 160), (0.75, 224)),
 )
 """The recipe of the reference network: 12 epochs at 160 pixels, 4 at 224."""
-
-
-class Rows:
-    """Some of a split's photographs."""
-
-    def __init__(self, split: Any, rows: npt.NDArray[np.int64]) -> None:
-        self.split, self.rows = split, rows
-        self.labels, self.pictures = split.labels[rows], self
-        self.shape = (len(rows), *split.pictures.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> npt.NDArray[np.uint8]:
-        return np.asarray(self.split.pictures[self.rows[index]])
-
-
-class HeldBack:
-    """The training photographs as a data set of their own: one in `every` validates, the others train.
-
-    They must be the reference network's own unless `reference` is False.
-    """
-
-    def __init__(self, prepared: PreparedSet, every: int, keep: int | None = None, *, reference: bool = True) -> None:
-        split = prepared.split("train")
-        digest = [hashlib.sha256(name.encode()).hexdigest() for name in split.names]
-        order = np.array(sorted(range(len(split)), key=digest.__getitem__))
-        check = hashlib.sha256("\n".join(split.names[row] for row in order).encode()).hexdigest()[:16]
-        if reference and check != baseline.SPLIT_CHECKS["train"]:
-            raise SystemExit(f"{prepared.folder}: its training photographs are not the reference's ({check})")
-        held = np.arange(len(order)) % every == every - 1
-        self.splits = {"train": Rows(split, order[~held][:keep]), "validation": Rows(split, order[held])}
-        self.classes, self.resolution = prepared.classes, prepared.resolution
-
-    def split(self, name: str) -> Rows:
-        return self.splits[name]
 
 
 @dataclass(frozen=True)
@@ -191,6 +162,11 @@ class Bench:
 
         return self.kept(name, make)
 
+    def held_back(self, every: int, keep: int | None = None) -> HeldBack:
+        """The photographs to train on: the reference's, or those of the set that is measured on."""
+        options = self.options
+        return HeldBack(open_prepared(options.prepared), every, keep, reference=options.prepared != options.data)
+
     def trained(self, name: str, float_graph: Graph, recipe: Recipe, data: HeldBack, warm: Graph | None) -> Graph:
         """A network trained with fake quantisation, or in exactly the same way without it."""
 
@@ -200,10 +176,8 @@ class Bench:
         def make(folder: Path) -> Graph:
             module = begin()
             if recipe.training.resolutions:
-                from millijoule.nets import mobilenet_v2
-
                 # says that smaller pictures may be used at first
-                module.spec = mobilenet_v2(alpha=0.35, resolution=224, classes=10)
+                module.spec = mobilenet_v2(resolution=data.resolution, classes=len(data.classes))
             teacher = None
             if recipe.training.distillation:
                 teacher = execute.float_module(float_graph).eval().requires_grad_(False)
@@ -273,14 +247,39 @@ class Bench:
         return found
 
 
-def imagenet_graph(weights: Path, prepared: Any, seed: int = 0) -> Graph:
-    """The reference architecture with ImageNet weights and a random classifier."""
-    from millijoule.nets import mobilenet_v2
-    from millijoule.train import initial_network
+@dataclass(frozen=True)
+class Scratch:
+    """What rows scratch-... train.
 
-    spec = mobilenet_v2(alpha=0.35, resolution=224, classes=10)
-    network, _ = initial_network(spec, prepared, seed=seed, init=weights)
-    return capture(network, spec, classes=baseline.CLASSES)
+    Attributes:
+        spec: the network.
+        training: the loop's options.
+        init: its first weights; None for random ones.
+        init_alpha: width of the network in that file, 0 for that of `spec`.
+    """
+
+    spec: NetworkSpec
+    training: TrainOptions
+    init: Path | None
+    init_alpha: float = 0.0
+
+    def graph(self, data: Any) -> Graph:
+        """The network as it begins, its classifier random."""
+        seed = self.training.seed
+        network, _ = initial_network(self.spec, data, seed=seed, init=self.init, init_alpha=self.init_alpha)
+        return capture(network, self.spec, classes=data.classes)
+
+
+def scratch_of(options: argparse.Namespace) -> Scratch:
+    """The reference's recipe, or that of `--recipe`."""
+    if options.recipe is None:
+        init = options.data / "weights" / "mobilenet_v2_0.35_224_imagenet_notop_keras.safetensors"
+        return Scratch(mobilenet_v2(alpha=0.35, resolution=224, classes=10), SCRATCH, init)
+    stored = tomllib.loads(options.recipe.read_text(encoding="utf-8"))
+    prepared = open_prepared(options.prepared)
+    network = {"resolution": prepared.resolution} | stored["network"]
+    spec = specify(network.pop("family", "mobilenet_v2"), classes=len(prepared.classes), **network)
+    return Scratch(spec, TrainOptions.from_dict(stored["train"]), options.init, options.init_alpha)
 
 
 def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
@@ -291,20 +290,18 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
         for name in (f"ptq-{kind}", f"ptq-{kind}-untuned"):
             rows[name] = lambda n=name: bench.ptq(n)
 
-    weights_of_imagenet = options.data / "weights" / "mobilenet_v2_0.35_224_imagenet_notop_keras.safetensors"
-
     def eight() -> Graph:
         return bench.kept("static-8", lambda _: static(bench.graph, bench.calibration, refine="empirical+round"))
 
     def fine(name: str, warm: Callable[[], Graph] | None, recipe: Recipe) -> Graph:
-        data = HeldBack(open_prepared(options.prepared), 25, 1296)
+        data = bench.held_back(25, options.pictures)
         return bench.trained(name, bench.graph, recipe, data, warm() if warm is not None else None)
 
     def scratch(name: str, quantised: bool) -> Graph:
-        data = HeldBack(open_prepared(options.prepared), 10)
+        data, start = bench.held_back(10), scratch_of(options)
         # batch normalisation follows the batches while the rate is high and until the larger pictures are learned
-        recipe = Recipe(SCRATCH, quantised, freeze=0.875 if quantised else 2.0, observe=0.875)
-        return bench.trained(name, imagenet_graph(weights_of_imagenet, data), recipe, data, None)
+        recipe = Recipe(start.training, quantised, freeze=0.875 if quantised else 2.0, observe=0.875)
+        return bench.trained(name, start.graph(data), recipe, data, None)
 
     def measured() -> Graph:
         scratch("scratch-float", False)
@@ -313,7 +310,9 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
         module.set_phase(observe=False, quantize=False, freeze_batch_norm=False)
         with torch.no_grad():
             for seed in (0, 1):  # the average moves by 3 % with each of about 180 batches
-                for pictures, _ in batches(data.split("train"), 32, augmentation=None, resolution=224, seed=seed):
+                for pictures, _ in batches(
+                    data.split("train"), 32, augmentation=None, resolution=data.resolution, seed=seed
+                ):
                     module(network_input(pictures, normalization_of(bench.graph), torch.device("cpu")))
         module.set_phase(observe=False, quantize=False, freeze_batch_norm=True)
         return module.eval().to_float()
@@ -322,23 +321,23 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
         scratch("scratch-qat-8", True)
         data, module = scratch_module("scratch-qat-8")
         module.set_phase(observe=False, quantize=True, freeze_batch_norm=True)
-        normalization, accuracies = normalization_of(bench.graph), []
+        normalization, side, accuracies = normalization_of(bench.graph), data.resolution, []
         for pictures in (0, 1280):  # what `fit` does with batch_norm_pictures
             if pictures:
-                measure_batch_norm(module, data.split("train"), pictures, normalization=normalization, resolution=224)
-            found = evaluate(module, data.split("validation"), normalization=normalization, resolution=224)
+                measure_batch_norm(module, data.split("train"), pictures, normalization=normalization, resolution=side)
+            found = evaluate(module, data.split("validation"), normalization=normalization, resolution=side)
             accuracies.append(f"{100 * found.accuracy:.2f} %")
         print(f"# of the photographs held back before and after measuring: {', '.join(accuracies)}", flush=True)
         return module.eval().to_integer()
 
     def scratch_module(name: str) -> tuple[HeldBack, execute.FakeQuantModule]:
-        data = HeldBack(open_prepared(options.prepared), 10)
-        module = execute.FakeQuantModule(imagenet_graph(weights_of_imagenet, data))
+        data = bench.held_back(10)
+        module = execute.FakeQuantModule(scratch_of(options).graph(data))
         read_weights(options.runs / name / "best.safetensors", module)
         return data, module
 
     def imitate(name: str, kind: str) -> Graph:
-        data = HeldBack(open_prepared(options.prepared), 25)
+        data = bench.held_back(25)
         warm = eight() if kind == "8" else bench.ptq(f"ptq-{kind}-untuned")
         return bench.trained(name, bench.graph, Recipe(IMITATION, freeze=0.0), data, warm)
 
@@ -367,12 +366,16 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
 def main() -> None:
     """Measures the rows that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with cars_body10.parquet and weights/")
+    parser.add_argument("--data", type=Path, required=True, help="a prepared set, or the folder of cars_body10.parquet")
     parser.add_argument(
         "--cache", type=Path, required=True, help="where decoded evaluation photographs are kept (240 MB)"
     )
-    parser.add_argument("--prepared", type=Path, help="prepared set of the reference's split, for training")
-    parser.add_argument("--weights", type=Path, help="another network: best.safetensors of a training on `base`")
+    parser.add_argument("--prepared", type=Path, help="prepared set of the reference's split, for training [--data]")
+    parser.add_argument("--weights", type=Path, help="another network: best.safetensors of a training")
+    parser.add_argument("--pictures", type=int, default=1296, help="to fine-tune on, once each [1296]")
+    parser.add_argument("--recipe", type=Path, help="TOML of what rows scratch-... train [the reference's recipe]")
+    parser.add_argument("--init", type=Path, help="first weights for --recipe [random]")
+    parser.add_argument("--init-alpha", type=float, default=0.0, help="width of the network in --init [the same]")
     parser.add_argument("--runs", type=Path, required=True, help="where checkpoints and models are kept")
     parser.add_argument("--against", default="", help="a row whose model is the reference instead of the float network")
     parser.add_argument("--limit", type=int, help="only so many photographs, evenly chosen")
@@ -381,16 +384,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("rows", nargs="*", help="row names")
     options = parser.parse_args()
-    parquet = options.data / "cars_body10.parquet"
+    options.prepared = options.prepared or options.data
     torch.set_num_threads(options.threads)
-    photos = photographs(parquet, options.cache)
-    if options.weights:
-        network, classes = load_network(options.weights)
-        graph = capture(network, network.spec, classes=classes or ())
-    else:
-        graph = baseline_graph(options.data / "weights" / "baseline_mbv2_0.35_cars.safetensors")
-    count = min(options.limit or len(photos.labels), len(photos.labels))
-    chosen = np.unique(np.linspace(0, len(photos.labels) - 1, count).round().astype(np.int64))
+    photos, classes = load_pictures(options.data, options.cache, 200)
+    graph = load_float(options.weights or options.data / "weights" / BASELINE)
+    check_pictures(graph, options.data, photos, classes)
+    chosen = np.asarray(evenly(len(photos.labels), options.limit))
     labels = photos.labels[chosen]
     bench = Bench(options, graph, np.asarray(photos.calibration), photos.pictures, chosen)
     rows = rows_of(bench)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qat import FINE_TUNING, HeldBack
+from held_back import HeldBack
+from qat import FINE_TUNING
 
 from millijoule import data
 from millijoule.data import batches, open_prepared

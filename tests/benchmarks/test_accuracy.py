@@ -20,6 +20,7 @@ MODULES = (
     "torch_network",
     "worker",
     "baseline",
+    "held_back",
     "mixed",
     "qat",
     "training",
@@ -197,7 +198,8 @@ def test_training_pictures_are_those_that_the_projects_own_loop_sees(
 ) -> None:
     torch = pytest.importorskip("torch")
     import training
-    from qat import FINE_TUNING, HeldBack
+    from held_back import HeldBack
+    from qat import FINE_TUNING
 
     from millijoule.data import batches, open_prepared
     from millijoule.train import fit
