@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -215,7 +216,7 @@ def test_qat_taught_by_another_network(folder: Path, tmp_path: Path) -> None:
     options = ("--data", toy, "--epochs", 1, "--batch-size", 10, "--calibration", 20, "--no-augmentation")
     options += ("--device", "cpu", "--batch-norm-pictures", 20, "--teacher", teacher)
     with pytest.raises(OptionError, match="distillation is 0"):
-        run("qat", model, "--out", out, *options)
+        run("qat", model, "--out", out, *options, "--distillation", 0.0)
     assert not out.exists()
     run("qat", model, "--out", out, *options, "--distillation", 1.0)
     result = json.loads((tmp_path / "qat.run" / "result.json").read_text())
@@ -223,6 +224,31 @@ def test_qat_taught_by_another_network(folder: Path, tmp_path: Path) -> None:
     run("qat", model, "--out", tmp_path / "own.mj", *options[:-2], "--distillation", 1.0)
     taught, own = load_graph(out), load_graph(tmp_path / "own.mj")
     assert any((value != own.constants[name]).any() for name, value in taught.constants.items())
+
+
+def test_qat_is_taught_by_the_float_network_unless_from_scratch(folder: Path, tmp_path: Path) -> None:
+    options = ("--data", folder / "toy", "--epochs", 1, "--batch-size", 10, "--calibration", 20, "--device", "cpu")
+    models = {}
+    for name, more in {
+        "default": (),
+        "half": ("--distillation", 0.5, "--temperature", 2.0),
+        "labels": ("--distillation", 0.0),
+        "scratch": ("--from-scratch",),
+        "scratch_labels": ("--from-scratch", "--distillation", 0.0),
+    }.items():
+        run("qat", folder / "float.mj", "--out", tmp_path / f"{name}.mj", *options, *more)
+        models[name] = load_graph(tmp_path / f"{name}.mj").constants
+
+    def same(one: str, other: str) -> bool:
+        return all(np.array_equal(value, models[other][name]) for name, value in models[one].items())
+
+    assert same("default", "half")
+    assert not same("default", "labels")
+    assert same("scratch", "scratch_labels")
+    refused = tmp_path / "refused.mj"
+    with pytest.raises(OptionError, match="no float network to imitate"):
+        run("qat", folder / "float.mj", "--out", refused, *options, "--from-scratch", "--distillation", 0.5)
+    assert not refused.exists()
 
 
 def test_sensitivity_and_mixed_precision(folder: Path, tmp_path: Path) -> None:

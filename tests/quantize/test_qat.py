@@ -81,6 +81,16 @@ def test_a_finished_run_is_not_trained_again(toy: PreparedSet, network: Graph, t
 def test_distillation_takes_the_float_network_as_teacher(toy: PreparedSet, network: Graph, tmp_path: Path) -> None:
     options = replace(OPTIONS, training=replace(TRAINING, epochs=1, distillation=0.5))
     assert quantization_aware_training(network, toy, options, tmp_path).graph.history[-1].startswith("qat")
+    assert (QatOptions().training.distillation, QatOptions().training.temperature) == (0.5, 2.0)
+
+
+def test_from_scratch_the_labels_alone_count(toy: PreparedSet, network: Graph, tmp_path: Path) -> None:
+    labels = replace(OPTIONS, training=replace(TRAINING, epochs=1, distillation=0.0))
+    options = replace(OPTIONS, training=replace(TRAINING, epochs=1, distillation=0.5))
+    plain = quantization_aware_training(network, toy, labels, tmp_path / "labels", from_scratch=True).graph
+    found = quantization_aware_training(network, toy, options, tmp_path / "default", from_scratch=True).graph
+    for name, value in found.constants.items():
+        np.testing.assert_array_equal(plain.constant(name), value)
 
 
 FOUR_BITS = {"expand": 4, "project": 4}

@@ -169,13 +169,14 @@ def qat(
     batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 16,
     schedule: Annotated[str, typer.Option(help="constant or cosine.")] = "cosine",
     distillation: Annotated[
-        float, typer.Option(help="Share of the loss that imitates the float model, or --teacher.")
-    ] = 0.0,
+        float | None,
+        typer.Option(help="Share of the loss that imitates the float model, or --teacher [0.5; 0 from scratch]."),
+    ] = None,
     teacher: Annotated[
         list[Path] | None, typer.Option(help="Other networks to imitate, as for `train`; again for several.")
     ] = None,
     teacher_data: Annotated[Path | None, typer.Option(help="The data of teachers with finer classes.")] = None,
-    temperature: Annotated[float, typer.Option(help="Softens both answers for --distillation.")] = 4.0,
+    temperature: Annotated[float, typer.Option(help="Softens both answers for --distillation.")] = 2.0,
     ema_decay: Annotated[float, typer.Option(help="Average of the weights, per step; 0 for none.")] = 0.0,
     ranges: Annotated[
         str, typer.Option(help="observed: averages of each batch's extremes. learned: trained beside the weights.")
@@ -209,9 +210,14 @@ def qat(
     from millijoule.cli._teacher import named_teacher
     from millijoule.data import open_prepared
     from millijoule.quantize import QatOptions, quantization_aware_training
-    from millijoule.quantize.qat import SCRATCH, normalization_of
+    from millijoule.quantize.qat import SCRATCH, TAUGHT, normalization_of
     from millijoule.train import TrainOptions
 
+    if distillation is None:
+        distillation = 0.0 if from_scratch and not teacher else TAUGHT["distillation"]
+    elif distillation and from_scratch and not teacher:
+        why = "a training from scratch has no float network to imitate"
+        raise OptionError(f"--distillation {distillation:g}", why, "Add --teacher, or leave it out")
     changes: dict[str, Any] = {} if augmentation else {"augmentation": False}
     training = TrainOptions.from_dict(
         {

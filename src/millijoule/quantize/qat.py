@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from millijoule.nets import Normalization
     from millijoule.train import TrainResult
 
-__all__ = ["SCRATCH", "QatOptions", "QatResult", "convert", "quantization_aware_training"]
+__all__ = ["SCRATCH", "TAUGHT", "QatOptions", "QatResult", "convert", "quantization_aware_training"]
+
+TAUGHT = {"distillation": 0.5, "temperature": 2.0}
+"""Options of `TrainOptions` for fine-tuning: half of the loss is what the float network answers, since a short training
+on hard labels alone makes it forget what a long one found (docs/results/qat.md has the measurements)."""
 
 SCRATCH = {"averaging": 0.1, "freeze_batch_norm": 0.8, "freeze_ranges": 0.9}
 """Options of `QatOptions` for training from scratch: it needs the batches' statistics while its rate is high, so it
@@ -46,8 +50,8 @@ class QatOptions:
     """How to train with fake quantisation.
 
     Attributes:
-        training: epochs, rate, batch and the rest of the float loop's options; with `batch_norm_pictures` the ranges
-            are measured anew, too, after the statistics of batch normalisation.
+        training: epochs, rate, batch and the rest of the float loop's options, `TAUGHT` unless given; with
+            `batch_norm_pictures` the ranges are measured anew, too, after the statistics of batch normalisation.
         observer: which ranges fine-tuning starts from.
         calibration: how many training pictures these are measured on.
         averaging: weight of the newest batch in the moving average of ranges, in (0, 1].
@@ -65,7 +69,9 @@ class QatOptions:
     """
 
     training: TrainOptions = field(
-        default_factory=lambda: TrainOptions(epochs=10, learning_rate=1e-4, schedule="cosine")
+        default_factory=lambda: TrainOptions.from_dict(
+            {"epochs": 10, "learning_rate": 1e-4, "schedule": "cosine", **TAUGHT}
+        )
     )
     observer: str = "mse"
     calibration: int = 200
@@ -170,7 +176,7 @@ def quantization_aware_training(
         run_dir: folder of the run.
         from_scratch: whether to leave out calibration.
         teacher: whose logits are imitated when `options.training.distillation` is above 0; when fine-tuning, the float
-            network itself unless given.
+            network itself unless given. From scratch nobody unless given: the labels alone count.
         start: the network's static version, refined as well as can be: training begins with its integers, ranges and
             biases instead of those of rounding to nearest. Its bits, rounding and scales take the place of
             `options.weight_bits`, `rounding` and `per_channel`; ranges are learned, and batch normalisation keeps its
@@ -191,7 +197,9 @@ def quantization_aware_training(
         raise OptionError("start", "a training from scratch has none", "Leave out one of the two")
     graph = require_float(source) if isinstance(source, Graph) else _captured(source, prepared)
     module, bits = _module(graph, prepared, options, from_scratch, start, progress)
-    if teacher is None and not from_scratch and options.training.distillation > 0.0:
+    if teacher is None and from_scratch:
+        options = replace(options, training=replace(options.training, distillation=0.0))
+    elif teacher is None and options.training.distillation > 0.0:
         teacher = graph
     if isinstance(teacher, Graph):
         teacher = execute.float_module(teacher).eval().requires_grad_(False)

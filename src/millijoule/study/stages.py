@@ -120,9 +120,9 @@ def check_options(options: StudyOptions) -> None:
 def qat_options(options: StudyOptions, *, scratch: bool = False, weight_bits: int = 8) -> QatOptions:
     """The options of quantisation-aware training: the study's, with those of its plan on top. Raises OptionError."""
     from millijoule.quantize import QatOptions
-    from millijoule.quantize.qat import SCRATCH
+    from millijoule.quantize.qat import SCRATCH, TAUGHT
 
-    changes = options.qat.scratch if scratch else options.qat.training
+    changes = options.qat.scratch if scratch else {**TAUGHT, **options.qat.training}
     values = {
         "observer": options.observer,
         "calibration": options.calibration,
