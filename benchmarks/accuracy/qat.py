@@ -8,9 +8,10 @@ interrupted goes on from its last checkpoint; a finished one is read from `--run
 
     ptq-4, ptq-4-depthwise-8, ptq-mixed-60     200 photographs, no labels; `-untuned` leaves fine-tuning out
     qat-8, qat-4, qat-4-depthwise-8, qat-mixed-60     fine-tuned from the reference network
+    qat-8-labels     the same without the float network as teacher: the labels alone
     imitate-8, imitate-4, ...     the same networks taught by the float one alone, on photographs changed little
-    float-longer, float-longer-frozen     the reference network trained as qat-8, without any quantisation; statistics
-                                          of batch normalisation moving, or frozen as in qat-8
+    float-longer, float-longer-frozen     the reference network trained as qat-8-labels, without any quantisation;
+                                          statistics of batch normalisation moving, or frozen as in qat-8
     scratch-float, scratch-qat-8    from the ImageNet weights, the same recipe
     scratch-float-measured, scratch-qat-8-measured     the same, statistics of batch normalisation (and ranges) measured
                                           anew on plain photographs
@@ -51,7 +52,7 @@ from millijoule.interchange import capture
 from millijoule.nets import NetworkSpec, mobilenet_v2, specify
 from millijoule.quantize import flash_bytes, static
 from millijoule.quantize.compare import paired_interval, real_values, sqnr
-from millijoule.quantize.qat import normalization_of
+from millijoule.quantize.qat import TAUGHT, normalization_of
 from millijoule.quantize.warm_start import warm_module
 from millijoule.train import TrainOptions, evaluate, fit, initial_network, network_input
 from millijoule.train._checkpoint import read_weights
@@ -341,11 +342,11 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
         warm = eight() if kind == "8" else bench.ptq(f"ptq-{kind}-untuned")
         return bench.trained(name, bench.graph, Recipe(IMITATION, freeze=0.0), data, warm)
 
-    taught = replace(FINE_TUNING, distillation=0.5, temperature=2.0)
+    taught = replace(FINE_TUNING, distillation=TAUGHT["distillation"], temperature=TAUGHT["temperature"])
     four = replace(taught, epochs=options.epochs, learning_rate=5e-5, ema_decay=0.99)
     rows["static-8"] = eight
-    rows["qat-8"] = lambda: fine("qat-8", eight, Recipe(FINE_TUNING, freeze=0.0))
-    rows["qat-8-taught"] = lambda: fine("qat-8-taught", eight, Recipe(taught, freeze=0.0))
+    rows["qat-8"] = lambda: fine("qat-8", eight, Recipe(taught, freeze=0.0))
+    rows["qat-8-labels"] = lambda: fine("qat-8-labels", eight, Recipe(FINE_TUNING, freeze=0.0))
     rows["float-longer"] = lambda: fine("float-longer", None, Recipe(FINE_TUNING, quantised=False, freeze=2.0))
     rows["float-longer-frozen"] = lambda: fine(
         "float-longer-frozen", None, Recipe(FINE_TUNING, quantised=False, freeze=0.0)

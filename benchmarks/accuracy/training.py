@@ -1,4 +1,4 @@
-"""What rows that train get: the photographs of `qat.py`'s row `qat-8`, augmented and in their order, and its rates.
+"""What rows that train get: photographs of `qat.py`'s row `qat-8-labels`, augmented and in their order, and its rates.
 
 Another tool's environment has neither this project's augmentation nor its order of photographs, so both are written
 down for it: `pictures.npy` holds what the project's own training loop would see, batch after batch.
