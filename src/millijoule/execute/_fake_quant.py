@@ -23,6 +23,7 @@ from millijoule.execute._fake_quant_layers import LEARNING_GAIN, FoldedLayer, Pi
 from millijoule.execute._torch import apply
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, Quant, mode, simplify, verify
 from millijoule.graph.conversion import KEEPS_SCALE, activation_quant, input_range, integer_graph
+from millijoule.graph.headroom import MARGIN, MOST, OPERATORS, factor_limit
 from millijoule.graph.simplify import merge_padding
 
 __all__ = ["FakeQuantModule"]
@@ -128,15 +129,17 @@ class FakeQuantModule(nn.Module):
         if self.learned:
             self.low_shift = nn.Parameter(torch.zeros(len(self.names)))
             self.high_shift = nn.Parameter(torch.zeros(len(self.names)))
-            clamps = {step.output: step.clamp for step in self.steps if step.observed and step.clamp is not None}
-            bounds = torch.tensor([clamps.get(name, (-torch.inf, torch.inf)) for name in self.names]).double()
-            self.register_buffer("floor", bounds[:, 0].clone(), persistent=False)
-            self.register_buffer("ceiling", bounds[:, 1].clone(), persistent=False)
+        clamps = {step.output: step.clamp for step in self.steps if step.observed and step.clamp is not None}
+        bounds = torch.tensor([clamps.get(name, (-torch.inf, torch.inf)) for name in self.names]).double()
+        self.register_buffer("clamps", bounds, persistent=False)
         for name, (low, high) in (init_ranges or {}).items():
             if name in self.index:
                 position = self.index[name]
                 cast(Tensor, self.low)[position], cast(Tensor, self.high)[position] = float(low), float(high)
                 cast(Tensor, self.seen)[position] = True
+        # what learned ranges may reach: the clamp, or where they begin
+        self.register_buffer("floor", torch.minimum(bounds[:, 0], cast(Tensor, self.low)), persistent=False)
+        self.register_buffer("ceiling", torch.maximum(bounds[:, 1], cast(Tensor, self.high)), persistent=False)
 
     def set_phase(self, observe: bool, quantize: bool, freeze_batch_norm: bool) -> None:
         """Which parts of training are on; call it between epochs.
@@ -246,7 +249,7 @@ class FakeQuantModule(nn.Module):
         return cast(FoldedLayer, self.layers[str(step.layer)])
 
     def _ends(self) -> tuple[Tensor, Tensor]:
-        """The ends of every range, float64; a learned one never leaves the fused clamp."""
+        """The ends of every range, float64; a learned one never leaves the fused clamp, unless it began outside."""
         low, high = cast(Tensor, self.low), cast(Tensor, self.high)
         if not self.learned:
             return low, high
@@ -295,7 +298,8 @@ class FakeQuantModule(nn.Module):
         ends = list(zip(low.unbind(), high.unbind(), strict=True)) if self.learned else None
         scale, zero = affine_parameters(low.detach(), high.detach())
         grid: _Grid = list(zip(scale.tolist(), zero.tolist(), strict=True))
-        seen = cast(Tensor, self.seen).tolist()
+        seen, clamps = cast(Tensor, self.seen).tolist(), cast(Tensor, self.clamps)
+        beyond = ((low < clamps[:, 0]) | (high > clamps[:, 1])).tolist()
         extremes: dict[str, tuple[Tensor, Tensor]] = {}
         values: dict[str, Tensor] = {self.start: x}
         scales: dict[str, Tensor] = {}
@@ -314,6 +318,8 @@ class FakeQuantModule(nn.Module):
             else:
                 result = apply(self.graph, step.node, inputs)
             if step.observed:
+                if beyond[self.index[step.output]]:
+                    result = result.clamp(*cast(tuple[float, float], step.clamp))
                 result = self._rounded(
                     result, step.output, step.clamp, scale, grid, seen, extremes, scales, observing, ends
                 )
@@ -330,6 +336,7 @@ class FakeQuantModule(nn.Module):
                     values.pop(name, None)
         if observing:
             self._update(extremes)
+            self._make_room(extremes, scales)
         return values
 
     def _rounded(
@@ -345,7 +352,7 @@ class FakeQuantModule(nn.Module):
         observing: bool,
         ends: list[tuple[Tensor, Tensor]] | None,
     ) -> Tensor:
-        """Observes and fake-quantises one result. The grid of a clamped result ends at the clamp, so it clamps too."""
+        """Observes and fake-quantises one result. Its grid ends at the clamp or before, so it clamps, too."""
         if observing:
             low, high = extremes_of(x)
             if clamp is not None:
@@ -380,6 +387,30 @@ class FakeQuantModule(nn.Module):
         cast(Tensor, self.low).lerp_(low, share.double())
         cast(Tensor, self.high).lerp_(high, share.double())
         cast(Tensor, self.seen).fill_(True)
+
+    @torch.no_grad()
+    def _make_room(self, extremes: Mapping[str, tuple[Tensor, Tensor]], scales: Mapping[str, Tensor]) -> None:
+        """Widens ranges by the rule of `graph.headroom`, by `MOST` of what the batch has at most."""
+        low, high = cast(Tensor, self.low), cast(Tensor, self.high)
+        known = [
+            (self.index[step.output], scales[step.inputs[0]], layer.widest, factor_limit(self.rounding, layer.bits))
+            for step in self.steps
+            if step.node.op in OPERATORS and step.inputs[0] in scales
+            for layer in (self._layer(step),)
+            if layer.widest is not None
+        ]
+        if not known:
+            return
+        places, data, weights, limits = zip(*known, strict=True)
+        rows = torch.tensor(places, device=low.device)
+        steps = affine_parameters(low, high)[0][rows].double()
+        real = torch.stack(data).double() * torch.stack(weights).double() / steps
+        factor = real * MARGIN / torch.tensor(limits, device=low.device, dtype=torch.float64)
+        spans = torch.stack([extremes[self.names[place]][1] - extremes[self.names[place]][0] for place in places])
+        most = MOST * spans.double() / (high - low)[rows].clamp(min=1e-30)
+        factor = torch.where((factor > 1.0) & (factor <= most), factor, 1.0)
+        low[rows] *= factor
+        high[rows] *= factor
 
     def _bits(self, node: Node, output: str) -> int:
         bits = self.weight_bits

@@ -90,6 +90,7 @@ class FoldedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.node, self.norm, self.momentum, self.per_channel = node, norm, momentum, per_channel
+        self.widest: Tensor | None = None  # the largest scale of the weights, once they have been rounded
         self.bits, self.lowest, self.highest = bits, -127 if bits == 8 else -8, 127 if bits == 8 else 7
         weight = torch.from_numpy(torch_constant(node, 1, graph.constants[node.inputs[1]]).copy())
         if weight.ndim == 4:
@@ -225,6 +226,7 @@ class FoldedLayer(nn.Module):
             scales = scales * torch.exp(LEARNING_GAIN * cast(Tensor, self.step_shift).to(scales.dtype))
             scales = scales if needed is None else torch.maximum(scales, needed)
         scales = scales.float()
+        self.widest = scales.detach().max()
         return scales if self.per_channel else scales.max().expand_as(scales).contiguous()
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ class Decision:
 
     Attributes:
         layer: the name the user knows, "all" for the whole network.
-        what: "observer", "equalize", "bias", "adjust", "clip", "round", "tune" or "refine".
+        what: "observer", "range", "equalize", "bias", "adjust", "clip", "round", "tune" or "refine".
         why: one sentence.
         gain: dB less noise in the layer's own results (equalisation: expected, others: on the calibration pictures);
             None where nothing was measured.

@@ -20,12 +20,14 @@ from millijoule.errors import OptionError, QuantizationError
 from millijoule.files import Progress
 from millijoule.graph import WEIGHT_AXIS, Graph, simplify
 from millijoule.graph.conversion import integer_graph
+from millijoule.graph.headroom import with_headroom
 from millijoule.quantize.bias_correction import correct_biases
 from millijoule.quantize.compare import flash_bytes, real_values
 from millijoule.quantize.decisions import Decision, QuantizationReport
 from millijoule.quantize.dynamic import require_float
 from millijoule.quantize.layerwise import Simulation, noise
 from millijoule.quantize.mixed_search import Layers, MixedSearch, Point, SimulatedErrors
+from millijoule.quantize.observers import Range
 from millijoule.quantize.reconstruct import reconstruct
 from millijoule.quantize.refine import few, reconstruction_decisions, tuned
 from millijoule.quantize.sensitivity import decibels
@@ -226,7 +228,11 @@ class _Network:
 
     def plain(self, bits: Mapping[str, int]) -> Graph:
         """Rounded to nearest."""
-        return integer_graph(self.graph, self.ranges, rounding=self.rounding, weight_bits=bits)
+
+        def convert(ranges: Mapping[str, Range]) -> Graph:
+            return integer_graph(self.graph, ranges, rounding=self.rounding, weight_bits=bits)
+
+        return with_headroom(self.graph, self.ranges, convert)[0]
 
     def convert(self, bits: Mapping[str, int]) -> Graph:
         """Scales and rounding fitted layer by layer, biases corrected with the float network's means.

@@ -11,6 +11,7 @@ from millijoule.errors import OptionError, QuantizationError
 from millijoule.files import Progress
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, Graph, simplify
 from millijoule.graph.conversion import KEEPS_SCALE, integer_graph
+from millijoule.graph.headroom import with_headroom
 from millijoule.quantize.compare import bits_of_weights
 from millijoule.quantize.data_free import drawn_for, normal_ranges, widened
 from millijoule.quantize.decisions import Decision, QuantizationReport
@@ -82,6 +83,7 @@ def static(
         return calibrate(source, pictures, progress=progress)
 
     observed: list[Decision] = []
+    roomier: list[Decision] = []
 
     def convert(source: Graph, statistics: Mapping[str, TensorStatistics]) -> Graph:
         if observer == "auto":
@@ -92,7 +94,15 @@ def static(
             ranges = ranges_from(source, statistics, observer)
         if drawn:
             ranges = widened(ranges, expected, _logits(source))
-        return integer_graph(source, ranges, rounding=rounding, per_channel=per_channel, weight_bits=weight_bits)
+        converted, widths = with_headroom(
+            source,
+            ranges,
+            lambda given: integer_graph(
+                source, given, rounding=rounding, per_channel=per_channel, weight_bits=weight_bits
+            ),
+        )
+        roomier[:] = _room_decisions(source, widths)
+        return converted
 
     if refine == "auto":
         refined = refine_auto(
@@ -127,7 +137,7 @@ def static(
     if narrow:
         settings["layers with 4-bit weights"] = narrow
     report = QuantizationReport(
-        settings, refined.steps, (*observed, *refined.decisions), refined.trials, refined.held_back
+        settings, refined.steps, (*observed, *roomier, *refined.decisions), refined.trials, refined.held_back
     )
     result = refined.graph if not report.decisions and not report.trials else refined.graph.with_note(report.note())
     done = refine if refine in ("none", "bias") else "+".join(refined.steps) or "none"
@@ -149,6 +159,19 @@ def _observer_decisions(graph: Graph, choices: Mapping[str, tuple[str, Range, fl
             gain,
         )
         for name, (observer, (low, high), gain) in choices.items()
+    ]
+
+
+def _room_decisions(graph: Graph, factors: Mapping[str, float]) -> list[Decision]:
+    producers = graph.producers()
+    return [
+        Decision(
+            producers[name].source or name,
+            "range",
+            f"widened by {100 * (factor - 1):.1f} %: otherwise a channel's sums are multiplied by more than the fast "
+            "kernels can",
+        )
+        for name, factor in factors.items()
     ]
 
 
