@@ -90,7 +90,7 @@ class FoldedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.node, self.norm, self.momentum, self.per_channel = node, norm, momentum, per_channel
-        self.widest: Tensor | None = None  # the largest scale of the weights, once they have been rounded
+        self.widest: Tensor | None = None  # the largest scale of weights, once they have been rounded
         self.bits, self.lowest, self.highest = bits, -127 if bits == 8 else -8, 127 if bits == 8 else 7
         weight = torch.from_numpy(torch_constant(node, 1, graph.constants[node.inputs[1]]).copy())
         if weight.ndim == 4:

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from millijoule.graph.graph import Graph
 
 __all__ = ["MARGIN", "MOST", "OPERATORS", "factor_limit", "with_headroom"]
 
-OPERATORS = ("conv2d", "depthwise_conv2d")
-"""What the kernels by rows compute."""
+OPERATORS = ("conv2d",)
+"""Depthwise convolutions beyond the limit have a kernel by rows, too, a slower one."""
 
 MARGIN = 1.02
 """Refinements and training change the scales of weights; a range is widened as if they would grow by so much."""
@@ -33,9 +31,9 @@ def factor_limit(rounding: str, bits: int) -> float:
         rounding: "single", "double" or "mulhi".
         bits: of the weights: 8, or 4, whose sums rule "single" has up to 8 times larger.
     """
-    if rounding != "single":
-        return 0.5
-    return 0.25 if bits == 8 else 2.0
+    if rounding == "single":
+        return 0.25 if bits == 8 else 2.0
+    return {"double": 1.0, "mulhi": 0.5}[rounding]
 
 
 def with_headroom(
@@ -60,7 +58,7 @@ def with_headroom(
     for output in [node.output for node in graph.nodes if node.op in OPERATORS]:
         node = found.producers()[output]
         weights, data, result = (found.quant(name) for name in (node.inputs[1], node.inputs[0], output))
-        real = data.scalar_scale * float(np.max(weights.scale)) / result.scalar_scale
+        real = data.scalar_scale * max(weights.scale) / result.scalar_scale
         factor = real * MARGIN / factor_limit(found.rounding, weights.bits)
         if 1.0 < factor <= MOST:
             low, high = given[output]
