@@ -30,7 +30,8 @@ def crowded(real: float, sample: np.ndarray | None = None, classes: int = 5) -> 
     sample = pictures(64) if sample is None else sample
     network = small_network(size=sample.shape[1], classes=classes)
     weights = network.constants["expand.weight"].copy()
-    weights[0, ..., 1:] = 0  # its sums times `real` have to fit 16 bits
+    weights[0, ..., 1:] = 0  # its sums times `real` have to fit 16 bits,
+    weights[0, ..., 0] = abs(weights[0, ..., 0])  # and must not all be below zero
     network = replace(network, constants={**network.constants, "expand.weight": weights})
     for _ in range(6):  # the range of the result changes with the channel
         source = simplify(network)
@@ -151,3 +152,13 @@ def test_training_that_starts_from_integers_keeps_their_room(toy: PreparedSet, t
     assert result.disagreements == 0
     assert {"first", "expand", "depthwise", "project", "last"} == names_of(result.graph, row_layers(result.graph))
     assert expand_range(result.graph) == pytest.approx(expand_range(begin), rel=0.02)
+
+
+def test_channels_that_are_constant_need_no_room() -> None:
+    network, sample = crowded(0.3), pictures(64)
+    beta = network.constants["expand.norm.beta"].copy()
+    beta[0] = -500.0  # below zero for every picture, so 0 behind ReLU6
+    network = replace(network, constants={**network.constants, "expand.norm.beta": beta})
+    source = simplify(network)
+    ranges = ranges_from(source, calibrate(source, sample), "min_max")
+    assert with_headroom(source, ranges, lambda given: integer_graph(source, given))[1] == {}

@@ -23,7 +23,7 @@ from millijoule.execute._fake_quant_layers import LEARNING_GAIN, FoldedLayer, Pi
 from millijoule.execute._torch import apply
 from millijoule.graph import WEIGHT_AXIS, Graph, Node, Quant, mode, simplify, verify
 from millijoule.graph.conversion import KEEPS_SCALE, activation_quant, input_range, integer_graph
-from millijoule.graph.headroom import MARGIN, MOST, OPERATORS, factor_limit
+from millijoule.graph.headroom import MARGIN, MOST, factor_limit
 from millijoule.graph.simplify import merge_padding
 
 __all__ = ["FakeQuantModule"]
@@ -390,12 +390,16 @@ class FakeQuantModule(nn.Module):
 
     @torch.no_grad()
     def _make_room(self, extremes: Mapping[str, tuple[Tensor, Tensor]], scales: Mapping[str, Tensor]) -> None:
-        """Widens ranges by the rule of `graph.headroom`, by `MOST` of what the batch has at most."""
+        """Widens ranges by the rule of `graph.headroom`, by `MOST` of what the batch has at most.
+
+        Only those of conv2d: the first depthwise convolution often has a channel with large weights that is constant
+        and not compiled, which is not looked for at every step.
+        """
         low, high = cast(Tensor, self.low), cast(Tensor, self.high)
         known = [
             (self.index[step.output], scales[step.inputs[0]], layer.widest, factor_limit(self.rounding, layer.bits))
             for step in self.steps
-            if step.node.op in OPERATORS and step.inputs[0] in scales
+            if step.node.op == "conv2d" and step.inputs[0] in scales
             for layer in (self._layer(step),)
             if layer.widest is not None
         ]

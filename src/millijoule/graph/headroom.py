@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from millijoule.graph.graph import Graph
+import numpy as np
+
+from millijoule.graph.bounds import constant_channels
+from millijoule.graph.graph import Graph, Node
 
 __all__ = ["MARGIN", "MOST", "OPERATORS", "factor_limit", "with_headroom"]
 
-OPERATORS = ("conv2d",)
-"""Depthwise convolutions beyond the limit have a kernel by rows, too, a slower one."""
+OPERATORS = ("conv2d", "depthwise_conv2d")
+"""What the kernels by rows compute."""
 
 MARGIN = 1.02
 """Refinements and training change the scales of weights; a range is widened as if they would grow by so much."""
@@ -56,12 +59,19 @@ def with_headroom(
     given, found = dict(ranges), convert(ranges)
     factors: dict[str, float] = {}
     for output in [node.output for node in graph.nodes if node.op in OPERATORS]:
-        node = found.producers()[output]
-        weights, data, result = (found.quant(name) for name in (node.inputs[1], node.inputs[0], output))
-        real = data.scalar_scale * max(weights.scale) / result.scalar_scale
-        factor = real * MARGIN / factor_limit(found.rounding, weights.bits)
+        factor = _missing(found, found.producers()[output])
         if 1.0 < factor <= MOST:
             low, high = given[output]
             given[output], factors[output] = (low * factor, high * factor), factor
             found = convert(given)
     return found, factors
+
+
+def _missing(found: Graph, node: Node) -> float:
+    """What the range of a convolution's result has to be multiplied by."""
+    weights, data, result = (found.quant(name) for name in (node.inputs[1], node.inputs[0], node.output))
+    scales = np.asarray(weights.scale, dtype=np.float64)
+    share = data.scalar_scale / result.scalar_scale * MARGIN / factor_limit(found.rounding, weights.bits)
+    if float(scales.max()) * share > 1.0 and len(scales) > 1:
+        scales = np.delete(scales, list(constant_channels(found, node)))  # they are not compiled
+    return float(scales.max(initial=0.0)) * share
