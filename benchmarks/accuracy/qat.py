@@ -12,6 +12,7 @@ interrupted goes on from its last checkpoint; a finished one is read from `--run
     imitate-8, imitate-4, ...     the same networks taught by the float one alone, on photographs changed little
     float-longer, float-longer-frozen     the reference network trained as qat-8-labels, without any quantisation;
                                           statistics of batch normalisation moving, or frozen as in qat-8
+    float-longer-measured     float-longer, its statistics then measured anew on plain photographs
     scratch-float, scratch-qat-8    from the ImageNet weights, the same recipe
     scratch-float-measured, scratch-qat-8-measured     the same, statistics of batch normalisation (and ranges) measured
                                           anew on plain photographs
@@ -304,9 +305,7 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
         recipe = Recipe(start.training, quantised, freeze=0.875 if quantised else 2.0, observe=0.875)
         return bench.trained(name, start.graph(data), recipe, data, None)
 
-    def measured() -> Graph:
-        scratch("scratch-float", False)
-        data, module = scratch_module("scratch-float")
+    def measured(data: HeldBack, module: execute.FakeQuantModule) -> Graph:
         module.train()
         module.set_phase(observe=False, quantize=False, freeze_batch_norm=False)
         with torch.no_grad():
@@ -317,6 +316,16 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
                     module(network_input(pictures, normalization_of(bench.graph), torch.device("cpu")))
         module.set_phase(observe=False, quantize=False, freeze_batch_norm=True)
         return module.eval().to_float()
+
+    def measured_scratch() -> Graph:
+        scratch("scratch-float", False)
+        return measured(*scratch_module("scratch-float"))
+
+    def measured_longer() -> Graph:
+        rows["float-longer"]()
+        module = execute.FakeQuantModule(bench.graph)
+        read_weights(options.runs / "float-longer" / "best.safetensors", module)
+        return measured(bench.held_back(25, options.pictures), module)
 
     def measured_int8() -> Graph:
         scratch("scratch-qat-8", True)
@@ -351,13 +360,14 @@ def rows_of(bench: Bench) -> dict[str, Callable[[], Graph]]:
     rows["float-longer-frozen"] = lambda: fine(
         "float-longer-frozen", None, Recipe(FINE_TUNING, quantised=False, freeze=0.0)
     )
+    rows["float-longer-measured"] = lambda: bench.kept("float-longer-measured", lambda _: measured_longer())
     for kind in ("4", "4-depthwise-8", "mixed-60"):
         rows[f"qat-{kind}"] = lambda k=kind: fine(
             f"qat-{k}", lambda: bench.ptq(f"ptq-{k}-untuned"), Recipe(four, freeze=0.0)
         )
     for kind in ("8", "4", "4-depthwise-8", "mixed-60"):
         rows[f"imitate-{kind}"] = lambda k=kind: imitate(f"imitate-{k}", k)
-    rows["scratch-float-measured"] = lambda: bench.kept("scratch-float-measured", lambda _: measured())
+    rows["scratch-float-measured"] = lambda: bench.kept("scratch-float-measured", lambda _: measured_scratch())
     rows["scratch-qat-8-measured"] = lambda: bench.kept("scratch-qat-8-measured", lambda _: measured_int8())
     rows["scratch-float"] = lambda: scratch("scratch-float", False)
     rows["scratch-qat-8"] = lambda: scratch("scratch-qat-8", True)
