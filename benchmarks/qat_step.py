@@ -21,27 +21,33 @@ import numpy as np
 import torch
 from torch import nn
 
-from millijoule.execute import FakeQuantModule
+from millijoule.execute import FakeQuantModule, float_module
+from millijoule.graph import simplify
 from millijoule.interchange import capture
 from millijoule.nets import build, mobilenet_v2
+from millijoule.quantize.qat import TAUGHT
 from millijoule.train import TrainOptions, network_input
 from millijoule.train._memory import kept_memory
-from millijoule.train._recipe import make_optimizer
+from millijoule.train._recipe import make_optimizer, training_loss
 
-KINDS = ("float", "qat", "qat-frozen-ranges", "qat-frozen", "qat-learned")
-"""QAT steps: ranges and batch statistics move; ranges are frozen; both are frozen; step sizes are learned."""
+KINDS = ("float", "qat", "qat-taught", "qat-frozen-ranges", "qat-frozen", "qat-learned")
+"""QAT steps: ranges and batch statistics move; the same with the float network as teacher, as fine-tuning has it;
+ranges are frozen; both are frozen; step sizes are learned."""
 
 
-def step_of(module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, phase: Any) -> Callable[[], None]:
+def step_of(
+    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, phase: Any, teacher: nn.Module | None = None
+) -> Callable[[], None]:
     """One whole step of the training loop on a fixed batch."""
-    optimizer = make_optimizer(module, TrainOptions(learning_rate=1e-5))
+    options = TrainOptions.from_dict({"learning_rate": 1e-5, **(TAUGHT if teacher is not None else {})})
+    optimizer = make_optimizer(module, options)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def step() -> None:
         module.train()
         if phase is not None:
             module.set_phase(*phase)  # type: ignore[operator]
-        loss = nn.functional.cross_entropy(module(inputs), labels)
+        loss = training_loss(module(inputs), inputs, labels, 1.0, options, teacher, False)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -79,7 +85,9 @@ def main() -> None:
         module = FakeQuantModule(graph, **chosen)
         module.train()
         module(inputs)  # the first batch sets the ranges
-        steps[kind] = step_of(module, inputs, labels, (kind == "qat", True, kind == "qat-frozen"))
+        teacher = float_module(simplify(graph)).eval().requires_grad_(False) if kind == "qat-taught" else None
+        phase = (kind in ("qat", "qat-taught"), True, kind == "qat-frozen")
+        steps[kind] = step_of(module, inputs, labels, phase, teacher)
     with nullcontext() if options.library_memory else kept_memory():
         for step in steps.values():
             step()
