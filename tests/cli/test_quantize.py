@@ -17,7 +17,7 @@ from millijoule.cli.quantize import app
 from millijoule.compile import HOST, compile_graph
 from millijoule.data import open_prepared, open_source, prepare
 from millijoule.errors import BoardError, DataError, FormatError, OptionError, QuantizationError
-from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, load_graph, save_graph
+from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, load_graph, save_graph, simplify
 from millijoule.nets import build, mobilenet_v2, save_weights
 
 # By path: another room has a module of the same name.
@@ -245,10 +245,24 @@ def test_qat_is_taught_by_the_float_network_unless_from_scratch(folder: Path, tm
     assert same("default", "half")
     assert not same("default", "labels")
     assert same("scratch", "scratch_labels")
+    for name in ("default", "scratch"):
+        measured = json.loads((tmp_path / f"{name}.run" / "result.json").read_text())["batch_norm"]
+        assert measured["pictures"] == 1280
     refused = tmp_path / "refused.mj"
     with pytest.raises(OptionError, match="no float network to imitate"):
         run("qat", folder / "float.mj", "--out", refused, *options, "--from-scratch", "--distillation", 0.5)
     assert not refused.exists()
+
+
+def test_qat_of_a_network_without_batch_normalisation(folder: Path, tmp_path: Path) -> None:
+    folded, out = tmp_path / "folded.mj", tmp_path / "qat.mj"
+    save_graph(simplify(load_graph(folder / "float.mj")), folded)
+    options = ("--data", folder / "toy", "--epochs", 1, "--batch-size", 10, "--calibration", 20, "--device", "cpu")
+    with pytest.raises(OptionError, match=r"folded\.mj has no batch normalisation"):
+        run("qat", folded, "--out", out, *options, "--batch-norm-pictures", 100)
+    assert not out.exists()
+    run("qat", folded, "--out", out, *options)
+    assert json.loads((tmp_path / "qat.run" / "result.json").read_text()).get("batch_norm") is None
 
 
 def test_sensitivity_and_mixed_precision(folder: Path, tmp_path: Path) -> None:

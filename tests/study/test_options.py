@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def test_the_demo_is_within_the_rules_of_every_room(tmp_path: Path) -> None:
     options = demo_options(seed=3)
     assert train_options(options).seed == 3
     assert qat_options(options).training.epochs < train_options(options).epochs
+    tuned, scratch = qat_options(options).training, qat_options(options, scratch=True).training
+    assert (tuned.distillation, tuned.batch_norm_pictures) == (0.5, 1280)
+    assert (scratch.distillation, scratch.batch_norm_pictures) == (0.0, 1280)
+    chosen = replace(options, train={**options.train, "batch_norm_pictures": 64})
+    assert qat_options(chosen).training.batch_norm_pictures == 64
     options.save(tmp_path / "demo.toml")
     assert StudyOptions.from_toml(tmp_path / "demo.toml") == options
 

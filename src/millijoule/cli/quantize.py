@@ -193,9 +193,11 @@ def qat(
         bool, typer.Option("--augmentation/--no-augmentation", help="The paper's random changes.")
     ] = True,
     batch_norm_pictures: Annotated[
-        int,
-        typer.Option(help="Measure statistics and ranges anew on so many plain pictures at the end; kept if better."),
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Measure statistics and ranges anew on so many plain pictures at the end; kept if better [1280]."
+        ),
+    ] = None,
     observer: Observer = "mse",
     rounding: Rounding = "single",
     calibration: Calibration = 200,
@@ -210,7 +212,7 @@ def qat(
     from millijoule.cli._teacher import named_teacher
     from millijoule.data import open_prepared
     from millijoule.quantize import QatOptions, quantization_aware_training
-    from millijoule.quantize.qat import SCRATCH, TAUGHT, normalization_of
+    from millijoule.quantize.qat import MEASURED, SCRATCH, TAUGHT, normalization_of
     from millijoule.train import TrainOptions
 
     if distillation is None:
@@ -228,7 +230,7 @@ def qat(
             "distillation": distillation,
             "temperature": temperature,
             "ema_decay": ema_decay,
-            "batch_norm_pictures": batch_norm_pictures,
+            **(MEASURED if batch_norm_pictures is None else {"batch_norm_pictures": batch_norm_pictures}),
             "seed": seed,
             "device": device,
             **changes,
@@ -237,6 +239,9 @@ def qat(
     if start is not None and weight_bits:
         raise OptionError("--weight-bits", "the model of --start has its own", "Leave out one of the two")
     graph = _load(model)
+    if batch_norm_pictures and not any(node.op == "batch_norm" for node in graph.nodes):
+        why = f"{model} has no batch normalisation whose statistics could be measured"
+        raise OptionError(f"--batch-norm-pictures {batch_norm_pictures}", why, "Leave it out")
     options = QatOptions.from_dict(
         {
             "training": training,

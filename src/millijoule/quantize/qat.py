@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from millijoule.nets import Normalization
     from millijoule.train import TrainResult
 
-__all__ = ["SCRATCH", "TAUGHT", "QatOptions", "QatResult", "convert", "quantization_aware_training"]
+__all__ = ["MEASURED", "SCRATCH", "TAUGHT", "QatOptions", "QatResult", "convert", "quantization_aware_training"]
 
 TAUGHT = {"distillation": 0.5, "temperature": 2.0}
 """Options of `TrainOptions` for fine-tuning: half of the loss is what the float network answers, since a short training
 on hard labels alone makes it forget what a long one found (docs/results/qat.md has the measurements)."""
+
+MEASURED = {"batch_norm_pictures": 1280}
+"""Options of `TrainOptions` for all trainings with fake quantisation: augmented batches leave statistics and ranges
+that plain pictures do not have, and measuring both anew was worth more than an epoch (docs/results/qat.md)."""
 
 SCRATCH = {"averaging": 0.1, "freeze_batch_norm": 0.8, "freeze_ranges": 0.9}
 """Options of `QatOptions` for training from scratch: it needs the batches' statistics while its rate is high, so it
@@ -50,8 +54,9 @@ class QatOptions:
     """How to train with fake quantisation.
 
     Attributes:
-        training: epochs, rate, batch and the rest of the float loop's options, `TAUGHT` unless given; with
-            `batch_norm_pictures` the ranges are measured anew, too, after the statistics of batch normalisation.
+        training: epochs, rate, batch and the rest of the float loop's options, `TAUGHT` and `MEASURED` unless given;
+            with `batch_norm_pictures` the ranges are measured anew, too, after the statistics of batch normalisation
+            (networks that have none are left as they are).
         observer: which ranges fine-tuning starts from.
         calibration: how many training pictures these are measured on.
         averaging: weight of the newest batch in the moving average of ranges, in (0, 1].
@@ -70,7 +75,7 @@ class QatOptions:
 
     training: TrainOptions = field(
         default_factory=lambda: TrainOptions.from_dict(
-            {"epochs": 10, "learning_rate": 1e-4, "schedule": "cosine", **TAUGHT}
+            {"epochs": 10, "learning_rate": 1e-4, "schedule": "cosine", **TAUGHT, **MEASURED}
         )
     )
     observer: str = "mse"
@@ -196,6 +201,8 @@ def quantization_aware_training(
     if start is not None and from_scratch:
         raise OptionError("start", "a training from scratch has none", "Leave out one of the two")
     graph = require_float(source) if isinstance(source, Graph) else _captured(source, prepared)
+    if not any(node.op == "batch_norm" for node in graph.nodes):
+        options = replace(options, training=replace(options.training, batch_norm_pictures=0))
     module, bits = _module(graph, prepared, options, from_scratch, start, progress)
     if teacher is None and from_scratch:
         options = replace(options, training=replace(options.training, distillation=0.0))

@@ -120,9 +120,11 @@ def check_options(options: StudyOptions) -> None:
 def qat_options(options: StudyOptions, *, scratch: bool = False, weight_bits: int = 8) -> QatOptions:
     """The options of quantisation-aware training: the study's, with those of its plan on top. Raises OptionError."""
     from millijoule.quantize import QatOptions
-    from millijoule.quantize.qat import SCRATCH, TAUGHT
+    from millijoule.quantize.qat import MEASURED, SCRATCH, TAUGHT
 
-    changes = options.qat.scratch if scratch else {**TAUGHT, **options.qat.training}
+    usual = {**MEASURED, **({} if scratch else TAUGHT)}
+    changes = {name: value for name, value in usual.items() if name not in options.train}
+    changes |= options.qat.scratch if scratch else options.qat.training
     values = {
         "observer": options.observer,
         "calibration": options.calibration,
