@@ -70,6 +70,23 @@ def test_another_rounding_is_named_where_its_larger_scales_fit_the_row_engine() 
     assert other.arena_bytes == int(found[2].replace(",", ""))
 
 
+def test_weights_of_eight_bits_are_named_where_four_have_too_large_scales() -> None:
+    net = Net((224, 224, 3))
+    graph = net.build(net.inverted(net.same(net.x, 8, stride=2), 64, 8, stride=2), pooled=False)
+    layer = next(node for node in graph.nodes if node.op == "conv2d" and graph.tensor(node.output).shape[3] == 64)
+    weights = layer.inputs[1]
+    small = np.clip(graph.constant(weights), -7, 7)
+    for factor, bits in ((1, 4), (127 // 7, 8)):
+        quant = Quant.per_tensor(2.5 / factor, bits=bits)
+        tensors = {**graph.tensors, weights: replace(graph.tensor(weights), quant=quant)}
+        changed = replace(graph, tensors=tensors, constants={**graph.constants, weights: small * np.int8(factor)})
+        if bits == 4:
+            fix = refusal(changed, "stm32l4r9i").fix
+    found = re.search(r"weights of 8 bits in '([^']*)' \(([\d,]+) bytes\)", fix)
+    assert found is not None and found[1] == layer.source
+    assert compile_graph(changed, "stm32l4r9i", self_test=False).arena_bytes == int(found[2].replace(",", ""))
+
+
 def test_the_refusal_names_bytes_layers_and_remedies_that_fit() -> None:
     graph = network(384, 32)
     need = compile_graph(graph, self_test=False).arena_bytes

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from millijoule.boards import Board, board_names, load_board
 from millijoule.compile.legal import row_layers
 from millijoule.compile.plan import MemoryPlan, plan_memory
@@ -24,6 +26,8 @@ RESERVED_BYTES = 16384
 CODE_BYTES = 64 * 1024
 """Flash kept free for code: kernels, start-up, drivers."""
 RESOLUTION_STEP = 32
+FOUR_TO_EIGHT = 127 // 7
+"""Weights of 4 bits times this are weights of 8 bits."""
 WIDTHS = (0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.35, 0.25)
 
 
@@ -100,6 +104,10 @@ def _remedies(graph: Graph, need: Need, board: Board, kernels: str, able: Collec
         if fits(other, board):
             yield f"quantised with --rounding {rounding} ({other.arena_bytes:,} bytes)"
             break
+    wider, names, added = _eight_bits(graph, able) if kernels == "dsp" else (graph, [], 0)
+    other = need_of(wider, kernels, need.weight_bytes + added, row_layers(wider)) if names else need
+    if names and fits(other, board):
+        yield f"weights of 8 bits in {', '.join(repr(name) for name in names)} ({other.arena_bytes:,} bytes)"
     size = graph.tensor(graph.inputs[0]).shape[1]
     for resolution in range((size - 1) // RESOLUTION_STEP * RESOLUTION_STEP, 0, -RESOLUTION_STEP):
         smaller = at_resolution(graph, resolution)
@@ -124,6 +132,25 @@ def _remedies(graph: Graph, need: Need, board: Board, kernels: str, able: Collec
         larger = load_board(name)
         if larger.name != board.name and fits(need, larger):
             yield f"the board {larger.title}"
+
+
+def _eight_bits(graph: Graph, able: Collection[str]) -> tuple[Graph, list[str], int]:
+    """The graph with 8 bits in the 4-bit convolutions that no row kernel can compute, their names, bytes they add.
+
+    Fewer bits have larger scales, which the row kernels may have no room for. For planning: real weights stay the same.
+    """
+    tensors, constants, names, added = dict(graph.tensors), dict(graph.constants), [], 0
+    for node in graph.nodes:
+        if node.op not in ("conv2d", "depthwise_conv2d") or node.output in able or mode(graph, node) != "integer":
+            continue
+        weights, quant = node.inputs[1], graph.quant(node.inputs[1])
+        if quant.bits == 4:
+            scale = tuple(value / FOUR_TO_EIGHT for value in quant.scale)
+            tensors[weights] = replace(tensors[weights], quant=replace(quant, scale=scale, bits=8))
+            constants[weights] = np.asarray(constants[weights] * FOUR_TO_EIGHT, dtype=np.int8)
+            names.append(node.source or node.output)
+            added += graph.tensor(weights).elements // 2
+    return replace(graph, tensors=tensors, constants=constants), names, added
 
 
 def _float_bytes(graph: Graph, kind: str) -> int:
