@@ -14,7 +14,15 @@ from typing import Any, TypeAlias
 
 from millijoule.errors import OutputError
 
-__all__ = ["Progress", "atomic_path", "atomic_write_bytes", "atomic_write_json", "atomic_write_text", "cache_folder"]
+__all__ = [
+    "Progress",
+    "atomic_path",
+    "atomic_write_bytes",
+    "atomic_write_json",
+    "atomic_write_text",
+    "cache_folder",
+    "check_output",
+]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Reports long work: what is done, how many steps are done, how many there are."""
@@ -43,31 +51,44 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OutputError: the place cannot be written, it is no ordinary file, or the disk is full.
     """
     path = Path(path)
-    temporary: Path | None = None
+    temporary = _temporary(path)
     try:
-        try:
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                why = "it is a device or a pipe, not an ordinary file"
-                raise OutputError(str(path), why, "Choose another place for the output")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-            os.close(handle)
-            temporary = Path(name)
-            temporary.chmod(0o666 & ~_umask())
-        except OSError as error:
-            raise _output_error(path, error) from error
-        try:
-            yield temporary
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
-            temporary.replace(path)
-            temporary = None
-        except OSError as error:
-            raise _output_error(path, error) from error
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _output_error(path, error) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with contextlib.suppress(OSError):  # it has its final name where all went well
+            temporary.unlink()
+
+
+def check_output(path: Path) -> None:
+    """Refuses before long work what `atomic_path` would refuse after it. The folder is created when it is missing.
+
+    Raises:
+        OutputError: the place cannot be written, it is no ordinary file, or there is no room for an empty one.
+    """
+    if Path(path).is_dir():
+        raise OutputError(str(path), "it is a folder, not a file", "Name a file in it")
+    _temporary(Path(path)).unlink()
+
+
+def _temporary(path: Path) -> Path:
+    """An empty file beside `path`."""
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            why = "it is a device or a pipe, not an ordinary file"
+            raise OutputError(str(path), why, "Choose another place for the output")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        temporary.chmod(0o666 & ~_umask())
+    except OSError as error:
+        raise _output_error(path, error) from error
+    return temporary
 
 
 def _umask() -> int:

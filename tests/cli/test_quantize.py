@@ -16,7 +16,7 @@ from millijoule.cli._compare import compiler
 from millijoule.cli.quantize import app
 from millijoule.compile import HOST, compile_graph
 from millijoule.data import open_prepared, open_source, prepare
-from millijoule.errors import BoardError, DataError, FormatError, OptionError, QuantizationError
+from millijoule.errors import BoardError, DataError, FormatError, OptionError, OutputError, QuantizationError
 from millijoule.graph import ROUNDINGS, WEIGHT_AXIS, load_graph, save_graph, simplify
 from millijoule.nets import build, mobilenet_v2, save_weights
 
@@ -252,6 +252,16 @@ def test_qat_is_taught_by_the_float_network_unless_from_scratch(folder: Path, tm
     with pytest.raises(OptionError, match="no float network to imitate"):
         run("qat", folder / "float.mj", "--out", refused, *options, "--from-scratch", "--distillation", 0.5)
     assert not refused.exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_training(folder: Path, tmp_path: Path) -> None:
+    taken, run_folder = tmp_path / "taken.mj", tmp_path / "run"
+    taken.mkdir()
+    with pytest.raises(OutputError, match="it is a folder"):
+        run("qat", folder / "float.mj", "--data", folder / "toy", "--out", taken, "--run", run_folder)
+    assert not run_folder.exists()
+    with pytest.raises(OutputError, match="it is a folder"):
+        run("mixed", folder / "float.mj", "--data", folder / "toy", "--out", taken, "--budget-share", 70)
 
 
 def test_qat_of_a_network_without_batch_normalisation(folder: Path, tmp_path: Path) -> None:

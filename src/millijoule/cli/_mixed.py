@@ -13,6 +13,7 @@ from rich.table import Table
 
 from millijoule.cli._bars import progress_bars
 from millijoule.errors import OptionError
+from millijoule.files import check_output
 
 if TYPE_CHECKING:
     from millijoule.compile import Program
@@ -131,6 +132,7 @@ def mixed(
 
     graph = _load(model)
     pictures, _ = calibration_set(open_prepared(data), calibration, seed)
+    check_output(out)
     with progress_bars() as progress:
         found = search(
             graph,

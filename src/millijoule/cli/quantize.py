@@ -13,6 +13,7 @@ from millijoule.cli._bars import progress_bars
 from millijoule.cli._compare import compare
 from millijoule.cli._mixed import mixed, sensitivity
 from millijoule.errors import OptionError
+from millijoule.files import check_output
 
 if TYPE_CHECKING:
     from millijoule.graph import Graph
@@ -95,6 +96,7 @@ def dynamic(
 
     graph = _load(model)
     pictures = None if data is None or refine != "full" else calibration_set(open_prepared(data), calibration, seed)[0]
+    check_output(out)
     with progress_bars() as progress:
         result = quantize_dynamic(graph, pictures, per_channel=per_channel, refine=refine, progress=progress)
     _save(result, out)
@@ -143,6 +145,7 @@ def static(
     graph = _load(model)
     bits = _weight_bits(graph, weight_bits or [])
     pictures = None if data is None else calibration_set(open_prepared(data), calibration, seed)[0]
+    check_output(out)
     with progress_bars() as progress:
         result = quantize_static(
             graph,
@@ -255,6 +258,7 @@ def qat(
     )
     folder, prepared = run or out.with_suffix(".run"), open_prepared(data)
     guide = named_teacher(teacher or (), teacher_data, prepared, normalization_of(graph), distillation)
+    check_output(out)
     with progress_bars() as progress:
         result = quantization_aware_training(
             graph,
