@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from millijoule import execute
+from millijoule.compile import legal
 from millijoule.compile.legal import row_layers
 from millijoule.data import PreparedSet, open_source, prepare
 from millijoule.graph import Graph, simplify
+from millijoule.graph.arithmetic import quantize_multiplier
 from millijoule.graph.conversion import integer_graph
 from millijoule.graph.headroom import MARGIN, MOST, factor_limit, with_headroom
 from millijoule.quantize import QatOptions, quantization_aware_training, report_of, static
@@ -68,6 +70,16 @@ def test_a_channel_with_large_weights_leaves_its_layer_to_the_kernels_by_rows(ro
     report = report_of(found)
     decisions = [] if report is None else [item for item in report.decisions if item.what == "range"]
     assert [item.layer for item in decisions] == (["expand"] if share > 1.0 else [])
+
+
+@pytest.mark.parametrize("op", ["conv2d", "depthwise_conv2d"])
+@pytest.mark.parametrize("rounding", ["single", "double", "mulhi"])
+def test_the_limits_are_those_of_the_compiler(rounding: str, op: str) -> None:
+    doubled = rounding == "double" and op == "depthwise_conv2d"
+    last = (legal.DOUBLED_SHIFTS if doubled else legal.SHIFTS[rounding])[1]
+    limit = factor_limit(rounding, 8, op)
+    assert quantize_multiplier(limit * 0.999, rounding)[1] <= last < quantize_multiplier(limit, rounding)[1]
+    assert factor_limit("single", 4, op) == factor_limit("single", 8, op) * 2**legal.MOST_UP
 
 
 def test_what_lacks_too_much_keeps_its_range() -> None:

@@ -27,16 +27,17 @@ MOST = 1.5
 """By how much a range is widened at most (3.5 dB of its noise); what lacks more keeps its range."""
 
 
-def factor_limit(rounding: str, bits: int) -> float:
+def factor_limit(rounding: str, bits: int, op: str = "conv2d") -> float:
     """What a convolution's sums may be multiplied by; less than that.
 
     Args:
         rounding: "single", "double" or "mulhi".
         bits: of the weights: 8, or 4, whose sums rule "single" has up to 8 times larger.
+        op: one of `OPERATORS`.
     """
     if rounding == "single":
         return 0.25 if bits == 8 else 2.0
-    return {"double": 1.0, "mulhi": 0.5}[rounding]
+    return 1.0 if rounding == "double" and op == "conv2d" else 0.5
 
 
 def with_headroom(
@@ -71,7 +72,7 @@ def _missing(found: Graph, node: Node) -> float:
     """What the range of a convolution's result has to be multiplied by."""
     weights, data, result = (found.quant(name) for name in (node.inputs[1], node.inputs[0], node.output))
     scales = np.asarray(weights.scale, dtype=np.float64)
-    share = data.scalar_scale / result.scalar_scale * MARGIN / factor_limit(found.rounding, weights.bits)
+    share = data.scalar_scale / result.scalar_scale * MARGIN / factor_limit(found.rounding, weights.bits, node.op)
     if float(scales.max()) * share > 1.0 and len(scales) > 1:
         scales = np.delete(scales, list(constant_channels(found, node)))  # they are not compiled
     return float(scales.max(initial=0.0)) * share
